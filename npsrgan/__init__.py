@@ -1,0 +1,1 @@
+"""npsrgan: SRGAN (Ledig et al. 2017, arXiv 1609.04802) written by hand on NumPy and CuPy."""

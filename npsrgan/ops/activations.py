@@ -1,0 +1,48 @@
+"""Activation functions, elementwise."""
+import numpy as np
+
+from npsrgan.ops.arithmetic import unbroadcast
+from npsrgan.tape import op
+
+
+@op
+def relu(x):
+    """max(x, 0)."""
+    def d_x(dy): return np.where(x > 0, dy, 0)
+    return np.maximum(x, 0), (d_x,)
+
+
+@op
+def leaky_relu(x, slope=0.2):
+    """x where positive, slope * x elsewhere; the slope is a constant."""
+    def d_x(dy): return np.where(x > 0, dy, slope * dy)
+    return np.where(x > 0, x, slope * x), (d_x,)
+
+
+@op
+def prelu(x, slope):
+    """Parametric ReLU: x where positive, slope * x elsewhere, and the slope is learned.
+
+    x (..., C); slope (C,), one per channel, or (1,), one for all.  He et al. 2015, "Delving Deep into Rectifiers", eq. 1.
+    """
+    def d_x(dy):     return np.where(x > 0, dy, slope * dy)
+    def d_slope(dy): return unbroadcast(np.where(x > 0, 0, x * dy), slope)
+    return np.where(x > 0, x, slope * x), (d_x, d_slope)
+
+
+@op
+def sigmoid(x):
+    """1 / (1 + exp(-x)), written with tanh, which saturates where exp overflows."""
+    y = 0.5 * np.tanh(0.5 * x) + 0.5
+
+    def d_x(dy): return dy * y * (1 - y)
+    return y, (d_x,)
+
+
+@op
+def softplus(x):
+    """log(1 + exp(x)).  Split so that exp never overflows: the loss stays right and its gradient alive at any logit."""
+    small = np.exp(-np.abs(x))                                     # in (0, 1]
+
+    def d_x(dy): return dy * np.where(x > 0, 1, small) / (1 + small)       # = dy * sigmoid(x)
+    return np.maximum(x, 0) + np.log1p(small), (d_x,)

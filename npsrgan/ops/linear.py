@@ -1,0 +1,14 @@
+"""The fully connected layer."""
+from npsrgan.tape import op
+
+
+@op
+def linear(x, w, b=None):
+    """x @ w + b.  x (N, in), w (in, out), b (out,) or None -> (N, out)."""
+    if x.ndim != 2 or x.shape[1] != w.shape[0]:
+        raise ValueError(f"linear: an input of shape {x.shape} does not fit weights of shape {w.shape}")
+
+    def d_x(dy): return dy @ w.T
+    def d_w(dy): return x.T @ dy
+    def d_b(dy): return dy.sum(0)
+    return x @ w if b is None else x @ w + b, (d_x, d_w, d_b)

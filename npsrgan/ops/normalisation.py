@@ -1,0 +1,38 @@
+"""Batch normalisation."""
+import numpy as np
+
+from npsrgan.tape import op
+
+
+@op
+def batch_norm(x, gamma, beta, running_mean=None, running_var=None, training=True, momentum=0.9, eps=1e-5):
+    """Normalise each channel, then scale and shift.  Ioffe and Szegedy 2015, algorithms 1 and 2.
+
+    x (..., C): statistics are taken over every axis but the last; gamma, beta, running_mean, running_var (C,).
+
+    In training the mean and variance are the batch's own, so every output depends on every input of its channel: that is
+    what the two extra terms of d_x say.  The running arrays are updated in place, momentum * old + (1 - momentum) * batch,
+    with the unbiased variance.  In evaluation the running arrays are used as constants.
+    """
+    axes, m = tuple(range(x.ndim - 1)), x.size // x.shape[-1]
+    if training:
+        mean, var = x.mean(axes), x.var(axes)
+        if running_mean is not None:
+            running_mean *= momentum
+            running_mean += (1 - momentum) * mean
+            running_var *= momentum
+            running_var += (1 - momentum) * var * (m / max(m - 1, 1))
+    else:
+        mean, var = running_mean, running_var
+    inv_std = 1 / np.sqrt(var + eps)
+    x_hat = (x - mean) * inv_std
+
+    def d_gamma(dy): return (dy * x_hat).sum(axes)
+    def d_beta(dy):  return dy.sum(axes)
+
+    def d_x(dy):
+        if training:
+            dy = dy - d_beta(dy) / m - x_hat * (d_gamma(dy) / m)
+        return gamma * inv_std * dy
+
+    return gamma * x_hat + beta, (d_x, d_gamma, d_beta)
