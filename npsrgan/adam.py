@@ -1,0 +1,59 @@
+"""Adam (Kingma and Ba 2015, algorithm 1) on flat buffers, and learning-rate schedules."""
+import math
+
+import numpy as np
+
+from npsrgan.layers import split
+
+
+class Adam:
+    """Moves a network's parameters against their gradients, each at a pace set by the gradients it has seen.
+
+        m <- beta1 m + (1 - beta1) g             a running mean of the gradient
+        v <- beta2 v + (1 - beta2) g^2           and of its square, both starting at 0; hence the
+        m^ = m / (1 - beta1^t)                   bias correction after t steps
+        v^ = v / (1 - beta2^t)
+        p <- p - rate * m^ / (sqrt(v^) + eps)
+
+    learning_rate: a number, or a schedule: a function from the number of steps taken to the rate of the next one.
+    """
+
+    BLOCK = 1 << 15     # entries updated at a time: five buffers of float32 that stay in the cache through all five formulas
+
+    def __init__(self, network, learning_rate=1e-4, beta1=0.9, beta2=0.999, eps=1e-8):
+        self.network, self.learning_rate, self.beta1, self.beta2, self.eps = network, learning_rate, beta1, beta2, eps
+        self.gradient, self.m, self.v = (np.zeros_like(network.flat) for _ in range(3))
+        self._gradients = split(self.gradient, [p.shape for p in network.parameters()])
+        self.steps = 0
+
+    @property
+    def rate(self):
+        """The learning rate of the next step."""
+        return self.learning_rate(self.steps) if callable(self.learning_rate) else self.learning_rate
+
+    def step(self, gradients):
+        """Update the network.  gradients: one array per parameter, in the order of `network.parameters()`."""
+        for mine, gradient in zip(self._gradients, gradients, strict=True):
+            mine[...] = gradient
+        rate, self.steps = self.rate, self.steps + 1
+        correction1, correction2 = 1 - self.beta1 ** self.steps, 1 - self.beta2 ** self.steps
+        for start in range(0, self.gradient.size, self.BLOCK):
+            p, g, m, v = (a[start:start + self.BLOCK] for a in (self.network.flat, self.gradient, self.m, self.v))
+            m += (1 - self.beta1) * (g - m)
+            v += (1 - self.beta2) * (g * g - v)
+            p -= rate / correction1 * m / (np.sqrt(v / correction2) + self.eps)
+
+
+def schedule(kind, rate, steps):
+    """A function from steps taken to learning rate, over a training of `steps` steps.
+
+    "constant": `rate` throughout.  "drop": a tenth of it in the second half (Ledig et al. 2017, section 3.2).
+    "cosine": from `rate` down to a hundredth of it along half a cosine.
+    """
+    if kind == "constant":
+        return lambda t: rate
+    if kind == "drop":
+        return lambda t: rate if t < steps / 2 else rate / 10
+    if kind == "cosine":
+        return lambda t: rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(t / max(steps, 1), 1))))
+    raise ValueError(f"there is no schedule {kind!r}: choose constant, drop or cosine")

@@ -1,0 +1,33 @@
+"""Errors a user can cause, and how a command ends with them: one clear sentence, exit status 2, no traceback."""
+import errno
+import sys
+from functools import wraps
+
+
+class UserError(Exception):
+    """Something the user can put right.  The message is one sentence that says what is wrong and what to do."""
+
+
+def command(main):
+    """Make `main()` a command's entry point: a UserError or a failing disk ends in one sentence on stderr and exit status 2."""
+    @wraps(main)
+    def guarded(*args):
+        try:
+            return main(*args)
+        except UserError as error:
+            sentence = str(error)
+        except OSError as error:
+            sentence = describe(error)
+        except MemoryError:
+            sentence = "out of memory: try a smaller --batch-size or smaller images"
+        print(f"error: {sentence}", file=sys.stderr)
+        raise SystemExit(2)
+    return guarded
+
+
+def describe(error):
+    """An OSError in words, with the path it is about."""
+    what = {errno.ENOSPC: "the disk is full: free some space and run the same command again",
+            errno.EACCES: "permission denied", errno.EROFS: "the file system is read-only",
+            errno.ENOENT: "no such file or folder"}.get(error.errno, error.strerror or str(error))
+    return f"{error.filename}: {what}" if error.filename else what

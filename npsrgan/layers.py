@@ -1,0 +1,236 @@
+"""Layers: operations together with the parameters they use, and how networks are made of them.
+
+A layer finds its parameters by walking its attributes in the order in which `__init__` defined them, so a parameter's
+name is its path (`body.0.1.gamma`) and the order never changes.  Arrays that are no parameters (running statistics)
+are *state*: saved and moved with the layer, never trained.
+"""
+import numpy as np
+
+from npsrgan import ops
+from npsrgan.tape import Tensor
+
+
+class Parameter(Tensor):
+    """A tensor that training changes.  `name` is its path in the network, filled in by `Layer.pack`."""
+
+    name = None
+
+
+class Layer:
+    """Something with parameters, state and a `forward`.  Subclasses set attributes in `__init__` and define `forward`."""
+
+    training = True
+    _flat = None
+
+    def __call__(self, x):
+        return self.forward(x)
+
+    def children(self):
+        """(name, value) pairs in definition order: layers, parameters, arrays and settings."""
+        return vars(self).items()
+
+    def walk(self, prefix=""):
+        """Yield (name, layer, attribute) for every parameter and state array in this layer and the layers inside it."""
+        for name, value in self.children():
+            if isinstance(value, Layer):
+                yield from value.walk(f"{prefix}{name}.")
+            elif isinstance(value, Parameter) or (hasattr(value, "dtype") and not name.startswith("_")):
+                yield prefix + name, self, name
+
+    def layers(self):
+        """This layer and every layer inside it."""
+        yield self
+        for _, value in self.children():
+            if isinstance(value, Layer):
+                yield from value.layers()
+
+    def parameters(self):
+        """Every parameter, in definition order."""
+        return [p for _, p in self._named() if isinstance(p, Parameter)]
+
+    def state(self):
+        """{name: array} of what is kept but not trained: running statistics.  The arrays themselves, not copies."""
+        return {name: value for name, value in self._named() if not isinstance(value, Parameter)}
+
+    def state_dict(self):
+        """{name: array} of all parameters and state, in definition order.  The arrays themselves, not copies."""
+        return {name: value.array if isinstance(value, Parameter) else value for name, value in self._named()}
+
+    def load_state_dict(self, arrays):
+        """Write `arrays` {name: NumPy array} into the parameters and state, in place, converted to their dtype.
+
+        Raises ValueError that lists every name that is missing, unexpected or of another shape; then nothing was changed.
+        """
+        mine = self.state_dict()
+        wrong = [f"missing {name}" for name in mine if name not in arrays]
+        wrong += [f"unexpected {name}" for name in arrays if name not in mine]
+        wrong += [f"{name} has shape {arrays[name].shape}, not {mine[name].shape}" for name in mine
+                  if name in arrays and arrays[name].shape != mine[name].shape]
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        for name, array in mine.items():
+            array[...] = np.asarray(arrays[name].astype(array.dtype), like=array)
+
+    def train(self, training=True):
+        """Use batch statistics, and keep running ones.  Returns the layer."""
+        for layer in self.layers():
+            layer.training = training
+        return self
+
+    def eval(self):
+        """Use running statistics as constants.  Returns the layer."""
+        return self.train(False)
+
+    @property
+    def flat(self):
+        """All parameters in one buffer, of which each parameter is a view: one array to update, to save, to reduce."""
+        if self._flat is None:
+            self.pack()
+        return self._flat
+
+    def pack(self):
+        """Lay all parameters out in one new buffer and make each a view into it.  Returns the layer."""
+        named = [(name, p) for name, p in self._named() if isinstance(p, Parameter)]
+        self._flat = np.concatenate([p.array.ravel() for _, p in named])
+        for (name, p), view in zip(named, split(self._flat, [p.shape for _, p in named])):
+            p.name, p.array = name, view
+        return self
+
+    def to(self, convert):
+        """Pass every array through `convert`, a function from array to array, and pack the results.  Returns the layer.
+
+        `network.to(cupy.asarray)` moves a network to the GPU; `network.to(np.float64)` makes it double precision.
+        """
+        for _, layer, attribute in self.walk():
+            value = getattr(layer, attribute)
+            if isinstance(value, Parameter):
+                value.array = convert(value.array)
+            else:
+                setattr(layer, attribute, convert(value))
+        return self.pack()
+
+    def _named(self):
+        return [(name, getattr(layer, attribute)) for name, layer, attribute in self.walk()]
+
+
+def split(flat, shapes):
+    """Cut a flat buffer into consecutive views of the given shapes."""
+    views, start = [], 0
+    for shape in shapes:
+        stop = start + int(np.prod(shape))
+        views.append(flat[start:stop].reshape(shape))
+        start = stop
+    return views
+
+
+class Conv2d(Layer):
+    """Convolution with a square kernel; weight (k, k, in, out), bias (out,).  See `ops.conv2d`."""
+
+    def __init__(self, in_channels, out_channels, kernel_size, stride=1):
+        self.weight = Parameter(np.zeros((kernel_size, kernel_size, in_channels, out_channels), np.float32))
+        self.bias = Parameter(np.zeros(out_channels, np.float32))
+        self.stride = stride
+
+    def forward(self, x):
+        return ops.conv2d(x, self.weight, self.bias, self.stride)
+
+
+class Linear(Layer):
+    """Fully connected; weight (in, out), bias (out,)."""
+
+    def __init__(self, in_features, out_features):
+        self.weight = Parameter(np.zeros((in_features, out_features), np.float32))
+        self.bias = Parameter(np.zeros(out_features, np.float32))
+
+    def forward(self, x):
+        return ops.linear(x, self.weight, self.bias)
+
+
+class BatchNorm(Layer):
+    """Batch normalisation over all axes but the last.  See `ops.batch_norm`."""
+
+    def __init__(self, channels):
+        self.gamma = Parameter(np.ones(channels, np.float32))
+        self.beta = Parameter(np.zeros(channels, np.float32))
+        self.running_mean = np.zeros(channels, np.float32)
+        self.running_var = np.ones(channels, np.float32)
+
+    def forward(self, x):
+        return ops.batch_norm(x, self.gamma, self.beta, self.running_mean, self.running_var, self.training)
+
+
+class PReLU(Layer):
+    """ReLU whose slope below zero is learned, one per channel, from 0.25 on."""
+
+    def __init__(self, channels):
+        self.slope = Parameter(np.full(channels, 0.25, np.float32))
+
+    def forward(self, x):
+        return ops.prelu(x, self.slope)
+
+
+class LeakyReLU(Layer):
+    """ReLU with a constant slope below zero."""
+
+    def __init__(self, slope=0.2):
+        self.slope = slope
+
+    def forward(self, x):
+        return ops.leaky_relu(x, self.slope)
+
+
+class PixelShuffle(Layer):
+    """r*r*C channels -> C channels at r times the resolution.  See `ops.pixel_shuffle`."""
+
+    def __init__(self, r=2):
+        self.r = r
+
+    def forward(self, x):
+        return ops.pixel_shuffle(x, self.r)
+
+
+class Flatten(Layer):
+    """(N, ...) -> (N, everything else)."""
+
+    def forward(self, x):
+        return ops.flatten(x)
+
+
+class Sequential(Layer):
+    """Layers one after another, named 0, 1, 2, ..."""
+
+    def __init__(self, *steps):
+        self.steps = steps
+
+    def children(self):
+        return [(str(index), step) for index, step in enumerate(self.steps)]
+
+    def forward(self, x):
+        for step in self.steps:
+            x = step(x)
+        return x
+
+
+class Residual(Sequential):
+    """x + inner(x), where `inner` is the layers one after another.  He et al. 2016, eq. 1."""
+
+    def forward(self, x):
+        return super().forward(x) + x
+
+
+def initialise(network, seed=0, method="he"):
+    """Draw the weights of every convolution and linear layer, from `seed`; biases stay 0, PReLU 0.25, gamma 1, beta 0.
+
+    method "he":     normal with variance 2 / fan_in, which keeps the signal's size through ReLUs (He et al. 2015, eq. 10).
+    method "normal": normal(0, 0.01), as small as the tutorial's; only weights, never batch norm's gamma.
+
+    Returns the network, packed.
+    """
+    if method not in ("he", "normal"):
+        raise ValueError(f"there is no initialisation {method!r}: choose 'he' or 'normal'")
+    weights = [layer.weight for layer in network.layers() if isinstance(layer, (Conv2d, Linear))]
+    for index, weight in enumerate(weights):
+        fan_in = weight.array.size // weight.shape[-1]
+        std = (2 / fan_in) ** 0.5 if method == "he" else 0.01
+        weight.array[...] = std * np.random.default_rng([seed, index]).standard_normal(weight.shape, np.float32)
+    return network.pack()

@@ -1,0 +1,34 @@
+"""The losses of SRResNet and SRGAN.  Logits in, scalars out; D(x) = sigmoid(logit)."""
+from npsrgan.ops import log, mean, scale, sigmoid, softplus, square
+
+
+def mean_squared_error(a, b):
+    """Mean of (a - b)^2 over all entries: on images the pixel loss (Ledig et al. 2017, eq. 4), on VGG19's features the
+    perceptual loss (eq. 5)."""
+    return mean(square(a - b))
+
+
+def generator_adversarial(fake_logits):
+    """Mean of -log D(sr): what the generator pays for being found out (eq. 6).
+
+    Non-saturating (Goodfellow et al. 2014, section 3).  -log sigmoid(z) = softplus(-z), which has a gradient at any z.
+    """
+    return mean(softplus(-fake_logits))
+
+
+def discriminator_adversarial(real_logits, fake_logits):
+    """The mean of -log D(hr) and -log(1 - D(sr)): what the discriminator pays for its errors (eq. 2)."""
+    return scale(mean(softplus(-real_logits)) + mean(softplus(fake_logits)), 0.5)
+
+
+def generator_adversarial_literal(fake_logits, eps=1e-8):
+    """`generator_adversarial` as often written, mean of -log(D(sr) + eps).
+
+    For comparison only: where D is sure, sigmoid is 0 and its gradient with it, and nothing is left to learn from.
+    """
+    return mean(-log(sigmoid(fake_logits) + eps))
+
+
+def discriminator_adversarial_literal(real_logits, fake_logits, eps=1e-8):
+    """`discriminator_adversarial` as often written, with sigmoid and log(p + eps).  For comparison only."""
+    return scale(mean(-log(sigmoid(real_logits) + eps)) + mean(-log(1.0 - sigmoid(fake_logits) + eps)), 0.5)

@@ -1,0 +1,60 @@
+"""VGG19, the eye that the perceptual loss looks through."""
+import numpy as np
+
+from npsrgan import ops
+from npsrgan.layers import Conv2d, Layer, initialise
+
+PLAN = [(1, 64, 2), (2, 128, 2), (3, 256, 4), (4, 512, 4), (5, 512, 4)]      # block, channels, convolutions
+LAYERS = [f"conv{block}_{i + 1}" for block, _, depth in PLAN for i in range(depth)]
+
+
+class VGG19(Layer):
+    """The convolutions of VGG19 up to `layer`, whose output after ReLU are the features.  Simonyan and Zisserman 2015, table 1.
+
+    (N, H, W, 3) RGB in [-1, 1] -> (N, H', W', C): H' is H halved once for every block before the layer's.
+
+    layer:         "conv1_1" to "conv5_4".
+    feature_scale: factor on the features, 1/12.75 for the original weights (Ledig et al. 2017, section 2.2.1).
+    The weights' own input normalisation is kept with them: x -> input_gain * x + input_shift, per RGB channel (3,).
+
+    Frozen: its parameters are never asked about, so no weight gradient is ever computed.
+    """
+
+    def __init__(self, layer="conv5_4", feature_scale=1.0):
+        if layer not in LAYERS:
+            raise ValueError(f"VGG19 has no layer {layer!r}: choose one of {', '.join(LAYERS)}")
+        self.settings = {"layer": layer, "feature_scale": feature_scale}
+        self.input_gain, self.input_shift = np.ones(3, np.float32), np.zeros(3, np.float32)
+        self._names = LAYERS[:LAYERS.index(layer) + 1]
+        before = 3
+        for block, channels, depth in PLAN:
+            for name in [f"conv{block}_{i + 1}" for i in range(depth)]:
+                if name in self._names:
+                    setattr(self, name, Conv2d(before, channels, 3))
+                    before = channels
+
+    def forward(self, image):
+        x = image * self.input_gain + self.input_shift
+        for name in self._names:
+            x = self.stage(name, x)
+        return ops.scale(x, self.settings["feature_scale"])
+
+    def stage(self, name, x):
+        """One convolution and its ReLU, after the pooling that begins every block but the first."""
+        if name.endswith("_1") and name != "conv1_1":
+            x = ops.max_pool2d(x)
+        return ops.relu(getattr(self, name)(x))
+
+
+def random_vgg19(layer="conv2_2", seed=0):
+    """A VGG19 with random weights, for where there is no file: He initialisation, then each layer scaled so that its
+    output has unit variance on random images.  Its features see colours, edges and textures, not things."""
+    vgg = initialise(VGG19(layer), seed)
+    noise = np.random.default_rng([seed, 19]).uniform(-1, 1, (4, 32, 32, 3)).astype(np.float32)
+    x = 4 * noise.mean((1, 2), keepdims=True) + 0.5 * noise       # flat colours and some noise: nearer to a photo than noise alone
+    for name in vgg._names:
+        x = vgg.stage(name, x)
+        deviation = float(x.array.std())
+        getattr(vgg, name).weight.array /= deviation              # biases are 0, so this scales the output
+        x = ops.scale(x, 1 / deviation)
+    return vgg
