@@ -1,0 +1,14 @@
+"""The fast twins: the same operations again, written for speed on NumPy arrays; importing this package registers them.
+
+`ops/` holds the version one reads; here a convolution becomes a few large matrix products, work is cut into pieces that
+stay in a core's cache, and a small pool of threads shares the pieces.  Every twin returns what its reference returns,
+within rounding, and declines (returns NotImplemented) whatever it is not made for.
+
+    threads.py        the pool: set_threads(n), parallel(work, jobs)
+    im2col.py         convolution as one matrix product per piece of image: every shape
+    convolution.py    chooses how to convolve, and registers the twin of conv2d
+"""
+from npsrgan.fast import convolution  # noqa: F401  (importing registers)
+from npsrgan.fast.threads import get_threads, set_threads
+
+__all__ = ["get_threads", "set_threads"]

@@ -1,0 +1,130 @@
+"""A small pool of threads.  NumPy lets go of the interpreter's lock while it computes, so threads do use all cores.
+
+The caller works too: with n threads, n - 1 helpers and the caller take jobs from one list.  While a pool is busy, BLAS
+runs each product on the one thread that asked for it; its setting is put back when the last busy pool is done.
+"""
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from threadpoolctl import ThreadpoolController
+
+_lock = threading.Lock()
+_local = threading.local()          # .inside: this thread is working for a pool; .buffers: its scratch memory
+_helpers = None
+_threads = None
+
+
+def available_cores():
+    """The number of cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def get_threads():
+    """The number of threads the fast twins use."""
+    return _threads or available_cores()
+
+
+def set_threads(n):
+    """Let the fast twins use `n` threads; None: one for each core this process may use (the default).
+
+    The same number of threads gives the same bits.  Raises ValueError for n < 1.
+    """
+    global _threads, _helpers
+    if n is not None and n < 1:
+        raise ValueError(f"the number of threads must be at least 1, not {n}")
+    with _lock:
+        _threads, retired, _helpers = n, _helpers, None
+    if retired:
+        retired.shutdown(wait=False)
+
+
+def parallel(work, jobs):
+    """[work(job) for job in jobs], by all threads at once; jobs are begun in order and results come back in order.
+
+    A job must not depend on another.  Called from inside a job, it runs in that job's thread.  The first exception
+    raised by a job, in the order of jobs, is raised here after all threads have stopped.
+    """
+    jobs = list(jobs)
+    if getattr(_local, "inside", False):
+        return [work(job) for job in jobs]
+    results, errors, queue = [None] * len(jobs), {}, iter(range(len(jobs)))
+
+    def take_jobs():
+        _local.inside = True
+        try:
+            for index in queue:             # `next` on one shared iterator: each index goes to exactly one thread
+                if errors:
+                    break
+                try:
+                    results[index] = work(jobs[index])
+                except BaseException as error:
+                    errors[index] = error
+        finally:
+            _local.inside = False
+
+    with _one_blas_thread:
+        helping = [_pool().submit(take_jobs) for _ in range(min(get_threads(), len(jobs)) - 1)]
+        take_jobs()
+        for helper in helping:
+            helper.result()
+    if errors:
+        raise errors[min(errors)]
+    return results
+
+
+def shares(count, parts=None):
+    """Cut range(count) into at most `parts` (default: one per thread) stretches of nearly equal length: [(begin, end), ...]."""
+    parts = max(1, min(parts or get_threads(), count))
+    return [(count * i // parts, count * (i + 1) // parts) for i in range(parts)]
+
+
+def scratch(role, shape, dtype):
+    """Uninitialised memory that belongs to this thread and role, used again and again: no page faults, warm in its cache."""
+    buffers = _local.__dict__.setdefault("buffers", {})
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    if role not in buffers or buffers[role].nbytes < size:
+        buffers[role] = np.empty(size, np.uint8)
+    return buffers[role][:size].view(dtype).reshape(shape)
+
+
+def _pool():
+    global _helpers
+    with _lock:
+        if _helpers is None:
+            _helpers = ThreadPoolExecutor(max(1, get_threads() - 1), "npsrgan")
+        return _helpers
+
+
+class _OneBlasThread:
+    """BLAS on one thread while any pool is busy.  Counted, for several Python threads may compute at the same time."""
+
+    def __init__(self):
+        self.busy, self.lock, self.blas, self.limit = 0, threading.Lock(), None, None
+
+    def __enter__(self):
+        with self.lock:
+            if self.busy == 0:
+                self.blas = self.blas or ThreadpoolController().select(user_api="blas")     # looked up once: it takes a while
+                self.limit = self.blas.limit(limits=1)
+            self.busy += 1
+
+    def __exit__(self, *exception):
+        with self.lock:
+            self.busy -= 1
+            if self.busy == 0:
+                self.limit.restore_original_limits()
+
+
+_one_blas_thread = _OneBlasThread()
+
+
+def _after_fork():      # the helpers did not come along
+    global _helpers, _lock, _one_blas_thread
+    _helpers, _lock, _one_blas_thread = None, threading.Lock(), _OneBlasThread()
+    _local.__dict__.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
