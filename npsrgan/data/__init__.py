@@ -1,0 +1,10 @@
+"""Training and validation data: sources of images, their degradation, and batches prepared ahead of time.
+
+A source of images has `len`, `.name(i)` and `.load(i)`, which returns uint8 (H, W, 3) or raises images.ImageError.
+"""
+from npsrgan.data.batches import Batches, validation_pairs
+from npsrgan.data.dead_leaves import DeadLeaves
+from npsrgan.data.degrade import downscale, patch_pair, upscale
+from npsrgan.data.folder import ImageFolder, split
+
+__all__ = ["Batches", "DeadLeaves", "ImageFolder", "downscale", "patch_pair", "split", "upscale", "validation_pairs"]

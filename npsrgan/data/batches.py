@@ -1,0 +1,169 @@
+"""Batches of training patches, prepared ahead of time, and whole pairs for validation.
+
+There is no random state: the order of an epoch and the crop, flip and turn of a sample are drawn from generators seeded with
+(seed, epoch) and (seed, step, sample).  Batch 7,000 is the same after a resume, with any number of threads, in any order.
+"""
+import os
+import sys
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count, islice
+
+import numpy as np
+from tqdm import tqdm
+
+from npsrgan.data.degrade import crop_to_multiple, downscale, patch_pair
+from npsrgan.errors import UserError
+from npsrgan.images import ImageError, to_float
+
+# First words of the seeds: NumPy pads seeds with zeros, so without them (seed, epoch) would equal (seed, step=epoch, sample=0).
+_ORDER, _SAMPLE = 0, 1
+
+
+class TooSmall(ImageError):
+    """An image smaller than a patch."""
+
+
+def _to_stderr(message):
+    tqdm.write(message, file=sys.stderr)
+
+
+class Batches:
+    """Random patches of the images of a source, in batches: each batch a pure function of (seed, step).
+
+    source:     has len, .name(i) and .load(i) (see npsrgan.data).
+    batch_size: N, patches per batch, each from another image as long as there are that many.
+    patch_size: p, the side of a low-resolution patch; the high-resolution one has scale * p.
+    workers:    threads that load and cut images; None for one per processor, at most 8.
+    ahead:      batches to prepare while the last one is used.
+    report:     called with a sentence about each file that is skipped; None writes to stderr.
+
+    A file that is damaged or smaller than a patch is skipped, and the epoch's next images take its place.
+    `skipped` maps the names met so far to the reasons.
+    """
+
+    def __init__(self, source, batch_size, patch_size, scale=4, seed=0, workers=None, ahead=4, report=None):
+        self.source, self.batch_size, self.patch_size, self.scale, self.seed = source, batch_size, patch_size, scale, seed
+        self.workers = workers or min(8, os.cpu_count() or 1)
+        self.ahead = ahead
+        self.steps_per_epoch = max(1, len(source) // batch_size)
+        self.skipped = {}
+        self._report = report or _to_stderr
+        self._too_small = 0
+        self._said_repeats = False
+        self._order = (None, None)      # of the last epoch asked for: (epoch, permutation)
+
+    def batch(self, step):
+        """The batch of a step: (lr, hr), float32 in [-1, 1], shapes (N, p, p, 3) and (N, scale p, scale p, 3).
+
+        Raises UserError where not a single image can be used.
+        """
+        return self._collect(step, {})
+
+    def ahead_from(self, first, last=None):
+        """Iterate over (step, lr, hr) for the steps first, first + 1, ... last - 1 (None: without end), as `batch` gives them.
+
+        Threads prepare the next `ahead` batches meanwhile; they stop when the iterator is exhausted, closed or dropped.
+        What goes wrong in a thread is raised here.
+        """
+        started = deque()
+        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="batches")
+        try:
+            for step in count(first) if last is None else range(first, last):
+                started.append((step, self._start(pool, step)))
+                if len(started) > self.ahead:
+                    step, samples = started.popleft()
+                    yield step, *self._collect(step, samples)
+            for step, samples in started:
+                yield step, *self._collect(step, samples)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _start(self, pool, step):
+        """Hand the samples a batch will most likely need to the threads: {position: future}."""
+        return {position: pool.submit(self._sample, step, position, index)
+                for position, index in islice(self._candidates(step), self.batch_size)}
+
+    def _collect(self, step, started):
+        """The first N usable candidates of a step, loaded here unless a thread has started to."""
+        pairs = []
+        for position, index in self._candidates(step):
+            try:
+                pairs.append(started[position].result() if position in started else self._sample(step, position, index))
+            except ImageError as error:
+                self._skip(index, error)
+                continue
+            if len(pairs) == self.batch_size:
+                break
+        if position >= len(self.source) and not self._said_repeats:
+            self._said_repeats = True
+            self._report(f"{len(self.source) - len(self.skipped)} usable images for batches of {self.batch_size}: "
+                         "a batch holds several patches of one image")
+        lr, hr = zip(*pairs)
+        return np.stack(lr), np.stack(hr)
+
+    def _candidates(self, step):
+        """(position, index) of the images a batch may take: its share of the epoch's order, then the ones that follow."""
+        epoch, k = divmod(step, self.steps_per_epoch)
+        order = self._epoch_order(epoch)
+        for position in count():
+            if len(self.skipped) == len(order):
+                raise UserError(self._nothing_usable())
+            index = int(order[(k * self.batch_size + position) % len(order)])
+            if self.source.name(index) not in self.skipped:
+                yield position, index
+
+    def _epoch_order(self, epoch):
+        if self._order[0] != epoch:
+            self._order = epoch, np.random.default_rng([_ORDER, self.seed, epoch]).permutation(len(self.source))
+        return self._order[1]
+
+    def _sample(self, step, position, index):
+        """One augmented pair of patches: (lr, hr), float32.  Runs in threads, and changes nothing here."""
+        image, p, scale = self.source.load(index), self.patch_size, self.scale
+        height, width = (n // scale for n in image.shape[:2])
+        if min(height, width) < p:
+            raise TooSmall(f"{self.source.name(index)} has {image.shape[1]}x{image.shape[0]} pixels: "
+                           f"too small for a patch of {scale * p}x{scale * p}")
+        rng = np.random.default_rng([_SAMPLE, self.seed, step, position])
+        top, left = rng.integers(height - p + 1), rng.integers(width - p + 1)
+        flip, turns = rng.integers(2), rng.integers(4)
+        return tuple(to_float(np.rot90(patch[:, ::-1] if flip else patch, turns))
+                     for patch in patch_pair(image, top, left, p, scale))
+
+    def _skip(self, index, error):
+        self.skipped[self.source.name(index)] = str(error)
+        self._too_small += isinstance(error, TooSmall)
+        self._report(f"skipped: {error}")
+
+    def _nothing_usable(self):
+        n, unreadable = len(self.skipped), len(self.skipped) - self._too_small
+        if n == self._too_small:
+            return (f"all {n} images are too small for patches of {self.scale * self.patch_size} pixels: "
+                    "give larger images or a smaller --patch-size")
+        return (f"none of {n} images can be used: {unreadable} cannot be read, {self._too_small} are too small; "
+                f"the first: {'; '.join(islice(self.skipped.values(), 3))}")
+
+
+def validation_pairs(source, scale=4, count=None, report=None):
+    """Iterate over (name, lr, hr) for whole images: hr uint8 (H, W, 3), cut to a multiple of the scale, lr downscaled from it.
+
+    count: that many images, spread evenly over the source; None, or more than there are, takes all of them.
+    Images that are damaged or smaller than 8 low-resolution pixels are skipped and reported, as in `Batches`.
+    Raises UserError where that leaves none.
+    """
+    n = len(source)
+    chosen = n if count is None else min(count, n)
+    reasons = []
+    for index in (i * n // chosen for i in range(chosen)):
+        try:
+            hr = crop_to_multiple(source.load(index), scale)
+            if min(hr.shape[:2]) < 8 * scale:
+                raise TooSmall(f"{source.name(index)} has {hr.shape[1]}x{hr.shape[0]} pixels: too small to validate on")
+        except ImageError as error:
+            reasons.append(str(error))
+            (report or _to_stderr)(f"skipped: {error}")
+            continue
+        yield source.name(index), downscale(hr, scale), hr
+    if len(reasons) == chosen:
+        raise UserError(f"none of {chosen} validation images can be used, the first: {'; '.join(reasons[:3])}")
