@@ -6,5 +6,6 @@ from npsrgan.data.batches import Batches, validation_pairs
 from npsrgan.data.dead_leaves import DeadLeaves
 from npsrgan.data.degrade import downscale, patch_pair, upscale
 from npsrgan.data.folder import ImageFolder, split
+from npsrgan.data.photograph import Photograph
 
-__all__ = ["Batches", "DeadLeaves", "ImageFolder", "downscale", "patch_pair", "split", "upscale", "validation_pairs"]
+__all__ = ["Batches", "DeadLeaves", "ImageFolder", "Photograph", "downscale", "patch_pair", "split", "upscale", "validation_pairs"]

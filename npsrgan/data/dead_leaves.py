@@ -12,10 +12,10 @@ from PIL import Image, ImageDraw, ImageFilter
 from tqdm import tqdm
 
 _OVERSAMPLING = 2       # drawn twice as large, then downscaled: soft edges, as a lens makes them
-_LAYERS = 5             # mean number of leaves above a point
+_DEPTH = 4              # mean number of leaves above a point
 _LEAVES = 2             # first word of the seeds (see batches.py)
 
-# Photographs vary along these opponent axes independently (Ruderman, Cronin and Chiao 1998): light-dark, yellow-blue, red-green.
+# Photographs vary along these axes independently (Ruderman, Cronin and Chiao 1998): light-dark, yellow-blue, red-green.
 _OPPONENT = np.array([[1, 1, 1], [0.5, 0.5, -1], [1, -1, 0]], np.float32)
 
 
@@ -43,82 +43,84 @@ def draw(size, seed, index):
     """Dead-leaves image `index` of a seed: uint8 (size, size, 3)."""
     rng = np.random.default_rng([_LEAVES, seed, index])
     side = _OVERSAMPLING * size
-    leaf = _fallen(rng, side)
-    image = Image.fromarray(_painted(rng, leaf))
-    image = image.filter(ImageFilter.GaussianBlur(_OVERSAMPLING * max(0, rng.normal(0, 0.4))))      # some are out of focus
+    image = Image.fromarray(_painted(rng, _fallen(rng, side)))
+    blur = max(0, rng.normal(-0.2, 0.5))      # most are in focus
+    image = image.filter(ImageFilter.GaussianBlur(_OVERSAMPLING * blur))
     return np.array(image.resize((size, size), Image.Resampling.BICUBIC))
 
 
 def _fallen(rng, side):
-    """Which leaf one sees at each pixel: int32 (side, side), 0 for the ground.
+    """Which leaf one sees at each pixel: intp (side, side), 0 for the ground.
 
-    Radii have the density r^-3 between r_min and r_max: then, and only then, the picture looks the same at every zoom.
+    Most leaves are discs; a share, different in every picture, are polygons and sticks, for straight edges and corners.
     """
-    r_min, r_max = side / 192, side / 3
-    radii = _radii(rng, r_min, r_max, side)
-    leaves = Image.new("I", (side, side))
-    pen = ImageDraw.Draw(leaves)
-    centres = rng.uniform(-radii, side + radii, (2, len(radii))).T
-    angles, kinds = rng.uniform(0, 2 * math.pi, len(radii)), rng.random(len(radii))
-    corners = rng.integers(3, 8, len(radii))
-    straight = rng.choice([0.1, 0.5])       # the share of leaves with straight edges in this image
-    for i, (r, (x, y), angle, kind, n) in enumerate(zip(radii.tolist(), centres.tolist(), angles.tolist(), kinds.tolist(),
-                                                        corners.tolist()), start=1):
-        if kind > straight:
+    finest = math.exp(rng.uniform(math.log(1.5), math.log(10)))
+    radii = _radii(rng, _OVERSAMPLING * finest, side, side)
+    n = len(radii)
+    x, y = rng.uniform(-radii, side + radii, (2, n))
+    angle, corners = rng.uniform(0, 2 * math.pi, n), rng.integers(3, 8, n)
+    kind = rng.random(n) / rng.choice([0.1, 0.6])       # below 1: not a disc
+
+    picture = Image.new("I", (side, side))
+    pen = ImageDraw.Draw(picture)
+    for i, (r, x, y, angle, corners, kind) in enumerate(zip(*(a.tolist() for a in (radii, x, y, angle, corners, kind))), start=1):
+        if kind > 1:
             pen.ellipse((x - r, y - r, x + r, y + r), fill=i)
-        elif kind > straight / 3:
-            turns = (angle + 2 * math.pi * k / n for k in range(n))
-            pen.polygon([(x + r * math.cos(t), y + r * math.sin(t)) for t in turns], fill=i)
+        elif kind > 0.4:
+            turns = [angle + 2 * math.pi * k / corners for k in range(corners)]
+            pen.polygon([(x + r * math.cos(turn), y + r * math.sin(turn)) for turn in turns], fill=i)
         else:
             dx, dy = r * math.cos(angle), r * math.sin(angle)
-            pen.line((x - dx, y - dy, x + dx, y + dy), fill=i, width=max(1, round(r / n)))
-    return np.asarray(leaves)
+            pen.line((x - dx, y - dy, x + dx, y + dy), fill=i, width=max(2, round(r / corners)))
+    return np.asarray(picture).astype(np.intp)
 
 
 def _radii(rng, r_min, r_max, side):
-    """Radii of the leaves that touch the picture: a Poisson number of them, density r^-3 (side + 2 r)^2, biggest not first.
+    """Radii of the leaves that touch the picture, with density r^-3: then, and only then, it looks the same at every zoom.
 
-    A leaf of radius r is in view where its centre falls into a square of side + 2 r: big ones come from farther away.
+    A Poisson number of leaves falls on a square large enough for the largest to touch the picture from outside.  A leaf of radius r
+    touches it from within a square of side + 2 r, so that is the share of them kept.
     """
-    # Drawn from r^-3 by inverting the cumulative distribution, then kept in proportion to the area they can come from.
-    area = (side + 2 * r_max) ** 2
-    mean_leaf = 2 * math.pi * math.log(r_max / r_min) / (r_min**-2 - r_max**-2)
-    u = rng.random(rng.poisson(_LAYERS * area / mean_leaf))
-    radii = (r_min**-2 - u * (r_min**-2 - r_max**-2)) ** -0.5
-    return radii[rng.random(len(radii)) * area < (side + 2 * radii) ** 2]
+    square = (side + 2 * r_max) ** 2
+    mean_leaf = 2 * math.pi * math.log(r_max / r_min) / (r_min**-2 - r_max**-2)     # area
+    u = rng.random(rng.poisson(_DEPTH * square / mean_leaf))
+    radii = (r_min**-2 - u * (r_min**-2 - r_max**-2)) ** -0.5                       # the inverse of the cumulative distribution
+    return radii[rng.random(len(radii)) * square < (side + 2 * radii) ** 2]
 
 
 def _painted(rng, leaf):
-    """Colour, shading and texture for each leaf: int (side, side) -> uint8 (side, side, 3)."""
+    """Colour, shading and texture for each leaf: indices (side, side) -> uint8 (side, side, 3)."""
     n, side = leaf.max() + 1, len(leaf)
-    y, x = np.mgrid[-1:1:side * 1j, -1:1:side * 1j].astype(np.float32)
+    x = np.linspace(-1, 1, side, dtype=np.float32)
+    y = x[:, None]
 
     wave = rng.uniform(0, 2 * math.pi, n)
-    cycles = np.exp(rng.uniform(math.log(4), math.log(side / 4), n))        # across the picture
-    leaves = np.stack([
-        rng.normal(0, 0.25, n), rng.normal(0, 0.25, n),                                 # shading: a slope along x and y
-        math.pi * cycles * np.cos(wave), math.pi * cycles * np.sin(wave),               # a grating: its wave vector,
-        rng.uniform(0, 2 * math.pi, n), 0.3 * rng.random(n) * (rng.random(n) < 0.2),    # its phase and its amplitude
-        rng.exponential(0.08, n)], axis=1).astype(np.float32)                           # noise
-    shade_x, shade_y, wave_x, wave_y, phase, grating, noise = np.moveaxis(leaves[leaf], -1, 0)
+    cycles = np.exp(rng.uniform(math.log(4), math.log(side / 5), n))                # across the picture
+    slope_x, slope_y, wave_x, wave_y, phase, grating, noise = (a.astype(np.float32).take(leaf) for a in (
+        rng.normal(0, 0.2, n), rng.normal(0, 0.2, n),                               # shading
+        math.pi * cycles * np.cos(wave), math.pi * cycles * np.sin(wave),           # a grating: its wave vector,
+        rng.uniform(0, 2 * math.pi, n),                                             # its phase,
+        0.2 * rng.random(n) * (rng.random(n) < 0.2),                                # and its amplitude, mostly 0
+        rng.exponential(0.08, n)))                                                  # the amplitude of the noise
 
-    light = 1 + shade_x * x + shade_y * y + grating * np.sin(wave_x * x + wave_y * y + phase)
-    light += noise * _power_law_noise(rng, side)
-    painted = _colours(rng, n)[leaf] * light[..., None]
+    light = 1 + slope_x * x + slope_y * y + grating * np.sin(wave_x * x + wave_y * y + phase) + noise * _power_law_noise(rng, side)
+    painted = _colours(rng, n).take(leaf, axis=0) * light[..., None]
     return np.rint(255 * np.clip(painted, 0, 1)).astype(np.uint8)
 
 
 def _colours(rng, n):
     """A palette of natural colours, float32 (n, 3) in [0, 1]: lightness varies most, and a picture has a tint in common."""
-    opponent = np.stack([rng.uniform(0.05, 0.95, n), rng.normal(rng.normal(0, 0.08), 0.08, n),
-                         rng.normal(rng.normal(0, 0.03), 0.04, n)], axis=1)
+    lightness = rng.normal(rng.uniform(0.3, 0.65), 0.22, n)
+    yellow = rng.normal(rng.normal(0.04, 0.06), 0.06, n)
+    red = rng.normal(rng.normal(0, 0.03), 0.03, n)
+    opponent = np.stack([np.clip(lightness, 0.05, 0.95), yellow, red], axis=1)
     return np.clip(opponent.astype(np.float32) @ _OPPONENT, 0, 1)
 
 
 def _power_law_noise(rng, side):
     """A random texture with power spectrum 1/f^2, mean 0 and standard deviation 1: float32 (side, side)."""
-    fy, fx = np.fft.fftfreq(side), np.fft.rfftfreq(side)
-    amplitude = 1 / np.maximum(np.hypot(fy[:, None], fx), 1 / side).astype(np.float32)
-    spectrum = amplitude * np.exp(2j * np.pi * rng.random(amplitude.shape, np.float32)).astype(np.complex64)
+    f = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)).astype(np.float32)
+    f[0, 0] = np.inf        # no mean
+    spectrum = np.exp(2j * np.pi * rng.random(f.shape, np.float32)) / f
     texture = np.fft.irfft2(spectrum, (side, side))
-    return (texture - texture.mean()) / texture.std()
+    return texture / texture.std()
