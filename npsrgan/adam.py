@@ -44,6 +44,9 @@ class Adam:
             p -= rate / correction1 * m / (np.sqrt(v / correction2) + self.eps)
 
 
+SCHEDULES = ("constant", "drop", "cosine")
+
+
 def schedule(kind, rate, steps):
     """A function from steps taken to learning rate, over a training of `steps` steps.
 
@@ -56,4 +59,4 @@ def schedule(kind, rate, steps):
         return lambda t: rate if t < steps / 2 else rate / 10
     if kind == "cosine":
         return lambda t: rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(t / max(steps, 1), 1))))
-    raise ValueError(f"there is no schedule {kind!r}: choose constant, drop or cosine")
+    raise ValueError(f"there is no schedule {kind!r}: choose one of {', '.join(SCHEDULES)}")

@@ -9,8 +9,9 @@ many entries, the same is done along random directions in the space of all its p
 """
 import argparse
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Callable, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 

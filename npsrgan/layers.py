@@ -218,6 +218,9 @@ class Residual(Sequential):
         return super().forward(x) + x
 
 
+INITIALISATIONS = ("he", "normal")
+
+
 def initialise(network, seed=0, method="he"):
     """Draw the weights of every convolution and linear layer, from `seed`; biases stay 0, PReLU 0.25, gamma 1, beta 0.
 
@@ -226,8 +229,8 @@ def initialise(network, seed=0, method="he"):
 
     Returns the network, packed.
     """
-    if method not in ("he", "normal"):
-        raise ValueError(f"there is no initialisation {method!r}: choose 'he' or 'normal'")
+    if method not in INITIALISATIONS:
+        raise ValueError(f"there is no initialisation {method!r}: choose one of {', '.join(INITIALISATIONS)}")
     weights = [layer.weight for layer in network.layers() if isinstance(layer, (Conv2d, Linear))]
     for index, weight in enumerate(weights):
         fan_in = weight.array.size // weight.shape[-1]

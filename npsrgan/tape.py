@@ -10,10 +10,11 @@ list, and the chain rule is one walk over it, newest record first.
     gradients = tape.gradient(loss, generator.parameters())
 """
 import inspect
+from collections.abc import Callable
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import wraps
-from typing import Callable, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 

@@ -14,6 +14,6 @@ class Photograph:
 
     def load(self, index):
         """uint8 (600, 512, 3).  Raises images.ImageError if Matplotlib was installed without its sample data."""
-        from matplotlib.cbook import get_sample_data        # slow to import, and only needed here
+        from matplotlib.cbook import get_sample_data  # slow to import, and only needed here
 
         return images.read(get_sample_data(self.name(index), asfileobj=False))

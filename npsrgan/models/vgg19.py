@@ -46,10 +46,10 @@ class VGG19(Layer):
         return ops.relu(getattr(self, name)(x))
 
 
-def random_vgg19(layer="conv2_2", seed=0):
+def random_vgg19(layer="conv2_2", seed=0, feature_scale=1.0):
     """A VGG19 with random weights, for where there is no file: He initialisation, then each layer scaled so that its
     output has unit variance on random images.  Its features see colours, edges and textures, not things."""
-    vgg = initialise(VGG19(layer), seed)
+    vgg = initialise(VGG19(layer, feature_scale), seed)
     noise = np.random.default_rng([seed, 19]).uniform(-1, 1, (4, 32, 32, 3)).astype(np.float32)
     x = 4 * noise.mean((1, 2), keepdims=True) + 0.5 * noise       # flat colours and some noise: nearer to a photo than noise alone
     for name in vgg._names:

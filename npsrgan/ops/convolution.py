@@ -19,7 +19,7 @@ def conv2d(x, w, b=None, stride=1, padding=None):
     """
     kh, kw, channels, _ = w.shape
     ph, pw = (kh // 2, kw // 2) if padding is None else (padding, padding)
-    (n, height, width), offsets = x.shape[:3], [(i, j) for i in range(kh) for j in range(kw)]
+    (height, width), offsets = x.shape[1:3], [(i, j) for i in range(kh) for j in range(kw)]
     h, k = (height + 2 * ph - kh) // stride + 1, (width + 2 * pw - kw) // stride + 1
     if x.shape[3] != channels or h < 1 or k < 1:
         raise ValueError(f"conv2d: an image of shape {x.shape}, padded by {ph}, {pw}, does not fit a kernel of shape {w.shape}")

@@ -1,0 +1,132 @@
+"""What a training run leaves for people: log.csv, sample pictures, loss curves, the final comparison and result.json."""
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+
+from npsrgan import images
+from npsrgan.device import to_numpy
+from npsrgan.metrics import psnr, ssim
+
+LABELS = {"bicubic": "bicubic", "srresnet": "SRResNet", "srgan": "SRGAN"}
+LOSSES = ("srresnet_pixel", "pixel", "perceptual", "adversarial", "discriminator")
+COLUMNS = ("step", "images_per_s", *LOSSES, "d_hr", "d_sr", "gradient_pixel", "gradient_perceptual", "gradient_adversarial",
+           "cosine", *(f"{method}_psnr" for method in LABELS))
+
+
+def generators(trainer):
+    """(name, label) of the generators to show: SRGAN only once it has begun to differ from SRResNet."""
+    return [(name, LABELS[name]) for name in ("srresnet", "srgan")[:1 + bool(trainer.srgan_steps)]]
+
+
+def super_resolve(network, lr, device):
+    """A uint8 (h, w, 3) image through a generator in evaluation mode: uint8 (scale*h, scale*w, 3)."""
+    network.eval()
+    sr = network(device.array(images.to_float(lr)[None]))
+    network.train()
+    return images.to_uint8(to_numpy(sr.array)[0])
+
+
+class Log:
+    """`log.csv`: a row for every log line.  Rows after `step`, from a run that went further than its checkpoint, are cut off."""
+
+    def __init__(self, path, step):
+        self.path, self.rows = Path(path), []
+        if step and self.path.exists():
+            with open(self.path, newline="") as file:
+                self.rows = [row for row in csv.DictReader(file) if (row["step"] or "").isdigit() and int(row["step"]) <= step]
+        with images.replacing(self.path) as temporary, open(temporary, "w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+    def add(self, row):
+        """Append {column: value}; numbers are written with six digits, missing ones left empty."""
+        row = {name: f"{value:.6g}" if isinstance(value, float) else str(value) for name, value in row.items()}
+        self.rows.append(row)
+        with open(self.path, "a", newline="") as file:
+            csv.DictWriter(file, COLUMNS).writerow(row)
+
+    def column(self, name):
+        """(steps, values) of the rows that have this column."""
+        points = [(int(row["step"]), float(row[name])) for row in self.rows if row.get(name)]
+        return [step for step, _ in points], [value for _, value in points]
+
+    def plot(self, path):
+        """Draw the losses, the balance of the two players and the validation PSNR, each over the steps."""
+        from matplotlib.figure import Figure  # slow to import, and only needed here
+
+        drawing = Figure(figsize=(15, 4), layout="constrained")
+        for axes, title, scale, lines in zip(drawing.subplots(1, 3), (
+                "losses", "what the discriminator believes", "validation PSNR (Y), dB"), ("log", "linear", "linear"), (
+                {"srresnet_pixel": "SRResNet, pixels", "pixel": "SRGAN, pixels", "perceptual": "SRGAN, features",
+                 "adversarial": "SRGAN, adversarial", "discriminator": "discriminator"},
+                {"d_hr": "D(HR): should be 1 if D is sure", "d_sr": "D(SR): 0 if D is sure"},
+                {"bicubic_psnr": "bicubic", "srresnet_psnr": "SRResNet", "srgan_psnr": "SRGAN"})):
+            for name, label in lines.items():
+                steps, values = self.column(name)
+                if steps:
+                    axes.plot(steps, values, "--" if name == "bicubic_psnr" else ".-", label=label)
+            axes.set(title=title, xlabel="step", yscale=scale)
+            axes.grid(alpha=0.3)
+            if axes.has_data():
+                axes.legend()
+        with images.replacing(path) as temporary:
+            drawing.savefig(temporary, dpi=90)
+
+
+def health_line(row, total):
+    """One line that says how training is doing, from a log row."""
+    def say(*names):
+        return ", ".join(f"{name.split('_', 1)[-1]} {row[name]:.3g}" for name in names if name in row)
+
+    parts = [f"step {row['step']}/{total}"]
+    if "srresnet_pixel" in row:
+        parts.append("SRResNet: " + say("srresnet_pixel"))
+    if "pixel" in row:
+        parts.append("SRGAN: " + say("pixel", "perceptual", "adversarial", "discriminator")
+                     + f", D(HR) {row['d_hr']:.2f}, D(SR) {row['d_sr']:.2f}")
+        parts.append("gradients at SR: " + say("gradient_pixel", "gradient_perceptual", "gradient_adversarial", "cosine"))
+    measured = [(label, row[f"{method}_psnr"]) for method, label in LABELS.items() if f"{method}_psnr" in row]
+    parts.append("PSNR: " + ", ".join(f"{label} {value:.2f}" for label, value in measured))
+    return " | ".join([*parts, f"{row['images_per_s']:.1f} images/s"])
+
+
+def sample_picture(path, lr, results, hr, title):
+    """LR | every network's result | HR.  results: {label: uint8 image}."""
+    images.figure(path, [("LR", lr, None), *[(label, image, None) for label, image in results.items()], ("HR", hr, None)], title=title)
+
+
+def comparison_picture(path, lr, results, hr, title):
+    """LR | bicubic and the networks | HR of a whole image, with PSNR and SSIM under each, and a detail of all of them below.
+
+    results: {method: uint8 image}.
+    """
+    scale = hr.shape[0] // lr.shape[0]
+    side = min(*lr.shape[:2], 40)
+    top, left = _busiest(lr, side)
+
+    def detail(image):
+        factor = image.shape[0] // lr.shape[0]
+        return image[top * factor:(top + side) * factor, left * factor:(left + side) * factor]
+
+    panels = [("LR", lr, None), *[(LABELS[method], image, f"{psnr(image, hr, scale):.2f} dB, SSIM {ssim(image, hr, scale):.3f}")
+                                  for method, image in results.items()], ("HR", hr, None)]
+    images.figure(path, [panels, [(None, detail(image), None) for _, image, _ in panels]], title=title)
+
+
+def _busiest(image, side):
+    """Corner (top, left) of the square with the most contrast, looked for on a coarse grid."""
+    step = max(1, side // 4)
+    corners = [(top, left) for top in range(0, image.shape[0] - side + 1, step) for left in range(0, image.shape[1] - side + 1, step)]
+    return max(corners, key=lambda c: image[c[0]:c[0] + side, c[1]:c[1] + side].astype(np.float64).mean(2).var())
+
+
+def write_result(path, scores, count, settings):
+    """result.json: mean PSNR and SSIM on Y of every method, the number of images, and the settings.  scores: {method: [(psnr, ssim)]}."""
+    result = {method: {"psnr_y": float(np.mean([p for p, _ in pairs])), "ssim_y": float(np.mean([s for _, s in pairs]))}
+              for method, pairs in scores.items()}
+    with images.replacing(path) as temporary:
+        temporary.write_text(json.dumps({**result, "images": count, "settings": settings}, indent=2) + "\n")
+    return result

@@ -1,0 +1,145 @@
+"""The settings of a training run: one frozen dataclass, from which the command line is made, and three presets."""
+import argparse
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from npsrgan.adam import SCHEDULES
+from npsrgan.errors import UserError
+from npsrgan.layers import INITIALISATIONS
+from npsrgan.models.vgg19 import LAYERS
+
+
+def option(default, text, choices=None):
+    """A field of Settings with its help text."""
+    return field(default=default, metadata={"help": text, "choices": choices})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides what a run computes.  Sizes in pixels of the low resolution unless said otherwise."""
+
+    preset: str = option("demo", "where the other settings start from", ("demo", "seed", "paper"))
+    data: str | None = option(None, "folder of training images, searched recursively; without one, dead-leaves images are drawn")
+    val: str | None = option(None, "folder of held-out images; without one, a twentieth of --data, chosen by file name, "
+                                   "or, with no --data either, one photograph")
+    val_count: int = option(16, "held-out images that are measured during training; at the end, all are")
+    out: str | None = option(None, "folder for the results (default: runs/PRESET-N)")
+    init: str | None = option(None, "weights of a generator that both generators start from")
+    steps: int = option(0, "training steps of SRResNet (in preset seed: of SRResNet and SRGAN, together)")
+    gan_steps: int = option(0, "training steps of SRGAN, which starts from the trained SRResNet")
+    together: bool = option(False, "train SRResNet and SRGAN side by side on the same batches, from the same first weights")
+    batch_size: int = option(16, "crops in a batch, each from another image")
+    patch_size: int = option(24, "side of the low-resolution crops")
+    scale: int = option(4, "enlargement", (2, 4))
+    channels: int = option(64, "width of the generator")
+    blocks: int = option(16, "residual blocks of the generator")
+    discriminator_channels: int = option(64, "width of the discriminator's first layer")
+    leaky_slope: float = option(0.2, "slope of the discriminator's LeakyReLU below zero")
+    weight_init: str = option("he", "initial weights: he, or normal with deviation 0.01", INITIALISATIONS)
+    learning_rate: float = option(1e-4, "Adam's learning rate for SRResNet")
+    gan_learning_rate: float = option(1e-4, "Adam's learning rate for SRGAN's generator and discriminator")
+    schedule: str = option("constant", "SRResNet's learning rate over time: drop is a tenth in the second half", SCHEDULES)
+    gan_schedule: str = option("constant", "the same for SRGAN", SCHEDULES)
+    pixel_weight: float = option(1.0, "weight of the mean squared error of pixels in SRGAN's loss")
+    perceptual_weight: float = option(1.0, "weight of the mean squared error of VGG19's features in SRGAN's loss")
+    adversarial_weight: float = option(1e-3, "weight of the adversarial loss in SRGAN's loss")
+    vgg: str | None = option(None, "HDF5 file of VGG19's weights; without one, a random VGG19 stands in")
+    vgg_layer: str = option("conv5_4", "convolution of VGG19 whose output, after ReLU, is compared", LAYERS)
+    feature_scale: float | None = option(None, "factor on VGG19's features (default: the file's own; 1/12.75 for Keras's)")
+    leaves: int = option(250, "dead-leaves images in the pool, where there is no --data")
+    seed: int = option(0, "what every random draw follows from")
+    device: str = option("auto", "where to compute", ("auto", "cpu", "gpu"))
+    threads: int = option(0, "CPU threads; 0: one for each core")
+    log_every: int = option(100, "steps between log lines, validations and sample pictures")
+    save_every: int = option(100, "steps between checkpoints")
+
+    @property
+    def image_size(self):
+        """Side of the high-resolution crops."""
+        return self.patch_size * self.scale
+
+    @property
+    def total_steps(self):
+        """Steps of the whole run."""
+        return self.steps + self.gan_steps
+
+    def validate(self):
+        """Raise UserError for settings that cannot work, and return them otherwise."""
+        for name in ("batch_size", "patch_size", "channels", "discriminator_channels", "val_count", "leaves", "log_every", "save_every"):
+            _require(getattr(self, name) >= 1, name, "must be at least 1", self)
+        for name in ("steps", "gan_steps", "blocks", "seed", "threads", "leaky_slope",
+                     "pixel_weight", "perceptual_weight", "adversarial_weight"):
+            _require(getattr(self, name) >= 0, name, "must not be negative", self)      # NaN is refused too
+        for name in ("learning_rate", "gan_learning_rate"):
+            _require(0 < getattr(self, name) < 1, name, "must lie between 0 and 1", self)
+        _require(self.feature_scale is None or self.feature_scale > 0, "feature_scale", "must be positive", self)
+        _require(self.total_steps > 0, "steps", "must be at least 1, or there is nothing to do", self)
+        _require(not (self.together and self.gan_steps), "gan_steps",
+                 "has no meaning where both generators train together: --steps counts both", self)
+        trains_gan = self.together or self.gan_steps
+        _require(not trains_gan or self.image_size % 16 == 0, "patch_size",
+                 f"must give images whose side the discriminator can halve four times: {self.scale} times it must be divisible by 16", self)
+        _require(not trains_gan or self.pixel_weight + self.perceptual_weight + self.adversarial_weight > 0, "pixel_weight",
+                 "and the other two weights must not all be zero: SRGAN's generator would have nothing to learn", self)
+        return self
+
+
+def _require(condition, name, must, settings):
+    if not condition:
+        raise UserError(f"--{name.replace('_', '-')} {must} (it is {getattr(settings, name)})")
+
+
+PRESETS = {
+    # Two small networks in a few minutes on two CPU cores.
+    "demo": Settings(preset="demo", steps=500, gan_steps=150, batch_size=8, channels=32, blocks=4, discriminator_channels=16,
+                     learning_rate=1e-3, gan_learning_rate=2e-4, schedule="cosine", gan_schedule="cosine",
+                     perceptual_weight=0.02, adversarial_weight=2e-3, vgg_layer="conv2_2", log_every=50, save_every=50),
+    # The tutorial this project starts from, its errors put right.
+    "seed": Settings(preset="seed", steps=100_000, together=True, patch_size=44, weight_init="normal", leaky_slope=0.01,
+                     perceptual_weight=1e-2, adversarial_weight=1e-2),
+    # Ledig et al. 2017, section 3.2.
+    "paper": Settings(preset="paper", steps=1_000_000, gan_steps=200_000, gan_schedule="drop", pixel_weight=0.0, save_every=1000),
+}
+CHANGEABLE = ("steps", "gan_steps", "save_every", "log_every", "device", "out")       # what --resume may change
+
+
+def parse(arguments=None):
+    """Read the command line.  Returns (settings, resume, given): given is the set of names set by the user, not the preset."""
+    parser = argparse.ArgumentParser(
+        prog="python -m npsrgan.train", argument_default=argparse.SUPPRESS,
+        description="Train SRResNet and SRGAN.  With no options: a small demonstration that needs no data, no GPU and a few minutes.",
+        epilog="Example: python -m npsrgan.train --preset seed --data celeba/train --val celeba/val --vgg vgg19.h5 --out runs/faces")
+    parser.add_argument("--resume", action="store_true", default=False,
+                        help="go on from the checkpoint in --out (default: the newest runs/PRESET-N); its settings hold, and only "
+                             + ", ".join("--" + name.replace("_", "-") for name in CHANGEABLE[:-1]) + " may differ")
+    for item in dataclasses.fields(Settings):
+        defaults = [f"{name}: {getattr(preset, item.name)}" for name, preset in PRESETS.items()]
+        same = len({getattr(preset, item.name) for preset in PRESETS.values()}) == 1
+        values = str(getattr(PRESETS["demo"], item.name)) if same else ", ".join(defaults)
+        known = "" if item.default is None or item.name == "preset" else f" ({values})"
+        kind = {"type": next(t for t in (bool, int, float, str) if t.__name__ in str(item.type))}
+        if kind["type"] is bool:
+            kind = {"action": argparse.BooleanOptionalAction}
+        parser.add_argument("--" + item.name.replace("_", "-"), choices=item.metadata["choices"],
+                            metavar=None if kind.get("action") or item.metadata["choices"] else item.name.split("_")[-1].upper(),
+                            help=item.metadata["help"].replace("%", "%%") + known.replace("%", "%%"), **kind)
+    given = vars(parser.parse_args(arguments))
+    resume = given.pop("resume")
+    for name in ("data", "val", "out", "init", "vgg"):
+        if name in given:
+            given[name] = str(Path(given[name]).expanduser().absolute())
+    settings = dataclasses.replace(PRESETS[given.get("preset", "demo")], **given)
+    return settings, resume, set(given)
+
+
+def merge(saved, asked, given):
+    """The settings for going on: those of the checkpoint, with the changeable ones the user gave.
+
+    Raises UserError that names every other setting that was given and differs.
+    """
+    differ = [f"--{name.replace('_', '-')} {getattr(asked, name)} (the checkpoint has {getattr(saved, name)})"
+              for name in sorted(given) if name not in CHANGEABLE and getattr(asked, name) != getattr(saved, name)]
+    if differ:
+        raise UserError("a resumed run keeps its settings: leave out " + ", ".join(differ) + ", or start a new run in another --out")
+    return dataclasses.replace(saved, **{name: getattr(asked, name) for name in CHANGEABLE if name in given})

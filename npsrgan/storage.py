@@ -1,0 +1,158 @@
+"""HDF5 files: weights, checkpoints and VGG19.  Written whole or not at all, and checked when read."""
+import json
+import os
+import re
+import zlib
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from npsrgan.device import to_numpy
+from npsrgan.errors import UserError
+from npsrgan.models import VGG19, Discriminator, SRResNet
+from npsrgan.models.vgg19 import LAYERS
+
+NETWORKS = {network.__name__: network for network in (SRResNet, Discriminator, VGG19)}
+KERAS_MEANS = np.array([123.68, 116.779, 103.939], np.float32)      # RGB, 0 to 255: what Keras's VGG19 subtracts
+KERAS_FEATURE_SCALE = 1 / 12.75                                     # Ledig et al. 2017, section 2.2.1
+
+
+class DamagedFile(UserError):
+    """A file that is there but cannot be trusted: cut short, altered, or not HDF5."""
+
+
+def write(path, arrays, attributes, keep_previous=False):
+    """Write {name: array} and {name: string or number} to an HDF5 file, atomically.
+
+    The file is written beside its place, flushed to the disk, and renamed: whenever the process is killed, `path` holds
+    the old contents or the new, never a part.  With keep_previous the old file becomes NAME.previous.SUFFIX.
+    A checksum of everything goes in as well.  Raises UserError where the disk refuses; then the old file is still there.
+    """
+    path = Path(path)
+    arrays = {name: to_numpy(array) for name, array in arrays.items()}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with h5py.File(temporary, "w") as file:
+            for name, array in arrays.items():
+                file[name] = array
+            file.attrs.update(attributes | {"checksum": _checksum(arrays, attributes)})
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        if keep_previous and path.exists():
+            os.replace(path, previous(path))
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:        # h5py reports a disk that fills on closing as a RuntimeError
+        temporary.unlink(missing_ok=True)
+        reason = os.strerror(error.errno) if getattr(error, "errno", None) else str(error).splitlines()[0]
+        raise UserError(f"could not write {path} ({reason}): free some space or choose another folder; "
+                        "what was saved before is untouched") from error
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def read(path):
+    """The arrays and attributes of a file made by `write`.  Raises UserError if it is missing, DamagedFile if it is not whole."""
+    if not Path(path).is_file():
+        raise UserError(f"there is no file {path}")
+    try:
+        arrays = {}
+        with h5py.File(path, "r") as file:
+            file.visititems(lambda name, item: arrays.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None)
+            attributes = {name: value.item() if isinstance(value, np.generic) else value for name, value in file.attrs.items()}
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
+        raise DamagedFile(f"{path} is damaged or no HDF5 file") from error
+    if "checksum" not in attributes:
+        raise DamagedFile(f"{path} is an HDF5 file, but not one that npsrgan wrote")
+    if attributes.pop("checksum") != _checksum(arrays, attributes):
+        raise DamagedFile(f"{path} is damaged: its contents do not match its checksum")
+    return arrays, attributes
+
+
+def previous(path):
+    """Where `write(..., keep_previous=True)` leaves the file that was there before."""
+    return Path(path).with_name(f"{Path(path).stem}.previous{Path(path).suffix}")
+
+
+def _checksum(arrays, attributes):
+    """CRC-32 over all names, shapes, types and contents."""
+    value = zlib.crc32(json.dumps(attributes, sort_keys=True).encode())
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        value = zlib.crc32(f"{name} {array.dtype.str} {array.shape}".encode(), value)
+        value = zlib.crc32(array.reshape(-1).view(np.uint8), value)
+    return value
+
+
+def save_network(path, network, about="", dtype=None):
+    """Write a network's settings, parameters and state.  about: a sentence on where it comes from.  dtype: such as "float16"."""
+    arrays = {name: to_numpy(array) for name, array in network.state_dict().items()}
+    if dtype:
+        arrays = {name: array.astype(dtype) for name, array in arrays.items()}
+    write(path, arrays, {"network": type(network).__name__, "settings": json.dumps(network.settings), "about": about})
+
+
+def load_network(path, kind=None):
+    """Build the network that a file of `save_network` describes, and fill it.  kind: the class it must be, or None.
+
+    Raises UserError for a file that is missing, damaged, of another kind, or whose arrays do not fit its own settings.
+    """
+    arrays, attributes = read(path)
+    name = attributes.get("network")
+    if name not in NETWORKS or (kind is not None and name != kind.__name__):
+        wanted = f"a {kind.__name__}" if kind is not None else "a network"
+        raise UserError(f"{path} holds {f'a {name}' if name else 'no weights but something else (a checkpoint?)'}, not {wanted}")
+    network = NETWORKS[name](**json.loads(attributes["settings"]))
+    try:
+        network.load_state_dict(arrays)
+    except ValueError as error:
+        raise UserError(f"{path} does not fit a {name} with {attributes['settings']}: {error}") from None
+    return network
+
+
+def load_vgg19(path, layer="conv5_4", feature_scale=None):
+    """VGG19 up to `layer`, from Keras's "notop" HDF5 file (as published, old and new names) or from `save_network`'s.
+
+    feature_scale: None takes what belongs to the file: 1/12.75 for Keras's, what was saved for ours.
+    Raises UserError that says what is wrong with the file, or lists every array that is missing or misshapen.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"there is no VGG19 file {path}; the README says where to get one")
+    try:
+        with h5py.File(path, "r") as file:
+            ours = "network" in file.attrs
+            found = {} if ours else _keras_arrays(file)
+    except (OSError, RuntimeError, KeyError) as error:
+        raise DamagedFile(f"the VGG19 file {path} is damaged or no HDF5 file") from error
+    if ours:
+        found, attributes = read(path)
+        if attributes["network"] != "VGG19":
+            raise UserError(f"{path} holds a {attributes['network']}, not a VGG19")
+        scale = json.loads(attributes["settings"])["feature_scale"]
+    else:
+        scale = KERAS_FEATURE_SCALE
+    vgg = VGG19(layer, scale if feature_scale is None else feature_scale)
+    needed = vgg.state_dict()
+    try:
+        vgg.load_state_dict({name: array for name, array in found.items() if name in needed})
+    except ValueError as error:
+        raise UserError(f"{path} is not a VGG19 as far as {layer}: {error}") from None
+    return vgg
+
+
+def _keras_arrays(file):
+    """{our name: array} of the convolutions in a Keras file; its input normalisation, BGR minus means, made ours."""
+    arrays = {"input_gain": np.full(3, 127.5, np.float32), "input_shift": 127.5 - KERAS_MEANS}
+
+    def visit(name, item):
+        match = re.search(r"block(\d)_conv(\d)", name)
+        if isinstance(item, h5py.Dataset) and match and not name.startswith("optimizer"):
+            layer = f"conv{match[1]}_{match[2]}"
+            arrays[f"{layer}.{'weight' if item.ndim == 4 else 'bias'}"] = item[()]
+
+    file.visititems(visit)
+    if f"{LAYERS[0]}.weight" in arrays:       # the kernel wants blue first; give it red first, as we do everywhere
+        arrays["conv1_1.weight"] = arrays["conv1_1.weight"][:, :, ::-1]
+    return arrays

@@ -1,0 +1,227 @@
+"""Train SRResNet and SRGAN:  python -m npsrgan.train --help
+
+Top to bottom: where the run lives, what it trains on, the loop, and what it leaves at the end.
+"""
+import dataclasses
+import json
+import math
+import os
+import signal
+import sys
+import time
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from npsrgan import report, storage
+from npsrgan.data import Batches, DeadLeaves, ImageFolder, Photograph, split, upscale, validation_pairs
+from npsrgan.device import select
+from npsrgan.errors import UserError, command
+from npsrgan.fast import set_threads
+from npsrgan.metrics import psnr, ssim
+from npsrgan.settings import Settings, merge, parse
+from npsrgan.trainer import Diverged, Trainer
+
+say = tqdm.write        # does not tear the progress bar
+
+
+@command
+def main(arguments=None):
+    """The command.  Returns the exit status: 0 when done, 130 when stopped by Ctrl-C, after saving."""
+    settings, resume, given = parse(arguments)
+    out = choose_folder(settings, resume)
+    saved = find_checkpoint(out / "checkpoint.h5", resume)
+    if saved:
+        settings = merge(Settings(**json.loads(saved[1]["settings"])), settings, given)
+    settings.validate()
+    if settings.threads:
+        set_threads(settings.threads)
+    device, remark = select(settings.device)
+    say(f"results in {shown(out)} | {remark or device.description}")
+
+    training, validation = sources(settings)
+    trainer = Trainer(settings, device, say)
+    if saved:
+        trainer.restore(*saved)
+        if trainer.steps >= settings.total_steps and (out / "result.json").exists():
+            say(f"this run is finished ({trainer.steps} steps); to train on, give a larger --steps or --gan-steps")
+            return 0
+        say(f"going on from step {trainer.steps} of {settings.total_steps}")
+    writable(out)
+    if not train(trainer, training, validation, out):
+        say(f"stopped after step {trainer.steps} and saved; to go on: python -m npsrgan.train --resume --out {shown(out)}")
+        return 130
+    finish(trainer, validation, out)
+    return 0
+
+
+def choose_folder(settings, resume):
+    """--out; or, by default, a new runs/PRESET-N, and with --resume the newest one there is."""
+    if settings.out:
+        return Path(settings.out)
+    runs = [int(folder.name.rsplit("-", 1)[1]) for folder in Path("runs").glob(f"{settings.preset}-*")
+            if folder.name.rsplit("-", 1)[1].isdigit()]
+    return Path("runs", f"{settings.preset}-{max(runs, default=0) + (not (resume and runs))}").absolute()
+
+
+def find_checkpoint(path, resume):
+    """(arrays, attributes) of the newest checkpoint that is whole, None to start anew.  Raises UserError where neither is right."""
+    older = storage.previous(path)
+    if not resume:
+        if path.exists() or older.exists():
+            raise UserError(f"{shown(path.parent)} holds a checkpoint: go on with --resume, or give another --out for a new run")
+        return None
+    if not path.exists() and not older.exists():
+        say(f"no checkpoint in {shown(path.parent)} yet: starting from the beginning")
+        return None
+    try:
+        return storage.read(path)
+    except UserError as error:
+        if not older.exists():
+            raise
+        checkpoint = storage.read(older)
+        say(f"{error}; going on from the one before")
+        os.replace(older, path)     # so that the next save does not put the damaged file in its place
+        return checkpoint
+
+
+def writable(out):
+    """Create the folder of results.  Raises UserError where that, or writing into it, is impossible."""
+    try:
+        (out / "samples").mkdir(parents=True, exist_ok=True)
+        (out / ".writable").touch()
+        (out / ".writable").unlink()
+    except OSError as error:
+        raise UserError(f"cannot write results to {shown(out)} ({error.strerror}): give another folder with --out") from None
+
+
+def sources(settings):
+    """(images to train on, images to validate on)."""
+    if settings.data:
+        folder = ImageFolder(settings.data)
+        if settings.val:
+            return folder, ImageFolder(settings.val)
+        training, validation = split(folder)
+        say(f"no --val given: {len(validation)} of {len(folder)} images, chosen by file name, are kept for validation")
+        return training, validation
+    side = 2 * settings.image_size
+    return DeadLeaves(settings.leaves, side, settings.seed), ImageFolder(settings.val) if settings.val else Photograph()
+
+
+def train(trainer, training, validation, out):
+    """Take the steps that are left.  True when all are taken, False when a signal asked to stop; either way all is saved.
+
+    Raises Diverged for a loss that is not finite: the last checkpoint is from before.
+    """
+    s, total = trainer.settings, trainer.settings.total_steps
+    if trainer.steps >= total:
+        return True
+    pairs = list(validation_pairs(validation, s.scale, s.val_count))
+    log = report.Log(out / "log.csv", trainer.steps)
+    batches = Batches(training, s.batch_size, s.patch_size, s.scale, s.seed, report=say)
+    saved, clock, counted = trainer.steps, time.perf_counter(), trainer.steps
+    with (stop_signals() as stop, closing(batches.ahead_from(trainer.steps, total)) as stream,
+          tqdm(total=total, initial=trainer.steps, unit=" steps", dynamic_ncols=True) as bar):
+        for _, lr, hr in stream:
+            step = trainer.steps + 1
+            logged = step % s.log_every == 0 or step in (total, s.steps)
+            try:
+                row = trainer.step(lr, hr, audit=logged)
+                require_finite(row, step)
+                bar.set_postfix({name: f"{row[name]:.3g}" for name in report.LOSSES if name in row}, refresh=False)
+                bar.update()
+                if logged:
+                    speed = (step - counted) * s.batch_size / (time.perf_counter() - clock)
+                    row |= {"step": step, "images_per_s": speed} | validate(trainer, pairs, out, step)
+                    log.add(row)
+                    say(report.health_line(row, total))
+                    clock, counted = time.perf_counter(), step
+                if step % s.save_every == 0 or step == total or stop:
+                    trainer.save(out / "checkpoint.h5")
+                    saved = step
+            except Diverged as error:
+                kept = f"the checkpoint of step {saved} is kept" if saved else "there was no checkpoint yet"
+                raise Diverged(f"{error}: training stopped and {kept}; try a smaller --learning-rate") from None
+            if stop:
+                break
+    if batches.skipped:
+        say(f"{len(batches.skipped)} of {len(training)} training images could not be used and were skipped")
+    return trainer.steps >= total
+
+
+@contextmanager
+def stop_signals():
+    """Inside, Ctrl-C and SIGTERM append to the list instead of interrupting a step halfway; a second Ctrl-C interrupts at once."""
+    received = []
+
+    def handle(number, frame):
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+        say("stopping after this step ...")
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def require_finite(row, step):
+    """Raise Diverged for a loss that is NaN or infinite."""
+    bad = [name for name, value in row.items() if not math.isfinite(value)]
+    if bad:
+        raise Diverged(f"at step {step} the loss {bad[0]} is {row[bad[0]]}")
+
+
+def validate(trainer, pairs, out, step):
+    """Mean PSNR on the validation images in memory, as columns of the log; and a sample picture of the first of them."""
+    s, first = trainer.settings, {}
+    row = {"bicubic_psnr": np.mean([psnr(upscale(lr, s.scale), hr, s.scale) for _, lr, hr in pairs])}
+    for name, label in report.generators(trainer):
+        enlarged = [report.super_resolve(trainer.networks[name], lr, trainer.device) for _, lr, _ in pairs]
+        row[f"{name}_psnr"] = np.mean([psnr(sr, hr, s.scale) for sr, (_, _, hr) in zip(enlarged, pairs)])
+        first[label] = enlarged[0]
+    name, lr, hr = pairs[0]
+    report.sample_picture(out / "samples" / f"step_{step:07}.png", lr, first, hr, f"{name}, step {step}")
+    return {name: float(value) for name, value in row.items()}
+
+
+def finish(trainer, validation, out):
+    """Write the weights; measure on every validation image; write the picture, the curves and result.json."""
+    s, scores = trainer.settings, {"bicubic": []}
+    about = f"trained by npsrgan, preset {s.preset}, {trainer.srresnet_steps} SRResNet and {trainer.srgan_steps} SRGAN steps"
+    for name, network in trainer.networks.items():
+        storage.save_network(out / f"{name}.h5", network, about)
+    log = report.Log(out / "log.csv", trainer.steps)
+    log.plot(out / "loss.png")
+    count = 0
+    for name, lr, hr in tqdm(validation_pairs(validation, s.scale), total=len(validation), desc="measuring", unit=" images", delay=2):
+        results = {"bicubic": upscale(lr, s.scale)}
+        results |= {name: report.super_resolve(trainer.networks[name], lr, trainer.device) for name, _ in report.generators(trainer)}
+        for method, image in results.items():
+            scores.setdefault(method, []).append((psnr(image, hr, s.scale), ssim(image, hr, s.scale)))
+        if count == 0:
+            report.comparison_picture(out / "result.png", lr, results, hr, f"{name}, which training never saw")
+        count += 1
+    result = report.write_result(out / "result.json", scores, count, dataclasses.asdict(s))
+    say(f"\non {count} held-out image{'s' * (count > 1)}, Y channel, {s.scale} pixels of border left out:")
+    for method, score in result.items():
+        say(f"  {report.LABELS[method]:9} PSNR {score['psnr_y']:6.2f} dB   SSIM {score['ssim_y']:.4f}")
+    say(f"in {shown(out)}: result.png to look at, loss.png, log.csv, result.json, and the weights "
+        + ", ".join(f"{name}.h5" for name in trainer.networks))
+
+
+def shown(path):
+    """A path as one would type it from here."""
+    try:
+        return Path(path).absolute().relative_to(Path.cwd())
+    except ValueError:
+        return path
+
+
+if __name__ == "__main__":
+    sys.exit(main())

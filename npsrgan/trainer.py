@@ -1,0 +1,183 @@
+"""The training steps of SRResNet and SRGAN, and the state that a checkpoint keeps."""
+import dataclasses
+import json
+import math
+
+import numpy as np
+
+from npsrgan import losses, ops, storage
+from npsrgan.adam import Adam, schedule
+from npsrgan.errors import UserError
+from npsrgan.models import Discriminator, SRResNet
+from npsrgan.models.vgg19 import random_vgg19
+from npsrgan.tape import Tape
+
+
+class Diverged(UserError):
+    """A loss or a parameter is no longer a finite number."""
+
+
+class Trainer:
+    """The networks by name, an Adam for each, and how many steps were taken.
+
+    settings: a settings.Settings.   device: a device.Device.   say: told, in one line, where a random VGG19 stands in.
+    Raises UserError for files of weights that are missing or do not fit.
+    """
+
+    def __init__(self, settings, device, say=print):
+        self.settings, self.device = settings, device
+        self.srresnet_steps = self.srgan_steps = 0
+        s, self.vgg = settings, None
+        self.networks = {"srresnet": SRResNet(s.channels, s.blocks, s.scale, s.seed, s.weight_init)}
+        if s.together or s.gan_steps:
+            self.networks |= {"srgan": SRResNet(s.channels, s.blocks, s.scale, s.seed, s.weight_init),
+                              "discriminator": Discriminator(s.discriminator_channels, s.image_size, s.leaky_slope,
+                                                             s.seed + 1, s.weight_init)}
+            self.vgg = load_vgg19(s, say) if s.perceptual_weight else None
+        if s.init:
+            weights = _initial_weights(s, self.networks["srresnet"].settings)
+            for name in self.networks.keys() - {"discriminator"}:
+                self.networks[name].load_state_dict(weights)
+        if device.module is not np:
+            for network in filter(None, [*self.networks.values(), self.vgg]):
+                network.to(device.array)
+        gan_rate = schedule(s.gan_schedule, s.gan_learning_rate, s.steps if s.together else s.gan_steps)
+        rates = {"srresnet": schedule(s.schedule, s.learning_rate, s.steps), "srgan": gan_rate, "discriminator": gan_rate}
+        self.adam = {name: Adam(network, rates[name]) for name, network in self.networks.items()}
+
+    @property
+    def steps(self):
+        """Steps of the run taken so far; one in which both generators train counts once."""
+        return self.srresnet_steps if self.settings.together else self.srresnet_steps + self.srgan_steps
+
+    def step(self, lr, hr, audit=False):
+        """The next step of the run, on a batch in main memory.  Returns the losses as a row of the log; audit: see `srgan_step`."""
+        lr, hr = self.device.array(lr), self.device.array(hr)
+        if self.settings.together:
+            return self.srresnet_step(lr, hr) | self.srgan_step(lr, hr, audit)
+        if self.srresnet_steps < self.settings.steps:
+            return self.srresnet_step(lr, hr)
+        if self.srgan_steps == 0:       # SRGAN starts from the trained SRResNet
+            for mine, trained in zip(*(self.networks[name].state_dict().values() for name in ("srgan", "srresnet"))):
+                mine[...] = trained
+        return self.srgan_step(lr, hr, audit)
+
+    def srresnet_step(self, lr, hr):
+        """One step of SRResNet on the pixel loss (Ledig et al. 2017, eq. 4).
+
+        lr (N, h, w, 3), hr (N, scale*h, scale*w, 3) in [-1, 1].  Returns {"srresnet_pixel": loss}.
+        """
+        srresnet = self.networks["srresnet"]
+        with Tape() as tape:
+            loss = losses.mean_squared_error(srresnet(lr), hr)
+        self.adam["srresnet"].step(tape.gradient(loss, srresnet.parameters()))
+        self.srresnet_steps += 1
+        return {"srresnet_pixel": float(loss)}
+
+    def srgan_step(self, lr, hr, audit=False):
+        """One step of both players, from one forward pass (Ledig et al. 2017, eqs. 2, 3 and 6).
+
+        Both losses hang on one tape.  The generator's question names the generator's parameters and no others, the
+        discriminator's its own: neither player's gradient can leak into the other.
+
+        lr, hr: as in `srresnet_step`.  Returns the losses; with `audit` also D's mean verdicts and what `_audit` measures.
+        """
+        s, generator, discriminator = self.settings, self.networks["srgan"], self.networks["discriminator"]
+        hr_features = self.vgg(hr).array if self.vgg else None
+        with Tape() as tape:
+            sr = generator(lr)
+            real, fake = discriminator(hr), discriminator(sr)       # two passes, so that each batch has its own statistics
+            parts = {"pixel": losses.mean_squared_error(sr, hr), "adversarial": losses.generator_adversarial(fake)}
+            weights = {"pixel": s.pixel_weight, "adversarial": s.adversarial_weight}
+            if self.vgg:
+                parts["perceptual"] = losses.mean_squared_error(self.vgg(sr), hr_features)
+                weights["perceptual"] = s.perceptual_weight
+            weighted = {name: ops.scale(part, weights[name]) for name, part in parts.items()}
+            generator_loss = sum(weighted.values())
+            discriminator_loss = losses.discriminator_adversarial(real, fake)
+
+        row = {name: float(part) for name, part in parts.items()} | {"discriminator": float(discriminator_loss)}
+        if audit:
+            row |= {"d_hr": float(ops.mean(ops.sigmoid(real))), "d_sr": float(ops.mean(ops.sigmoid(fake)))}
+            row |= _audit(tape, weighted, sr)
+        generator_gradients = tape.gradient(generator_loss, generator.parameters(), keep=True)
+        discriminator_gradients = tape.gradient(discriminator_loss, discriminator.parameters())
+        self.adam["srgan"].step(generator_gradients)
+        self.adam["discriminator"].step(discriminator_gradients)
+        self.srgan_steps += 1
+        return row
+
+    def _arrays(self):
+        """{name: array} of all that training changes: the arrays themselves."""
+        arrays = {}
+        for name, network in self.networks.items():
+            adam = self.adam[name]
+            arrays |= {f"{name}/parameters": network.flat, f"{name}/adam_m": adam.m, f"{name}/adam_v": adam.v}
+            arrays |= {f"{name}/state/{key}": array for key, array in network.state().items()}
+        return arrays
+
+    def save(self, path):
+        """Write a checkpoint: parameters, running statistics, Adam's moments and steps, and the settings.
+
+        Nothing random needs saving: every draw follows from the seed and the step.
+        Raises Diverged, and writes nothing, if a parameter is not a finite number; UserError where the disk refuses.
+        """
+        for name, network in self.networks.items():
+            if not math.isfinite(float(network.flat.sum())):
+                raise Diverged(f"a parameter of {name} is no longer a finite number")
+        counts = {f"{name}_adam_steps": adam.steps for name, adam in self.adam.items()}
+        storage.write(path, self._arrays(), counts | {"srresnet_steps": self.srresnet_steps, "srgan_steps": self.srgan_steps,
+                                                      "settings": json.dumps(dataclasses.asdict(self.settings))}, keep_previous=True)
+
+    def restore(self, arrays, attributes):
+        """Put back what `save` wrote.  A network that did not train yet then, as SRGAN when only `steps` were asked for, stays new.
+
+        Raises UserError if the arrays are another architecture's, or if SRGAN has begun from an SRResNet of other `steps`.
+        """
+        mine = self._arrays()
+        saved = {name for name in self.networks if f"{name}/parameters" in arrays}
+        wrong = [key for key in arrays.keys() | {key for key in mine if key.split("/")[0] in saved}
+                 if key not in mine or key not in arrays or mine[key].shape != arrays[key].shape]
+        if wrong:
+            raise UserError(f"the checkpoint holds networks of another architecture ({', '.join(sorted(wrong)[:3])}): "
+                            "start a new run in another --out")
+        self.srresnet_steps, self.srgan_steps = attributes["srresnet_steps"], attributes["srgan_steps"]
+        if self.srgan_steps and not self.settings.together and self.settings.steps != self.srresnet_steps:
+            raise UserError(f"SRGAN has already begun from the SRResNet of step {self.srresnet_steps}: leave out --steps, only "
+                            "--gan-steps can still change")
+        for key, array in arrays.items():
+            mine[key][...] = self.device.array(array)
+        for name in saved:
+            self.adam[name].steps = attributes[f"{name}_adam_steps"]
+
+
+def _audit(tape, parts, sr):
+    """The norm, at SR, of the gradient of each weighted part of the generator's loss, and the cosine of the angle between the
+    adversarial one and the content's (all others): near -1, the players undo each other's work; at 0, each has its own."""
+    gradients = {name: tape.gradient(part, sr, keep=True) for name, part in parts.items()}
+    content = sum(gradient for name, gradient in gradients.items() if name != "adversarial")
+
+    def norm(gradient):
+        return math.sqrt(float((gradient * gradient).sum()))
+
+    lengths = norm(gradients["adversarial"]) * norm(content)
+    cosine = float((gradients["adversarial"] * content).sum()) / lengths if lengths else 0.0
+    return {f"gradient_{name}": norm(gradient) for name, gradient in gradients.items()} | {"cosine": cosine}
+
+
+def load_vgg19(settings, say):
+    """The VGG19 that the settings ask for; where they name no file, a random one, announced through `say`."""
+    if settings.vgg:
+        return storage.load_vgg19(settings.vgg, settings.vgg_layer, settings.feature_scale)
+    say(f"no --vgg file given: a VGG19 with random weights, cut at {settings.vgg_layer}, compares the features "
+        "(it does for a demonstration; real training needs the real weights)")
+    return random_vgg19(settings.vgg_layer, settings.seed, settings.feature_scale or 1.0)
+
+
+def _initial_weights(settings, wanted):
+    """The arrays of the generator in --init, which must have the sizes that the settings say."""
+    generator = storage.load_network(settings.init, SRResNet)
+    if generator.settings != wanted:
+        raise UserError(f"{settings.init} holds another generator: give "
+                        + " ".join(f"--{name} {value}" for name, value in generator.settings.items()))
+    return generator.state_dict()
