@@ -33,7 +33,7 @@ def read(path):
     except MemoryError:
         raise
     except UnidentifiedImageError:
-        raise ImageError(f"{path} is not an image of a known kind") from None
+        raise ImageError(f"{path} is not an image of a known kind, or is badly damaged") from None
     except OSError as error:
         raise ImageError(describe(error) if error.filename else f"{path} cannot be read: {error}") from error
     except Exception as error:      # damaged files make Pillow raise SyntaxError, ValueError, struct.error, EOFError and more

@@ -57,29 +57,29 @@ def _fallen(rng, side):
     finest = math.exp(rng.uniform(math.log(1.5), math.log(10)))
     radii = _radii(rng, _OVERSAMPLING * finest, side, side)
     n = len(radii)
-    x, y = rng.uniform(-radii, side + radii, (2, n))
-    angle, corners = rng.uniform(0, 2 * math.pi, n), rng.integers(3, 8, n)
-    kind = rng.random(n) / rng.choice([0.1, 0.6])       # below 1: not a disc
+    centres = rng.uniform(-radii, side + radii, (2, n))
+    angles, corners = rng.uniform(0, 2 * math.pi, n), rng.integers(3, 8, n)
+    kinds = rng.random(n) / rng.choice([0.1, 0.6])      # below 1: not a disc
 
     picture = Image.new("I", (side, side))
     pen = ImageDraw.Draw(picture)
-    for i, (r, x, y, angle, corners, kind) in enumerate(zip(*(a.tolist() for a in (radii, x, y, angle, corners, kind))), start=1):
+    for i, (r, x, y, angle, k, kind) in enumerate(np.stack([radii, *centres, angles, corners, kinds], axis=1).tolist(), start=1):
         if kind > 1:
             pen.ellipse((x - r, y - r, x + r, y + r), fill=i)
         elif kind > 0.4:
-            turns = [angle + 2 * math.pi * k / corners for k in range(corners)]
+            turns = [angle + 2 * math.pi * corner / k for corner in range(int(k))]
             pen.polygon([(x + r * math.cos(turn), y + r * math.sin(turn)) for turn in turns], fill=i)
         else:
             dx, dy = r * math.cos(angle), r * math.sin(angle)
-            pen.line((x - dx, y - dy, x + dx, y + dy), fill=i, width=max(2, round(r / corners)))
+            pen.line((x - dx, y - dy, x + dx, y + dy), fill=i, width=max(2, round(r / k)))
     return np.asarray(picture).astype(np.intp)
 
 
 def _radii(rng, r_min, r_max, side):
     """Radii of the leaves that touch the picture, with density r^-3: then, and only then, it looks the same at every zoom.
 
-    A Poisson number of leaves falls on a square large enough for the largest to touch the picture from outside.  A leaf of radius r
-    touches it from within a square of side + 2 r, so that is the share of them kept.
+    A Poisson number of leaves falls on a square large enough for the largest to touch the picture from outside.  A leaf of
+    radius r touches it only from within a square of side + 2 r: the others are dropped.
     """
     square = (side + 2 * r_max) ** 2
     mean_leaf = 2 * math.pi * math.log(r_max / r_min) / (r_min**-2 - r_max**-2)     # area
@@ -103,7 +103,8 @@ def _painted(rng, leaf):
         0.2 * rng.random(n) * (rng.random(n) < 0.2),                                # and its amplitude, mostly 0
         rng.exponential(0.08, n)))                                                  # the amplitude of the noise
 
-    light = 1 + slope_x * x + slope_y * y + grating * np.sin(wave_x * x + wave_y * y + phase) + noise * _power_law_noise(rng, side)
+    light = 1 + slope_x * x + slope_y * y + grating * np.sin(wave_x * x + wave_y * y + phase)
+    light += noise * _power_law_noise(rng, side)
     painted = _colours(rng, n).take(leaf, axis=0) * light[..., None]
     return np.rint(255 * np.clip(painted, 0, 1)).astype(np.uint8)
 
