@@ -2,7 +2,7 @@
 import numpy as np
 
 from npsrgan import ops
-from npsrgan.fast.im2col import correlate, correlate_adjoint, correlate_kernel_gradient
+from npsrgan.fast import im2col, winograd
 from npsrgan.tape import twin
 
 
@@ -14,11 +14,18 @@ def conv2d(x, w, b=None, stride=1, padding=None):
     h, k = (x.shape[1] + 2 * ph - kh) // stride + 1, (x.shape[2] + 2 * pw - kw) // stride + 1
     if not _suits(x, w) or not (b is None or _suits(b, w)) or x.shape[3] != channels or h < 1 or k < 1:
         return NotImplemented       # the reference explains what does not fit
+    y = np.empty((x.shape[0], h, k, o), x.dtype)
 
-    def d_x(dy): return correlate_adjoint(dy, w, np.empty_like(x), ph, pw, stride)
-    def d_w(dy): return correlate_kernel_gradient(x, dy, (kh, kw), ph, pw, stride)
     def d_b(dy): return column_sums(dy)
-    return correlate(x, w, np.empty((x.shape[0], h, k, o), x.dtype), ph, pw, stride, b), (d_x, d_w, d_b)
+
+    if (kh, kw, stride) == (3, 3, 1) and ph <= 2 and min(channels, o) >= 16:
+        def d_x(dy): return winograd.correlate_adjoint(dy, w, np.empty_like(x), ph, pw)
+        def d_w(dy): return winograd.correlate_kernel_gradient(x, dy, ph, pw)
+        return winograd.correlate(x, w, y, ph, pw, b), (d_x, d_w, d_b)
+
+    def d_x(dy): return im2col.correlate_adjoint(dy, w, np.empty_like(x), ph, pw, stride)
+    def d_w(dy): return im2col.correlate_kernel_gradient(x, dy, (kh, kw), ph, pw, stride)
+    return im2col.correlate(x, w, y, ph, pw, stride, b), (d_x, d_w, d_b)
 
 
 def _suits(a, like):

@@ -1,0 +1,195 @@
+"""3x3 convolution, stride 1, with a quarter of the multiplications: Winograd's F(4x4, 3x3).
+
+Lavin and Gray 2016, "Fast Algorithms for Convolutional Neural Networks", sections 4.1 to 4.3.  Seen as polynomials, four
+outputs of a three-tap filter need products at only six points: evaluate both at the points, multiply, interpolate.  In
+two dimensions, for each 6x6 tile d of the image (tiles are 4 apart, so neighbours overlap by 2):
+
+    Y = A^T [ (G g G^T) * (B^T d B) ] A             one 4x4 tile of output; `*` entry by entry, summed over input channels
+
+The sum over channels makes each of the 36 entries a matrix product, (tiles, C) @ (C, O): 36 multiplications for 16
+outputs, where the definition takes 144.  The weight gradient is the same formula by the chain rule:
+
+    dg = G^T [ sum over tiles of  (B^T d B) * (A dY A^T) ] G
+
+The data gradient is again a 3x3 convolution, of dy with the turned kernel.
+The points are 0, 1, -1, sqrt 2, -sqrt 2 and infinity; Lavin and Gray's 2 in place of sqrt 2 loses more to rounding.
+"""
+from typing import NamedTuple
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+
+from npsrgan.fast.threads import get_threads, parallel, scratch, shares
+
+_r = np.sqrt(2)
+BT = np.array([[2, 0, -3, 0, 1, 0], [0, -2, -2, 1, 1, 0], [0, 2, -2, -1, 1, 0],
+               [0, -_r, -1, _r, 1, 0], [0, _r, -1, -_r, 1, 0], [0, 2, 0, -3, 0, 1]])
+G = np.array([[1 / 2, 0, 0], [-1 / 2, -1 / 2, -1 / 2], [-1 / 2, 1 / 2, -1 / 2],
+              [1 / 4, _r / 4, 1 / 2], [1 / 4, -_r / 4, 1 / 2], [0, 0, 1]])
+AT = np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, _r, -_r, 0], [0, 1, 1, 2, 2, 0], [0, 1, -1, 2 * _r, -2 * _r, 1]])
+GG = np.kron(G, G)      # both sides of the kernel's transform as one matrix, (36, 9)
+
+TILES = 128             # tiles in a piece: enough rows for an efficient product, few enough to stay in the cache
+LARGE_KERNEL = 8 << 20  # bytes of transformed kernel that are better read once than once for each piece
+SMALL_PRODUCT = 10**6   # OpenBLAS has a faster way for products of so few multiplications; transforms are cut to that size
+
+
+def correlate(x, w, out, top, left, bias=None):
+    """out[n, h, k, :] = bias + sum over i, j of  x[n, h + i - top, k + j - left, :] @ w[i, j].
+
+    x (N, H, W, C), zero outside; w (3, 3, C, O); out (N, H', W', O), contiguous, overwritten; top, left 0, 1 or 2.
+    """
+    return _correlate(x, _transform_kernel(w, GG), out, top, left, bias)
+
+
+def correlate_adjoint(dy, w, out, top, left):
+    """The gradient of `correlate` with respect to x: dy correlated with the kernel turned by 180 degrees."""
+    turned = _transform_kernel(w, GG[:, ::-1]).transpose(0, 2, 1)       # the nine taps in reverse order
+    return _correlate(dy, turned, out, 2 - top, 2 - left)
+
+
+def _correlate(x, kernel, out, top, left, bias=None):
+    """As `correlate`, but with the transformed kernel, (36, C, O)."""
+    (c, o), (grid, pieces) = kernel.shape[1:], _pieces(out.shape, TILES)
+
+    def read(piece, v):
+        _transform_tiles(x, piece, grid, top, left, BT, v)
+
+    def write(piece, m):
+        if bias is not None:
+            m[7] += bias            # entry (1, 1), the point 1: all its powers are 1, so all 16 outputs get the bias
+        _write_tiles(m, piece, grid, out)
+
+    if kernel.nbytes > LARGE_KERNEL:        # in stages, each over all tiles
+        v, m = (_buffer(role, pieces[-1].tiles.stop, channels, x.dtype) for role, channels in (("v", c), ("m", o)))
+        parallel(lambda piece: read(piece, v[:, piece.tiles]), pieces)
+        parallel(lambda entry: np.matmul(v[entry], kernel[entry], out=m[entry]), range(36))
+        parallel(lambda piece: write(piece, m[:, piece.tiles]), pieces)
+    else:                                   # piece by piece, in the cache
+        def work(piece):
+            v, m = (_buffer(role, piece.count, channels, x.dtype) for role, channels in (("v", c), ("m", o)))
+            read(piece, v)
+            write(piece, np.matmul(v, kernel, out=m))
+        parallel(work, pieces)
+    return out
+
+
+def correlate_kernel_gradient(x, dy, top, left):
+    """The gradient of `correlate` with respect to w, (3, 3, C, O).  x (N, H, W, C), dy (N, H', W', O)."""
+    c, o = x.shape[3], dy.shape[3]
+    grid, pieces = _pieces(dy.shape, 2 * TILES)     # larger pieces: the sum over them is read and written for each
+
+    def read(piece, v, q):
+        _transform_tiles(x, piece, grid, top, left, BT, v)
+        _transform_tiles(dy, piece, grid, 0, 0, AT.T, q)
+
+    if 36 * c * o * x.itemsize > LARGE_KERNEL:
+        v, q = (_buffer(role, pieces[-1].tiles.stop, channels, x.dtype) for role, channels in (("v", c), ("m", o)))
+        product = scratch("kernel", (36, c, o), x.dtype)
+        parallel(lambda piece: read(piece, v[:, piece.tiles], q[:, piece.tiles]), pieces)
+        parallel(lambda entry: np.matmul(v[entry].T, q[entry], out=product[entry]), range(36))
+    else:
+        def work(stretch):      # each thread adds up a fixed stretch of the pieces: the same bits, whoever is faster
+            total, product = np.zeros((36, c, o), x.dtype), scratch("product", (36, c, o), x.dtype)
+            for piece in pieces[slice(*stretch)]:
+                v, q = (_buffer(role, piece.count, channels, x.dtype) for role, channels in (("v", c), ("m", o)))
+                read(piece, v, q)
+                total += np.matmul(v.transpose(0, 2, 1), q, out=product)
+            return total
+        product, *others = parallel(work, shares(len(pieces)))
+        for other in others:
+            product += other
+    dw = np.empty((9, c * o), x.dtype)
+    _multiply(GG.T, product.reshape(36, -1), dw)
+    return dw.reshape(3, 3, c, o)
+
+
+def _transform_kernel(w, matrix):
+    """G g G^T for each pair of channels: (3, 3, C, O) -> (36, C, O), in memory that the next call overwrites."""
+    c, o = w.shape[2:]
+    kernel = scratch("kernel", (36, c, o), w.dtype)
+    taps, points = np.ascontiguousarray(w).reshape(9, -1), kernel.reshape(36, -1)
+    parallel(lambda share: _multiply(matrix, taps[:, slice(*share)], points[:, slice(*share)]), shares(c * o))
+    return kernel
+
+
+class _Piece(NamedTuple):
+    """Some rows of tiles of some images, and the places of its tiles in the order (image, row, column) of all tiles."""
+
+    images: slice
+    rows: slice
+    tiles: slice
+
+    count = property(lambda self: self.tiles.stop - self.tiles.start)
+    images_count = property(lambda self: self.images.stop - self.images.start)
+    rows_count = property(lambda self: self.rows.stop - self.rows.start)
+
+
+def _pieces(shape, tiles):
+    """The (rows, columns) of 4x4 tiles that cover each image of a shape (N, H, W, O), and pieces of about so many tiles."""
+    n, rows, columns = shape[0], -(-shape[1] // 4), -(-shape[2] // 4)
+    pieces = []
+    if 2 * rows * columns <= tiles and n >= get_threads():      # several whole images
+        for a, b in shares(n, max(n * rows * columns // tiles, get_threads())):
+            pieces.append(_Piece(slice(a, b), slice(0, rows), slice(a * rows * columns, b * rows * columns)))
+    else:
+        for i in range(n):
+            for a, b in shares(rows, max(round(rows * columns / tiles), -(-get_threads() // n))):
+                pieces.append(_Piece(slice(i, i + 1), slice(a, b), slice((i * rows + a) * columns, (i * rows + b) * columns)))
+    return (rows, columns), pieces
+
+
+def _transform_tiles(x, piece, grid, top, left, matrix, out):
+    """out (36, tiles, C) = matrix d matrix^T for each tile d of k x k pixels, where matrix is (6, k).
+
+    The tile in row t and column s begins at pixel (4*t - top, 4*s - left).
+    """
+    k, c, columns = matrix.shape[1], x.shape[3], grid[1]
+    n, rows = piece.images_count, piece.rows_count
+    # Pixels l, l + 4, l + 8, ... of a row of the image, which have the same place in their tiles, are brought together.
+    height, begin = 4 * (rows - 1) + k, 4 * piece.rows.start - top
+    a, b = min(max(0, -begin), height), max(0, min(height, x.shape[1] - begin))
+    comb = scratch("comb", (n, height, 4, columns + (k > 4), c), x.dtype)
+    comb[...] = 0
+    for phase in range(4):
+        first = max(0, -((phase - left) // 4))
+        source = x[piece.images, begin + a:begin + b, 4 * first + phase - left::4]
+        source = source[:, :, :comb.shape[3] - first]
+        comb[:, a:b, phase, first:first + source.shape[2]] = source
+    # First along the columns of each tile: (6, k) @ (k rows, the pixels of a row of tiles), for each place l in the tile ...
+    half = scratch("half", (6, k, n, rows, columns * c), x.dtype)
+    s = comb.strides
+    for l, many in ((0, 4), (4, k - 4)):
+        lines = as_strided(comb[:, :, :, l // 4:], (many, n, rows, k, columns * c), (s[2], s[0], 4 * s[1], s[1], s[4]))
+        np.matmul(matrix.astype(x.dtype), lines, out=half[:, l:l + many].transpose(1, 2, 3, 0, 4))
+    # ... then along the rows.
+    _multiply(matrix, half.reshape(6, k, -1), out.reshape(6, 6, -1))
+
+
+def _write_tiles(m, piece, grid, out):
+    """Interpolate: A^T m A for each tile of m (36, tiles, O), written to its 4 x 4 pixels of `out`, cut off at the edge."""
+    o, columns = out.shape[3], grid[1]
+    n, rows = piece.images_count, piece.rows_count
+    half = scratch("half", (6, 4, piece.count * o), out.dtype)
+    y = scratch("comb", (4, 4, n, rows, columns, o), out.dtype)
+    _multiply(AT, m.reshape(6, 6, -1), half)
+    _multiply(AT, half.transpose(1, 0, 2), y.reshape(4, 4, -1).transpose(1, 0, 2))
+
+    target = out[piece.images, 4 * piece.rows.start:4 * piece.rows.stop]
+    whole = target.shape[1:3] == (4 * rows, 4 * columns)
+    pixels = target if whole else scratch("half", (n, 4 * rows, 4 * columns, o), out.dtype)
+    pixels.reshape(n, rows, 4, columns, 4, o)[...] = y.transpose(2, 3, 0, 4, 1, 5)
+    if not whole:
+        target[...] = pixels[:, :target.shape[1], :target.shape[2]]
+
+
+def _multiply(matrix, columns, out):
+    """out = matrix @ columns, by stretches of columns."""
+    matrix = matrix.astype(columns.dtype)
+    step = SMALL_PRODUCT // matrix.size
+    for a in range(0, columns.shape[-1], step):
+        np.matmul(matrix, columns[..., a:a + step], out=out[..., a:a + step])
+
+
+def _buffer(role, tiles, channels, dtype):
+    return scratch(role, (36, tiles, channels), dtype)
