@@ -95,7 +95,9 @@ class Tape:
         follow = self._dependents(sources)
         gradients = {loss: np.ones_like(loss.array)}
         for output, inputs, rules, name in (reversed(self._records) if keep else _pop_each(self._records)):
-            if output not in gradients or output not in follow:
+            needed = output in gradients and output in follow
+            follow.discard(output)      # every record that uses it lies behind us: let its array go
+            if not needed:
                 continue
             dy = gradients[output] if output in sources else gradients.pop(output)
             for tensor, rule in zip(inputs, rules):
