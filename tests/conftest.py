@@ -1,0 +1,54 @@
+"""What several test files share: the package on the path, the two versions of every operation, the kinds of arrays."""
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent))       # so that a plain `pytest` finds the package
+
+from npsrgan.errors import UserError  # noqa: E402
+from npsrgan.tape import reference_only  # noqa: E402
+
+
+@pytest.fixture(params=["reference", "twins"])
+def version(request):
+    """Run the test with the operations one reads, then with their fast twins."""
+    with reference_only() if request.param == "reference" else nullcontext():
+        yield request.param
+
+
+@pytest.fixture(params=["numpy", "cupy"])
+def xp(request):
+    """The module whose arrays the test uses: numpy, then cupy where a GPU is."""
+    if request.param == "numpy":
+        return np
+    from npsrgan.device import select
+    try:
+        return select("gpu")[0].module
+    except UserError as reason:
+        pytest.skip(f"no GPU: {reason}")
+
+
+@pytest.fixture
+def count_rules(monkeypatch):
+    """`count_rules(operation)`: a list that from now on receives the position of each of the operation's rules that is called."""
+    def install(operation):
+        called, reference = [], operation.reference
+
+        def counted(position, rule):
+            def call(dy):
+                called.append(position)
+                return rule(dy)
+            return call
+
+        def counting(*args, **kwargs):
+            value, rules = reference(*args, **kwargs)
+            return value, tuple(counted(position, rule) for position, rule in enumerate(rules))
+
+        monkeypatch.setattr(operation, "reference", counting)
+        monkeypatch.setattr(operation, "twins", [])
+        return called
+    return install
+
