@@ -6,7 +6,6 @@ import math
 import os
 import textwrap
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -105,49 +104,39 @@ def figure(path, panels, title=None, columns=None):
     """
     from matplotlib.figure import Figure  # here, because it is slow to import
 
-    rows = panels if isinstance(panels[0], list) else _rows(panels, columns or len(panels))
-    shapes = [image.shape for row in rows for _, image, _ in row]
-    enlarge = max(1, math.ceil(280 / max(width for _, width, _ in shapes)))
-    width = min(1024, enlarge * max(width for _, width, _ in shapes))
-    height = round(width * max(h / w for h, w, _ in shapes))
+    columns = columns or len(panels)
+    rows = panels if isinstance(panels[0], list) else [panels[i:i + columns] for i in range(0, len(panels), columns)]
 
-    # Everything is laid out in pixels, so that a panel's pixels fall on whole pixels of the figure.
-    gap, line, letters = 12, 18, max(8, width // 8)
-    wrapped = [[(textwrap.wrap(name or "", letters), image, textwrap.wrap(caption or "", letters))
-                for name, image, caption in row] for row in rows]
-    above = [line * max(len(name) for name, _, _ in row) + 4 for row in wrapped]
-    below = [line * max(len(caption) for _, _, caption in row) + gap for row in wrapped]
-    total_width = gap + max(map(len, rows)) * (width + gap)
-    head = gap + (2 * line if title else 0)
-    total_height = head + sum(above) + sum(below) + len(rows) * height
+    # The layout is in whole pixels, counted from the top, so that an image's pixels fall on pixels of the figure.
+    widest = max(image.shape[1] for row in rows for _, image, _ in row)
+    width = min(1024, widest * math.ceil(280 / widest))
+    gap, line, letters = 12, 18, width // 8
+    rows = [[(textwrap.wrap(name or "", letters), image, textwrap.wrap(caption or "", letters)) for name, image, caption in row]
+            for row in rows]
+    above = [line * max(len(name) for name, _, _ in row) + 4 for row in rows]
+    heights = [min(1024, round(width * max(image.shape[0] / image.shape[1] for _, image, _ in row))) for row in rows]
+    below = [line * max(len(caption) for _, _, caption in row) + gap for row in rows]
+    top = gap + (2 * line if title else 0)
+    page_width, page_height = gap + max(map(len, rows)) * (width + gap), top + sum(above + heights + below)
 
-    drawing = Figure(figsize=(total_width / 100, total_height / 100), dpi=100)
-    text = partial(drawing.text, ha="center", linespacing=1.3, parse_math=False)
+    page = Figure(figsize=(page_width / 100, page_height / 100), dpi=100)
+
+    def text(x, y, lines, **style):
+        page.text(x / page_width, 1 - y / page_height, "\n".join(lines), ha="center", linespacing=1.3, parse_math=False, **style)
+
     if title:
-        text(0.5, 1 - gap / total_height, title, va="top", fontsize=12, weight="bold")
-    top = head
-    for row, space_above, space_below in zip(wrapped, above, below):
+        text(page_width / 2, gap, [title], va="top", fontsize=12, weight="bold")
+    for row, height, space_above, space_below in zip(rows, heights, above, below):
         top += space_above
         for column, (name, image, caption) in enumerate(row):
             left = gap + column * (width + gap)
-            w, h = _fit(image.shape, width, height)
-            axes = drawing.add_axes(((left + (width - w) // 2) / total_width, 1 - (top + h) / total_height,
-                                     w / total_width, h / total_height))
+            factor = min(width / image.shape[1], height / image.shape[0])
+            h, w = (round(factor * n) for n in image.shape[:2])
+            axes = page.add_axes(((left + (width - w) // 2) / page_width, 1 - (top + h) / page_height, w / page_width, h / page_height))
             axes.set_axis_off()
-            axes.imshow(image, interpolation="nearest", aspect="auto")
-            centre = (left + width / 2) / total_width
-            text(centre, 1 - (top - 4) / total_height, "\n".join(name), va="bottom", fontsize=10)
-            text(centre, 1 - (top + height + 4) / total_height, "\n".join(caption), va="top", fontsize=9)
+            axes.imshow(image, aspect="auto", interpolation="nearest" if factor >= 1 else "antialiased")
+            text(left + width / 2, top - 4, name, va="bottom", fontsize=10)
+            text(left + width / 2, top + h + 4, caption, va="top", fontsize=9)
         top += height + space_below
     with replacing(path) as temporary:
-        drawing.savefig(temporary)
-
-
-def _rows(panels, columns):
-    return [panels[i:i + columns] for i in range(0, len(panels), columns)]
-
-
-def _fit(shape, width, height):
-    """The largest size (width, height) in pixels with an image's proportions that fits into width x height."""
-    factor = min(width / shape[1], height / shape[0])
-    return round(shape[1] * factor), round(shape[0] * factor)
+        page.savefig(temporary)

@@ -138,6 +138,8 @@ class Batches:
 
     def _nothing_usable(self):
         n, unreadable = len(self.skipped), len(self.skipped) - self._too_small
+        if n == 0:
+            return "there are no images to take patches from"
         if n == self._too_small:
             return (f"all {n} images are too small for patches of {self.scale * self.patch_size} pixels: "
                     "give larger images or a smaller --patch-size")
@@ -157,13 +159,13 @@ def validation_pairs(source, scale=4, count=None, report=None):
     reasons = []
     for index in (i * n // chosen for i in range(chosen)):
         try:
-            hr = crop_to_multiple(source.load(index), scale)
-            if min(hr.shape[:2]) < 8 * scale:
-                raise TooSmall(f"{source.name(index)} has {hr.shape[1]}x{hr.shape[0]} pixels: too small to validate on")
+            image = source.load(index)
+            if min(image.shape[:2]) < 8 * scale:
+                raise TooSmall(f"{source.name(index)} has {image.shape[1]}x{image.shape[0]} pixels: too small to validate on")
         except ImageError as error:
             reasons.append(str(error))
             (report or _to_stderr)(f"skipped: {error}")
             continue
-        yield source.name(index), downscale(hr, scale), hr
+        yield source.name(index), downscale(image, scale), crop_to_multiple(image, scale)
     if len(reasons) == chosen:
         raise UserError(f"none of {chosen} validation images can be used, the first: {'; '.join(reasons[:3])}")

@@ -40,13 +40,14 @@ def split(folder, fraction=0.05):
     """(training, validation): two ImageFolders, the second with about `fraction` of the images.
 
     An image is for validation where the CRC-32 of its name, as a fraction of 2^32, is below `fraction`: whatever is added
-    to the folder later, no image changes sides.  In a folder so small that this finds none, the image with the lowest CRC is it.
+    to the folder later, no image changes sides.  (In a small folder the lowest is for validation and the highest for training
+    in any case, so that neither side is empty.)
     Raises UserError for a folder with fewer than two images.
     """
     if len(folder) < 2:
         raise UserError(f"{folder.root} has one image only: give more, or give others for validation with --val")
     hashes = {name: zlib.crc32(name.encode("utf-8", "surrogateescape")) / 2**32 for name in folder.names}
-    fraction = max(fraction, min(hashes.values()) + 2**-32)
+    fraction = min(max(fraction, min(hashes.values()) + 2**-32), max(hashes.values()))
     held_out = [name for name in folder.names if hashes[name] < fraction]
     return (ImageFolder(folder.root, [name for name in folder.names if hashes[name] >= fraction]),
             ImageFolder(folder.root, held_out))
