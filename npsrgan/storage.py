@@ -1,4 +1,5 @@
 """HDF5 files: weights, checkpoints and VGG19.  Written whole or not at all, and checked when read."""
+import io
 import json
 import os
 import re
@@ -16,6 +17,7 @@ from npsrgan.models.vgg19 import LAYERS
 NETWORKS = {network.__name__: network for network in (SRResNet, Discriminator, VGG19)}
 KERAS_MEANS = np.array([123.68, 116.779, 103.939], np.float32)      # RGB, 0 to 255: what Keras's VGG19 subtracts
 KERAS_FEATURE_SCALE = 1 / 12.75                                     # Ledig et al. 2017, section 2.2.1
+_BLOCK, _MARK = 512, b"npsrgan "        # HDF5's user block, which it leaves alone: the mark, and the CRC-32 of all that follows
 
 
 class DamagedFile(UserError):
@@ -27,30 +29,32 @@ def write(path, arrays, attributes, keep_previous=False):
 
     The file is written beside its place, flushed to the disk, and renamed: whenever the process is killed, `path` holds
     the old contents or the new, never a part.  With keep_previous the old file becomes NAME.previous.SUFFIX.
-    A checksum of everything goes in as well.  Raises UserError where the disk refuses; then the old file is still there.
+    A checksum of everything goes in front, into HDF5's user block.
+    Raises UserError where the disk refuses; then the old file is still there.
     """
     path = Path(path)
-    arrays = {name: to_numpy(array) for name, array in arrays.items()}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name}.part")        # always this one: what a killed process left is overwritten
+    memory = io.BytesIO()       # HDF5 crashes on a disk that fills, so the disk sees only the finished bytes
+    with h5py.File(memory, "w", userblock_size=_BLOCK) as file:
+        for name, array in arrays.items():
+            file[name] = to_numpy(array)
+        file.attrs.update(attributes)
+    contents = memory.getbuffer()
+    contents[:len(_MARK) + 8] = _MARK + b"%08x" % zlib.crc32(contents[_BLOCK:])
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with h5py.File(temporary, "w") as file:
-            for name, array in arrays.items():
-                file[name] = array
-            file.attrs.update(attributes | {"checksum": _checksum(arrays, attributes)})
-        with open(temporary, "rb+") as file:
+        with open(temporary, "wb") as file:
+            file.write(contents)
+            file.flush()
             os.fsync(file.fileno())
         if keep_previous and path.exists():
             os.replace(path, previous(path))
         os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:        # h5py reports a disk that fills on closing as a RuntimeError
-        temporary.unlink(missing_ok=True)
-        reason = os.strerror(error.errno) if getattr(error, "errno", None) else str(error).splitlines()[0]
-        raise UserError(f"could not write {path} ({reason}): free some space or choose another folder; "
+    except OSError as error:
+        raise UserError(f"could not write {path} ({error.strerror}): free some space or choose another folder; "
                         "what was saved before is untouched") from error
-    except BaseException:
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
 
 
 def read(path):
@@ -58,32 +62,24 @@ def read(path):
     if not Path(path).is_file():
         raise UserError(f"there is no file {path}")
     try:
-        arrays = {}
-        with h5py.File(path, "r") as file:
-            file.visititems(lambda name, item: arrays.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None)
-            attributes = {name: value.item() if isinstance(value, np.generic) else value for name, value in file.attrs.items()}
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
-        raise DamagedFile(f"{path} is damaged or no HDF5 file") from error
-    if "checksum" not in attributes:
-        raise DamagedFile(f"{path} is an HDF5 file, but not one that npsrgan wrote")
-    if attributes.pop("checksum") != _checksum(arrays, attributes):
+        contents = Path(path).read_bytes()
+    except OSError as error:
+        raise DamagedFile(f"{path} cannot be read ({error.strerror})") from error
+    if not contents.startswith(_MARK):
+        raise DamagedFile(f"{path} is an HDF5 file, but not one that npsrgan wrote" if h5py.is_hdf5(path)
+                          else f"{path} is damaged or no HDF5 file")
+    if contents[len(_MARK):len(_MARK) + 8] != b"%08x" % zlib.crc32(memoryview(contents)[_BLOCK:]):
         raise DamagedFile(f"{path} is damaged: its contents do not match its checksum")
+    arrays = {}
+    with h5py.File(io.BytesIO(contents), "r") as file:      # only now: some damage makes HDF5 search in circles for ever
+        file.visititems(lambda name, item: arrays.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None)
+        attributes = {name: value.item() if isinstance(value, np.generic) else value for name, value in file.attrs.items()}
     return arrays, attributes
 
 
 def previous(path):
     """Where `write(..., keep_previous=True)` leaves the file that was there before."""
     return Path(path).with_name(f"{Path(path).stem}.previous{Path(path).suffix}")
-
-
-def _checksum(arrays, attributes):
-    """CRC-32 over all names, shapes, types and contents."""
-    value = zlib.crc32(json.dumps(attributes, sort_keys=True).encode())
-    for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
-        value = zlib.crc32(f"{name} {array.dtype.str} {array.shape}".encode(), value)
-        value = zlib.crc32(array.reshape(-1).view(np.uint8), value)
-    return value
 
 
 def save_network(path, network, about="", dtype=None):
@@ -99,17 +95,24 @@ def load_network(path, kind=None):
 
     Raises UserError for a file that is missing, damaged, of another kind, or whose arrays do not fit its own settings.
     """
+    arrays, attributes = _network_file(path, kind)
+    name = attributes["network"]
+    try:
+        network = NETWORKS[name](**json.loads(attributes["settings"]))
+        network.load_state_dict(arrays)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path} does not fit a {name} with {attributes['settings']}: {error}") from None
+    return network
+
+
+def _network_file(path, kind):
+    """What `read` returns, of a file that `save_network` wrote for a network of this class (None: of any)."""
     arrays, attributes = read(path)
     name = attributes.get("network")
     if name not in NETWORKS or (kind is not None and name != kind.__name__):
         wanted = f"a {kind.__name__}" if kind is not None else "a network"
         raise UserError(f"{path} holds {f'a {name}' if name else 'no weights but something else (a checkpoint?)'}, not {wanted}")
-    network = NETWORKS[name](**json.loads(attributes["settings"]))
-    try:
-        network.load_state_dict(arrays)
-    except ValueError as error:
-        raise UserError(f"{path} does not fit a {name} with {attributes['settings']}: {error}") from None
-    return network
+    return arrays, attributes
 
 
 def load_vgg19(path, layer="conv5_4", feature_scale=None):
@@ -120,19 +123,13 @@ def load_vgg19(path, layer="conv5_4", feature_scale=None):
     """
     if not Path(path).is_file():
         raise UserError(f"there is no VGG19 file {path}; the README says where to get one")
-    try:
-        with h5py.File(path, "r") as file:
-            ours = "network" in file.attrs
-            found = {} if ours else _keras_arrays(file)
-    except (OSError, RuntimeError, KeyError) as error:
-        raise DamagedFile(f"the VGG19 file {path} is damaged or no HDF5 file") from error
+    with open(path, "rb") as file:
+        ours = file.read(len(_MARK)) == _MARK
     if ours:
-        found, attributes = read(path)
-        if attributes["network"] != "VGG19":
-            raise UserError(f"{path} holds a {attributes['network']}, not a VGG19")
+        found, attributes = _network_file(path, VGG19)
         scale = json.loads(attributes["settings"])["feature_scale"]
     else:
-        scale = KERAS_FEATURE_SCALE
+        found, scale = _keras_arrays(path), KERAS_FEATURE_SCALE
     vgg = VGG19(layer, scale if feature_scale is None else feature_scale)
     needed = vgg.state_dict()
     try:
@@ -142,7 +139,7 @@ def load_vgg19(path, layer="conv5_4", feature_scale=None):
     return vgg
 
 
-def _keras_arrays(file):
+def _keras_arrays(path):
     """{our name: array} of the convolutions in a Keras file; its input normalisation, BGR minus means, made ours."""
     arrays = {"input_gain": np.full(3, 127.5, np.float32), "input_shift": 127.5 - KERAS_MEANS}
 
@@ -152,7 +149,11 @@ def _keras_arrays(file):
             layer = f"conv{match[1]}_{match[2]}"
             arrays[f"{layer}.{'weight' if item.ndim == 4 else 'bias'}"] = item[()]
 
-    file.visititems(visit)
+    try:
+        with h5py.File(path, "r") as file:
+            file.visititems(visit)
+    except (OSError, RuntimeError, KeyError) as error:
+        raise DamagedFile(f"the VGG19 file {path} is damaged or no HDF5 file") from error
     if f"{LAYERS[0]}.weight" in arrays:       # the kernel wants blue first; give it red first, as we do everywhere
         arrays["conv1_1.weight"] = arrays["conv1_1.weight"][:, :, ::-1]
     return arrays
