@@ -8,8 +8,12 @@ within rounding, and declines (returns NotImplemented) whatever it is not made f
     im2col.py         convolution as one matrix product per piece of image: every shape
     winograd.py       3x3 at stride 1 with a quarter of the multiplications
     convolution.py    chooses how to convolve, and registers the twin of conv2d
+    blocks.py         elementwise work and sums, block by block in the cache
+    activations.py    ReLU, LeakyReLU, PReLU
+    normalisation.py  batch normalisation
+    movement.py       max pooling, pixel shuffle, addition
 """
-from npsrgan.fast import convolution  # noqa: F401  (importing registers)
+from npsrgan.fast import activations, convolution, movement, normalisation  # noqa: F401  (importing registers)
 from npsrgan.fast.threads import get_threads, set_threads
 
 __all__ = ["get_threads", "set_threads"]

@@ -3,6 +3,7 @@ import numpy as np
 
 from npsrgan import ops
 from npsrgan.fast import im2col, winograd
+from npsrgan.fast.blocks import column_sums, suits
 from npsrgan.tape import twin
 
 
@@ -12,11 +13,11 @@ def conv2d(x, w, b=None, stride=1, padding=None):
     kh, kw, channels, o = w.shape
     ph, pw = (kh // 2, kw // 2) if padding is None else (padding, padding)
     h, k = (x.shape[1] + 2 * ph - kh) // stride + 1, (x.shape[2] + 2 * pw - kw) // stride + 1
-    if not _suits(x, w) or not (b is None or _suits(b, w)) or x.shape[3] != channels or h < 1 or k < 1:
+    if not suits(x, w, w if b is None else b) or x.shape[3] != channels or h < 1 or k < 1:
         return NotImplemented       # the reference explains what does not fit
     y = np.empty((x.shape[0], h, k, o), x.dtype)
 
-    def d_b(dy): return column_sums(dy)
+    def d_b(dy): return column_sums(lambda dy: dy, dy)
 
     if (kh, kw, stride) == (3, 3, 1) and ph <= 2 and min(channels, o) >= 16:
         def d_x(dy): return winograd.correlate_adjoint(dy, w, np.empty_like(x), ph, pw)
@@ -26,13 +27,3 @@ def conv2d(x, w, b=None, stride=1, padding=None):
     def d_x(dy): return im2col.correlate_adjoint(dy, w, np.empty_like(x), ph, pw, stride)
     def d_w(dy): return im2col.correlate_kernel_gradient(x, dy, (kh, kw), ph, pw, stride)
     return im2col.correlate(x, w, y, ph, pw, stride, b), (d_x, d_w, d_b)
-
-
-def _suits(a, like):
-    return type(a) is np.ndarray and a.dtype == like.dtype and a.dtype in (np.float32, np.float64)
-
-
-def column_sums(dy):
-    """dy (..., C) summed over all axes but the last, as a product with a vector of ones: fast, and more exact than sum()."""
-    rows = dy.reshape(-1, dy.shape[-1])
-    return np.ones(len(rows), dy.dtype) @ rows

@@ -146,7 +146,7 @@ def _transform_tiles(x, piece, grid, top, left, matrix, out):
     """
     k, c, columns = matrix.shape[1], x.shape[3], grid[1]
     n, rows = piece.images_count, piece.rows_count
-    # Pixels l, l + 4, l + 8, ... of a row of the image, which have the same place in their tiles, are brought together.
+    # Pixels that are 4 apart in a row of the image have the same place in their tiles: bring them together.
     height, begin = 4 * (rows - 1) + k, 4 * piece.rows.start - top
     a, b = min(max(0, -begin), height), max(0, min(height, x.shape[1] - begin))
     comb = scratch("comb", (n, height, 4, columns + (k > 4), c), x.dtype)
@@ -156,12 +156,12 @@ def _transform_tiles(x, piece, grid, top, left, matrix, out):
         source = x[piece.images, begin + a:begin + b, 4 * first + phase - left::4]
         source = source[:, :, :comb.shape[3] - first]
         comb[:, a:b, phase, first:first + source.shape[2]] = source
-    # First along the columns of each tile: (6, k) @ (k rows, the pixels of a row of tiles), for each place l in the tile ...
+    # First along the columns of each tile: (6, k) @ (k rows, the pixels of a row of tiles), for each place in the tile ...
     half = scratch("half", (6, k, n, rows, columns * c), x.dtype)
     s = comb.strides
-    for l, many in ((0, 4), (4, k - 4)):
-        lines = as_strided(comb[:, :, :, l // 4:], (many, n, rows, k, columns * c), (s[2], s[0], 4 * s[1], s[1], s[4]))
-        np.matmul(matrix.astype(x.dtype), lines, out=half[:, l:l + many].transpose(1, 2, 3, 0, 4))
+    for place, many in ((0, 4), (4, k - 4)):
+        lines = as_strided(comb[:, :, :, place // 4:], (many, n, rows, k, columns * c), (s[2], s[0], 4 * s[1], s[1], s[4]))
+        np.matmul(matrix.astype(x.dtype), lines, out=half[:, place:place + many].transpose(1, 2, 3, 0, 4))
     # ... then along the rows.
     _multiply(matrix, half.reshape(6, k, -1), out.reshape(6, 6, -1))
 
