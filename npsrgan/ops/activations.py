@@ -32,11 +32,11 @@ def prelu(x, slope):
 
 @op
 def sigmoid(x):
-    """1 / (1 + exp(-x)), written with tanh, which saturates where exp overflows."""
-    y = 0.5 * np.tanh(0.5 * x) + 0.5
+    """1 / (1 + exp(-x)).  Split so that exp never overflows and a probability near 0 keeps all its digits."""
+    small = np.exp(-np.abs(x))                                     # in (0, 1]
 
-    def d_x(dy): return dy * y * (1 - y)
-    return y, (d_x,)
+    def d_x(dy): return dy * small / (1 + small) ** 2              # = dy * y * (1 - y)
+    return np.where(x > 0, 1, small) / (1 + small), (d_x,)
 
 
 @op
