@@ -1,0 +1,155 @@
+"""Against PyTorch in float64: every operation, the losses, whole networks at the paper's size, Adam, ten steps of SRGAN."""
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed; the golden files stand in for it")
+
+import oracle  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
+from comparisons import OPERATIONS, PAPER_NETWORKS, SMALL_NETWORKS, Comparison, relative_error, wave, worst_error  # noqa: E402
+
+from npsrgan import losses, ops  # noqa: E402
+from npsrgan.adam import Adam, schedule  # noqa: E402
+from npsrgan.device import Device  # noqa: E402
+from npsrgan.layers import Linear  # noqa: E402
+from npsrgan.settings import Settings  # noqa: E402
+from npsrgan.tape import Tape, Tensor  # noqa: E402
+from npsrgan.trainer import Trainer  # noqa: E402
+
+# Channels and sides at which fast versions take other paths.
+WIDE = [Comparison("conv2d", [image, kernel, kernel[3:]], options) for image, kernel, options in [
+    ((2, 22, 21, 64), (3, 3, 64, 64), {}),
+    ((1, 11, 12, 64), (3, 3, 64, 256), {}),
+    ((2, 8, 8, 256), (3, 3, 256, 256), {}),
+    ((1, 3, 3, 512), (3, 3, 512, 512), {}),
+    ((2, 24, 23, 64), (3, 3, 64, 64), {"stride": 2}),
+    ((1, 6, 6, 512), (3, 3, 512, 512), {"stride": 2}),
+    ((1, 30, 29, 3), (9, 9, 3, 64), {}),
+    ((1, 30, 31, 64), (9, 9, 64, 3), {}),
+]]
+
+
+def test_every_operation_is_compared():
+    assert {comparison.operation for comparison in OPERATIONS} == set(ops.__all__)
+
+
+@pytest.mark.parametrize("comparison", OPERATIONS + WIDE, ids=str)
+def test_operation(comparison, version):
+    error, name = worst_error(comparison.run(), oracle.run_operation(comparison))
+    assert error < 1e-12, name
+
+
+@pytest.fixture(scope="module", params=SMALL_NETWORKS + PAPER_NETWORKS, ids=str)
+def network(request):
+    """A comparison, what torch says, and which gradients are zero: found once for both versions."""
+    return request.param, oracle.run_network(request.param), request.param.zero()
+
+
+def test_network(network, version):
+    comparison, theirs, zero = network
+    error, name = worst_error(comparison.run(), theirs, zero)
+    assert error < 1e-12, name
+
+
+def softplus(z):
+    return -F.logsigmoid(-z)
+
+
+@pytest.mark.parametrize("size", [1, 8, 30])
+@pytest.mark.parametrize("ours, theirs", [
+    (losses.mean_squared_error, F.mse_loss),
+    (lambda real, fake: losses.generator_adversarial(fake) + 0.0 * ops.mean(real),
+     lambda real, fake: F.binary_cross_entropy_with_logits(fake, torch.ones_like(fake)) + 0 * real.mean()),
+    (losses.discriminator_adversarial,
+     lambda real, fake: (F.binary_cross_entropy_with_logits(real, torch.ones_like(real))
+                         + F.binary_cross_entropy_with_logits(fake, torch.zeros_like(fake))) / 2),
+    (lambda real, fake: losses.generator_adversarial_literal(fake) + 0.0 * ops.mean(real),
+     lambda real, fake: -torch.log(torch.sigmoid(fake) + 1e-8).mean() + 0 * real.mean()),
+    (losses.discriminator_adversarial_literal,
+     lambda real, fake: (-torch.log(torch.sigmoid(real) + 1e-8) - torch.log(1 - torch.sigmoid(fake) + 1e-8)).mean() / 2),
+], ids=["mean_squared_error", "generator", "discriminator", "generator, literal", "discriminator, literal"])
+def test_loss(ours, theirs, size):
+    arrays = size * wave(9, 1), size * wave(9, 1, seed=1)
+    mine, torchs = [Tensor(a) for a in arrays], [oracle.tensor(a) for a in arrays]
+    with Tape() as tape:
+        loss = ours(*mine)
+    expected = theirs(*torchs)
+    expected.backward()
+    # log(1 - p + 1e-8) of a p that rounding moved by 1e-16 moves by 1e-8.
+    limit = 1e-7 if ours is losses.discriminator_adversarial_literal and size == 30 else 1e-12
+    assert float(loss) == pytest.approx(expected.item(), rel=limit)
+    for gradient, t in zip(tape.gradient(loss, mine), torchs):
+        assert relative_error(gradient, t.grad.numpy()) < limit
+
+
+@pytest.mark.parametrize("options", [{}, {"beta1": 0.5, "beta2": 0.9, "eps": 1e-3}], ids=["defaults", "others"])
+@pytest.mark.parametrize("kind", ["constant", "drop", "cosine"])
+def test_adam(kind, options):
+    steps, network = 100, Linear(200, 190)                      # 38,190 parameters: more than Adam's block
+    network.load_state_dict({"weight": wave(200, 190), "bias": wave(190, seed=1)})
+    network.to(np.float64)
+    adam = Adam(network, schedule(kind, 1e-2, steps), **options)
+    theirs = [oracle.tensor(p.array) for p in network.parameters()]
+    betas = options.get("beta1", 0.9), options.get("beta2", 0.999)
+    optimiser = torch.optim.Adam(theirs, 1e-2, betas, options.get("eps", 1e-8))
+    factor = {"constant": lambda t: 1, "drop": lambda t: 1 if t < steps / 2 else 0.1,
+              "cosine": lambda t: 0.01 + 0.99 * (1 + np.cos(np.pi * t / steps)) / 2}[kind]
+    rates = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
+    for step in range(steps):
+        gradients = [10.0 ** (step % 5 - 2) * wave(*p.shape, seed=step) + 0.1 for p in network.parameters()]
+        adam.step(gradients)
+        for parameter, gradient in zip(theirs, gradients):
+            parameter.grad = torch.tensor(gradient)
+        optimiser.step()
+        rates.step()
+    assert adam.steps == steps
+    for mine, parameter in zip(network.parameters(), theirs):
+        assert relative_error(mine.array, parameter.detach().numpy()) < 1e-12
+
+
+DOUBLE = Device(SimpleNamespace(array=lambda values: np.array(values, np.float64)), "NumPy in double precision")
+
+
+def test_ten_steps_of_srgan(version):
+    """Both networks' losses, step by step, against the loop as it is written in torch, where D's loss must be cut off from G."""
+    settings = Settings(steps=10, together=True, batch_size=2, patch_size=8, channels=8, blocks=2, discriminator_channels=4,
+                        learning_rate=1e-3, gan_learning_rate=2e-3, schedule="drop", gan_schedule="cosine",
+                        perceptual_weight=0.1, adversarial_weight=0.1, vgg_layer="conv2_2").validate()
+    trainer = Trainer(settings, DOUBLE, say=lambda line: None)
+    networks = {name: oracle.to_torch(network) for name, network in trainer.networks.items()}
+    vgg = oracle.to_torch(trainer.vgg).requires_grad_(False)
+    srresnet, generator, discriminator = networks.values()
+    optimisers = {name: torch.optim.Adam(module.parameters(), 1.0) for name, module in networks.items()}
+    first = {name: network.flat.copy() for name, network in trainer.networks.items()}
+
+    def torch_step(lr, hr, step):
+        for name, optimiser in optimisers.items():
+            optimiser.zero_grad()
+            optimiser.param_groups[0]["lr"] = schedule(*(("drop", 1e-3) if name == "srresnet" else ("cosine", 2e-3)), 10)(step)
+        row = {"srresnet_pixel": F.mse_loss(srresnet(lr), hr)}
+        row["srresnet_pixel"].backward()
+
+        sr = generator(lr)
+        real, fake = discriminator(hr), discriminator(sr.detach())
+        row["discriminator"] = (softplus(-real).mean() + softplus(fake).mean()) / 2
+        row["discriminator"].backward()
+        discriminator.requires_grad_(False)
+        row |= {"pixel": F.mse_loss(sr, hr), "adversarial": softplus(-discriminator(sr)).mean(),
+                "perceptual": F.mse_loss(vgg(sr), vgg(hr))}
+        (row["pixel"] + 0.1 * row["adversarial"] + 0.1 * row["perceptual"]).backward()
+        discriminator.requires_grad_(True)
+        for optimiser in optimisers.values():
+            optimiser.step()
+        return {name: loss.item() for name, loss in row.items()}
+
+    for step in range(10):
+        lr, hr = wave(2, 8, 8, 3, seed=step), wave(2, 32, 32, 3, seed=step)
+        mine = trainer.step(lr, hr)
+        theirs = torch_step(*(oracle.nchw(oracle.tensor(a, False)) for a in (lr, hr)), step)
+        assert mine == pytest.approx(theirs, rel=1e-8, abs=0), step
+    for name, network in trainer.networks.items():
+        theirs = np.concatenate([oracle.to_ours(p).ravel() for p in networks[name].parameters()])
+        assert np.abs(network.flat - first[name]).max() > 1e-3
+        assert relative_error(network.flat, theirs) < 1e-8
