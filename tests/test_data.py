@@ -12,7 +12,7 @@ from PIL import Image
 
 from npsrgan import images
 from npsrgan.data import Batches, DeadLeaves, ImageFolder, downscale, patch_pair, split, upscale, validation_pairs
-from npsrgan.data.dead_leaves import draw
+from npsrgan.data.dead_leaves import _power_law_noise, _radii, draw
 from npsrgan.errors import UserError
 from npsrgan.metrics import luma
 
@@ -174,6 +174,20 @@ def test_dead_leaves_look_like_photographs():
     assert (r - g).std() < (r / 2 + g / 2 - b).std() < (r + g + b).std() / 3
 
 
+def test_leaves_have_the_density_of_every_zoom():
+    """r^-3: a quarter as many leaves in each octave of radii, once those that fall beside the picture are counted in."""
+    radii = np.concatenate([_radii(np.random.default_rng(i), 2, 128, 256) for i in range(20)])
+    counts, _ = np.histogram(radii, [2, 4, 8, 16, 32], weights=1 / (256 + 2 * radii) ** 2)
+    assert radii.min() >= 2 and radii.max() <= 128 and np.allclose(counts[1:] / counts[:-1], 1 / 4, atol=0.03)
+
+
+def test_noise_has_no_mean_and_a_power_law():
+    texture = _power_law_noise(np.random.default_rng(0), 64)
+    power = abs(np.fft.fft2(texture)) ** 2
+    assert texture.dtype == np.float32 and abs(texture.mean()) < 1e-6 and texture.std() == pytest.approx(1, abs=1e-5)
+    assert power[0, 2] / power[0, 16] == pytest.approx(64, rel=1e-3) and power[3, 2] / power[24, 16] == pytest.approx(64, rel=1e-3)
+
+
 # Batches
 
 def test_a_batch_is_float32_in_range_and_its_own_function_of_seed_and_step():
@@ -279,7 +293,7 @@ def test_the_default_report_goes_to_stderr(capsys):
 
 
 @pytest.mark.parametrize("pictures, words", [
-    ([NOISE[:12, :80]] * 5, ["all 5 images are too small", "32 pixels", "--patch-size"]),
+    ([NOISE[:12, :80], NOISE[:80, :12]] * 3, ["all 6 images are too small", "32 pixels", "--patch-size"]),
     ([None] * 5, ["none of 5", "5 cannot be read", "is broken"]),
     ([None, NOISE[:12, :80]], ["none of 2", "1 cannot be read, 1 are too small", "is broken"]),
     ([], ["no images"])])

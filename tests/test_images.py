@@ -195,7 +195,7 @@ def find(picture, patch):
 def test_figure_shows_every_pixel_and_enlarges_with_hard_edges(tmp_path):
     hr = np.random.default_rng(2).integers(0, 256, (300, 320, 3)).astype(np.uint8)
     lr = hr[:75, :80]
-    images.figure(tmp_path / "a.png", [("LR", lr, None), ("HR", hr, "costs $5 and $6")], title="step 100")
+    images.figure(tmp_path / "a.png", [("LR", lr, None), ("HR", hr, r"$\mathematics$ is text")], title="step 100")
     picture = images.read(tmp_path / "a.png")
     assert find(picture, hr)
     assert find(picture, lr.repeat(4, 0).repeat(4, 1))

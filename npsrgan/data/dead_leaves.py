@@ -54,7 +54,7 @@ def _fallen(rng, side):
 
     Most leaves are discs; a share, different in every picture, are polygons and sticks, for straight edges and corners.
     """
-    finest = math.exp(rng.uniform(math.log(1.5), math.log(10)))
+    finest = math.exp(rng.uniform(math.log(1.5), math.log(10)))       # radius in pixels: a close-up, or a distant view
     radii = _radii(rng, _OVERSAMPLING * finest, side, side)
     n = len(radii)
     centres = rng.uniform(-radii, side + radii, (2, n))
