@@ -9,7 +9,10 @@ class UserError(Exception):
 
 
 def command(main):
-    """Make `main()` a command's entry point: a UserError or a failing disk ends in one sentence on stderr and exit status 2."""
+    """Make `main()` a command's entry point, which ends in one sentence on stderr where it cannot do its work.
+
+    The exit status is 2 after a UserError, a failing disk or too little memory, and 130 after Ctrl-C.
+    """
     @wraps(main)
     def guarded(*args):
         try:
@@ -20,6 +23,9 @@ def command(main):
             sentence = describe(error)
         except MemoryError:
             sentence = "out of memory: try a smaller --batch-size or smaller images"
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            raise SystemExit(130) from None
         print(f"error: {sentence}", file=sys.stderr)
         raise SystemExit(2)
     return guarded
