@@ -1,6 +1,7 @@
 """The settings of a training run: one frozen dataclass, from which the command line is made, and three presets."""
 import argparse
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -70,10 +71,10 @@ class Settings:
             _require(getattr(self, name) >= 1, name, "must be at least 1", self)
         for name in ("steps", "gan_steps", "blocks", "seed", "threads", "leaky_slope",
                      "pixel_weight", "perceptual_weight", "adversarial_weight"):
-            _require(getattr(self, name) >= 0, name, "must not be negative", self)      # NaN is refused too
+            _require(0 <= getattr(self, name) < math.inf, name, "must be a number, and not negative", self)      # NaN is neither
         for name in ("learning_rate", "gan_learning_rate"):
             _require(0 < getattr(self, name) < 1, name, "must lie between 0 and 1", self)
-        _require(self.feature_scale is None or self.feature_scale > 0, "feature_scale", "must be positive", self)
+        _require(self.feature_scale is None or 0 < self.feature_scale < math.inf, "feature_scale", "must be positive", self)
         _require(self.total_steps > 0, "steps", "must be at least 1, or there is nothing to do", self)
         _require(not (self.together and self.gan_steps), "gan_steps",
                  "has no meaning where both generators train together: --steps counts both", self)
@@ -92,9 +93,9 @@ def _require(condition, name, must, settings):
 
 PRESETS = {
     # Two small networks in a few minutes on two CPU cores.
-    "demo": Settings(preset="demo", steps=500, gan_steps=150, batch_size=8, channels=32, blocks=4, discriminator_channels=16,
-                     learning_rate=1e-3, gan_learning_rate=2e-4, schedule="cosine", gan_schedule="cosine",
-                     perceptual_weight=0.02, adversarial_weight=2e-3, vgg_layer="conv2_2", log_every=50, save_every=50),
+    "demo": Settings(preset="demo", steps=1000, gan_steps=200, batch_size=4, patch_size=16, channels=32, blocks=4,
+                     discriminator_channels=16, learning_rate=2e-3, gan_learning_rate=2e-4, schedule="cosine", gan_schedule="cosine",
+                     perceptual_weight=0.02, adversarial_weight=2e-3, vgg_layer="conv2_2", log_every=100, save_every=100),
     # The tutorial this project starts from, its errors put right.
     "seed": Settings(preset="seed", steps=100_000, together=True, patch_size=44, weight_init="normal", leaky_slope=0.01,
                      perceptual_weight=1e-2, adversarial_weight=1e-2),
