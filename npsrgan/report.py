@@ -34,12 +34,17 @@ class Log:
     def __init__(self, path, step):
         self.path, self.rows = Path(path), []
         if step and self.path.exists():
-            with open(self.path, newline="") as file:
-                self.rows = [row for row in csv.DictReader(file) if (row["step"] or "").isdigit() and int(row["step"]) <= step]
+            with open(self.path, newline="", errors="replace") as file:
+                self.rows = [row for row in csv.DictReader(file) if self._whole(row) and int(row["step"]) <= step]
         with images.replacing(self.path) as temporary, open(temporary, "w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
             writer.writerows(self.rows)
+
+    @staticmethod
+    def _whole(row):
+        """Whether a row has all columns: on a disk that is full, the last one ends anywhere."""
+        return tuple(row) == COLUMNS and None not in row.values() and row["step"].isdecimal()
 
     def add(self, row):
         """Append {column: value}; numbers are written with six digits, missing ones left empty."""
