@@ -3,9 +3,9 @@
 Top to bottom: where the run lives, what it trains on, the loop, and what it leaves at the end.
 """
 import dataclasses
-import json
 import math
 import os
+import shlex
 import signal
 import sys
 import time
@@ -21,40 +21,47 @@ from npsrgan.device import select
 from npsrgan.errors import UserError, command
 from npsrgan.fast import set_threads
 from npsrgan.metrics import psnr, ssim
-from npsrgan.settings import Settings, merge, parse
-from npsrgan.trainer import Diverged, Trainer
+from npsrgan.settings import merge, parse
+from npsrgan.trainer import Diverged, Trainer, read_checkpoint
 
 say = tqdm.write        # does not tear the progress bar
 
 
 @command
 def main(arguments=None):
-    """The command.  Returns the exit status: 0 when done, 130 when stopped by Ctrl-C, after saving."""
+    """The command.  Returns the exit status: 0 when done, 130 when stopped by Ctrl-C."""
     settings, resume, given = parse(arguments)
     out = choose_folder(settings, resume)
     saved = find_checkpoint(out / "checkpoint.h5", resume)
     if saved:
-        settings = merge(Settings(**json.loads(saved[1]["settings"])), settings, given)
+        of_checkpoint, *state = saved
+        settings = merge(of_checkpoint, settings, given)
     settings.validate()
     if settings.threads:
         set_threads(settings.threads)
     device, remark = select(settings.device)
-    say(f"results in {shown(out)} | {remark or device.description}")
+    say(remark or device.description)
 
-    training, validation = sources(settings)
     trainer = Trainer(settings, device, say)
     if saved:
-        trainer.restore(*saved)
+        trainer.restore(*state)
         if trainer.steps >= settings.total_steps and (out / "result.json").exists():
             say(f"this run is finished ({trainer.steps} steps); to train on, give a larger --steps or --gan-steps")
             return 0
         say(f"going on from step {trainer.steps} of {settings.total_steps}")
-    writable(out)
-    if not train(trainer, training, validation, out):
-        say(f"stopped after step {trainer.steps} and saved; to go on: python -m npsrgan.train --resume --out {shown(out)}")
-        return 130
-    finish(trainer, validation, out)
-    return 0
+    training, validation = sources(settings)
+    out = prepare(out, fresh=not (settings.out or resume))
+    say(f"results in {shown(out)}")
+
+    go_on = f"to go on: python -m npsrgan.train --resume --out {shlex.quote(str(shown(out)))}"
+    try:
+        if train(trainer, training, validation, out):
+            finish(trainer, validation, out)
+            return 0
+        say(f"stopped after step {trainer.steps} and saved; {go_on}")
+    except KeyboardInterrupt:
+        say(f"interrupted; {go_on}" if (out / "checkpoint.h5").exists() else "interrupted before anything was saved")
+    return 130
 
 
 def choose_folder(settings, resume):
@@ -67,7 +74,7 @@ def choose_folder(settings, resume):
 
 
 def find_checkpoint(path, resume):
-    """(arrays, attributes) of the newest checkpoint that is whole, None to start anew.  Raises UserError where neither is right."""
+    """What `read_checkpoint` returns of the newest one that is whole; None to start anew.  Raises UserError where neither is right."""
     older = storage.previous(path)
     if not resume:
         if path.exists() or older.exists():
@@ -77,24 +84,39 @@ def find_checkpoint(path, resume):
         say(f"no checkpoint in {shown(path.parent)} yet: starting from the beginning")
         return None
     try:
-        return storage.read(path)
+        return read_checkpoint(path)
     except UserError as error:
-        if not older.exists():
-            raise
-        checkpoint = storage.read(older)
-        say(f"{error}; going on from the one before")
-        os.replace(older, path)     # so that the next save does not put the damaged file in its place
-        return checkpoint
-
-
-def writable(out):
-    """Create the folder of results.  Raises UserError where that, or writing into it, is impossible."""
+        damage = str(error)
     try:
+        checkpoint = read_checkpoint(older)
+    except UserError as error:
+        raise UserError(f"{damage}, and {error}: start a new run in another --out") from None
+    say(f"{damage}; going on from the one before")
+    os.replace(older, path)     # so that the next save does not put the damaged file in its place
+    return checkpoint
+
+
+def prepare(out, fresh):
+    """Create the folder of results, without a result of earlier steps, and return it.
+
+    fresh: it must be new; where another run has just taken its number, the next one serves.
+    Raises UserError where the folder cannot be created or written to.
+    """
+    try:
+        while fresh:
+            try:
+                out.mkdir(parents=True)
+                fresh = False
+            except FileExistsError:
+                stem, number = out.name.rsplit("-", 1)
+                out = out.with_name(f"{stem}-{int(number) + 1}")
         (out / "samples").mkdir(parents=True, exist_ok=True)
         (out / ".writable").touch()
         (out / ".writable").unlink()
+        (out / "result.json").unlink(missing_ok=True)       # what says that a run is finished
     except OSError as error:
         raise UserError(f"cannot write results to {shown(out)} ({error.strerror}): give another folder with --out") from None
+    return out
 
 
 def sources(settings):
@@ -111,7 +133,7 @@ def sources(settings):
 
 
 def train(trainer, training, validation, out):
-    """Take the steps that are left.  True when all are taken, False when a signal asked to stop; either way all is saved.
+    """Take the steps that are left.  False if a signal asked to stop, True otherwise; either way all is saved.
 
     Raises Diverged for a loss that is not finite: the last checkpoint is from before.
     """
@@ -138,17 +160,18 @@ def train(trainer, training, validation, out):
                     log.add(row)
                     say(report.health_line(row, total))
                     clock, counted = time.perf_counter(), step
-                if step % s.save_every == 0 or step == total or stop:
+                stopping = bool(stop)       # asked once: a signal a moment later stops after the next step
+                if step % s.save_every == 0 or step == total or stopping:
                     trainer.save(out / "checkpoint.h5")
                     saved = step
             except Diverged as error:
                 kept = f"the checkpoint of step {saved} is kept" if saved else "there was no checkpoint yet"
-                raise Diverged(f"{error}: training stopped and {kept}; try a smaller --learning-rate") from None
-            if stop:
+                raise Diverged(f"{error}: training stopped and {kept}; start anew with a smaller --learning-rate") from None
+            if stopping:
                 break
     if batches.skipped:
         say(f"{len(batches.skipped)} of {len(training)} training images could not be used and were skipped")
-    return trainer.steps >= total
+    return not stop
 
 
 @contextmanager
