@@ -11,9 +11,10 @@ within rounding, and declines (returns NotImplemented) whatever it is not made f
     blocks.py         elementwise work and sums, block by block in the cache
     activations.py    ReLU, LeakyReLU, PReLU
     normalisation.py  batch normalisation
+    linear.py         the fully connected layer
     movement.py       max pooling, pixel shuffle, addition
 """
-from npsrgan.fast import activations, convolution, movement, normalisation  # noqa: F401  (importing registers)
+from npsrgan.fast import activations, convolution, linear, movement, normalisation  # noqa: F401  (importing registers)
 from npsrgan.fast.threads import get_threads, set_threads
 
 __all__ = ["get_threads", "set_threads"]
