@@ -9,12 +9,17 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent.parent))       # so that a plain `pytest` finds the package
 
 from npsrgan.errors import UserError  # noqa: E402
+from npsrgan.fast import blocks  # noqa: E402
 from npsrgan.tape import reference_only  # noqa: E402
+from runs import photos, tiny  # noqa: E402, F401  (fixtures)
 
 
 @pytest.fixture(params=["reference", "twins"])
-def version(request):
-    """Run the test with the operations one reads, then with their fast twins."""
+def version(request, monkeypatch):
+    """Run the test with the operations one reads, then with their fast twins, which must not decline because an array is
+    small and must cut even small ones into blocks."""
+    monkeypatch.setattr(blocks, "SMALL", 2)
+    monkeypatch.setattr(blocks, "BLOCK", 50)
     with reference_only() if request.param == "reference" else nullcontext():
         yield request.param
 
