@@ -7,6 +7,7 @@ within rounding, and declines (returns NotImplemented) whatever it is not made f
     threads.py        the pool: set_threads(n), parallel(work, jobs)
     im2col.py         convolution as one matrix product per piece of image: every shape
     winograd.py       3x3 at stride 1 with a quarter of the multiplications
+    planes.py         few outputs: the 9x9 convolution from 64 channels to 3
     convolution.py    chooses how to convolve, and registers the twin of conv2d
     blocks.py         elementwise work and sums, block by block in the cache
     activations.py    ReLU, LeakyReLU, PReLU

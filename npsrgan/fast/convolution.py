@@ -1,10 +1,14 @@
 """The twin of conv2d: chooses how to convolve by the shapes."""
+from functools import partial
+
 import numpy as np
 
 from npsrgan import ops
-from npsrgan.fast import im2col, winograd
+from npsrgan.fast import im2col, planes, winograd
 from npsrgan.fast.blocks import column_sums, suits
 from npsrgan.tape import twin
+
+FEW = 16        # channels: with fewer, Winograd's transforms cost more than the multiplications they save
 
 
 @twin(ops.conv2d)
@@ -15,15 +19,26 @@ def conv2d(x, w, b=None, stride=1, padding=None):
     h, k = (x.shape[1] + 2 * ph - kh) // stride + 1, (x.shape[2] + 2 * pw - kw) // stride + 1
     if not suits(x, w, w if b is None else b) or x.shape[3] != channels or h < 1 or k < 1:
         return NotImplemented       # the reference explains what does not fit
-    y = np.empty((x.shape[0], h, k, o), x.dtype)
 
+    forward, adjoint, kernel_gradient = _choose(kh, kw, channels, o, stride, max(ph, pw))
+
+    def d_x(dy): return adjoint(dy, w, np.empty(x.shape, x.dtype), ph, pw)
+    def d_w(dy): return kernel_gradient(x, dy, (kh, kw), ph, pw)
     def d_b(dy): return column_sums(lambda dy: dy, dy)
+    return forward(x, w, np.empty((x.shape[0], h, k, o), x.dtype), ph, pw, bias=b), (d_x, d_w, d_b)
 
-    if (kh, kw, stride) == (3, 3, 1) and ph <= 2 and min(channels, o) >= 16:
-        def d_x(dy): return winograd.correlate_adjoint(dy, w, np.empty_like(x), ph, pw)
-        def d_w(dy): return winograd.correlate_kernel_gradient(x, dy, ph, pw)
-        return winograd.correlate(x, w, y, ph, pw, b), (d_x, d_w, d_b)
 
-    def d_x(dy): return im2col.correlate_adjoint(dy, w, np.empty_like(x), ph, pw, stride)
-    def d_w(dy): return im2col.correlate_kernel_gradient(x, dy, (kh, kw), ph, pw, stride)
-    return im2col.correlate(x, w, y, ph, pw, stride, b), (d_x, d_w, d_b)
+def _choose(kh, kw, channels, o, stride, padding):
+    """The fastest ways, as measured, to correlate, to go back to x and to go back to w."""
+    forward, adjoint, kernel_gradient = im2col.correlate, im2col.correlate_adjoint, im2col.correlate_kernel_gradient
+    if stride > 1:
+        return partial(forward, stride=stride), partial(adjoint, stride=stride), partial(kernel_gradient, stride=stride)
+    if padding > 4 or max(kh, kw) < 3:
+        return forward, adjoint, kernel_gradient
+    if o < FEW <= channels:
+        return planes.correlate, planes.correlate_adjoint, planes.correlate_kernel_gradient
+    if channels < FEW <= o:
+        return forward, planes.correlate_turned, kernel_gradient
+    if (kh, kw) == (3, 3) and min(channels, o) >= FEW:
+        return winograd.correlate, winograd.correlate_adjoint, winograd.correlate_kernel_gradient
+    return forward, adjoint, kernel_gradient

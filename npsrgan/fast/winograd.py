@@ -37,7 +37,7 @@ SMALL_PRODUCT = 10**6   # OpenBLAS has a faster way for products of so few multi
 def correlate(x, w, out, top, left, bias=None):
     """out[n, h, k, :] = bias + sum over i, j of  x[n, h + i - top, k + j - left, :] @ w[i, j].
 
-    x (N, H, W, C), zero outside; w (3, 3, C, O); out (N, H', W', O), contiguous, overwritten; top, left 0, 1 or 2.
+    x (N, H, W, C), zero outside; w (3, 3, C, O); out (N, H', W', O), contiguous, overwritten; top and left at most 4.
     """
     return _correlate(x, _transform_kernel(w, GG), out, top, left, bias)
 
@@ -74,8 +74,8 @@ def _correlate(x, kernel, out, top, left, bias=None):
     return out
 
 
-def correlate_kernel_gradient(x, dy, top, left):
-    """The gradient of `correlate` with respect to w, (3, 3, C, O).  x (N, H, W, C), dy (N, H', W', O)."""
+def correlate_kernel_gradient(x, dy, size, top, left):
+    """The gradient of `correlate` with respect to w, (*size, C, O), where size is (3, 3).  x (N, H, W, C), dy (N, H', W', O)."""
     c, o = x.shape[3], dy.shape[3]
     grid, pieces = _pieces(dy.shape, 2 * TILES)     # larger pieces: the sum over them is read and written for each
 
@@ -101,7 +101,7 @@ def correlate_kernel_gradient(x, dy, top, left):
             product += other
     dw = np.empty((9, c * o), x.dtype)
     _multiply(GG.T, product.reshape(36, -1), dw)
-    return dw.reshape(3, 3, c, o)
+    return dw.reshape(*size, c, o)
 
 
 def _transform_kernel(w, matrix):

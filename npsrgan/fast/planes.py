@@ -1,0 +1,76 @@
+"""Convolution with few outputs, such as the generator's last, 9x9 with 64 -> 3: planes first, shifts afterwards.
+
+Cut the kernel into blocks.  Each block is a small convolution of its own; all blocks together are one, with many outputs,
+which is what matrix products are good at.  Then each block's plane is moved to the block's place and added:
+
+    y[n, h, k, :] = sum over blocks (a, b) of  z[n, h + s*a, k + s*b, (a, b), :],     z = x correlated with all blocks at once
+
+Kernels of 6x6, 9x9 and so on are cut into blocks of 3x3 (s = 3), for which Winograd's method saves three quarters of the
+multiplications; others into single taps (s = 1).  The price is z, which for 9x9 is 9 times as large as y.
+"""
+import numpy as np
+
+from npsrgan.fast import im2col, winograd
+from npsrgan.fast.threads import get_threads, parallel, shares
+
+
+def correlate(x, w, out, top, left, bias=None):
+    """As `im2col.correlate`, for stride 1."""
+    inner, grid, blocks = _cut(w)
+    (n, height, width, o), s = out.shape, blocks.shape[0]
+    z = np.empty((n, height + w.shape[0] - s, width + w.shape[1] - s, blocks.shape[3]), x.dtype)
+    inner.correlate(x, blocks, z, top, left)
+    z = z.reshape(*z.shape[:3], *grid, o)
+
+    def work(job):
+        image, (begin, end) = job
+        target = out[image, begin:end]
+        target[...] = 0 if bias is None else bias
+        for a, b in np.ndindex(grid):
+            target += z[image, begin + s * a:end + s * a, s * b:s * b + width, a, b]
+    parallel(work, [(image, rows) for image in range(n) for rows in shares(height, -(-get_threads() // n))])
+    return out
+
+
+def correlate_adjoint(dy, w, out, top, left):
+    """The gradient of `correlate` with respect to x."""
+    inner, grid, blocks = _cut(w)
+    return inner.correlate_adjoint(_spread(dy, grid, blocks.shape[0]), blocks, out, top, left)
+
+
+def correlate_turned(dy, w, out, top, left):
+    """The gradient of any correlation with respect to x, for an x of few channels: a correlation, of dy, with few outputs."""
+    turned = w[::-1, ::-1].transpose(0, 1, 3, 2)
+    return correlate(dy, turned, out, w.shape[0] - 1 - top, w.shape[1] - 1 - left)
+
+
+def correlate_kernel_gradient(x, dy, size, top, left):
+    """The gradient of `correlate` with respect to w, (kh, kw, C, O)."""
+    s = _block_size(size)
+    grid = size[0] // s, size[1] // s
+    blocks = (winograd if s == 3 else im2col).correlate_kernel_gradient(x, _spread(dy, grid, s), (s, s), top, left)
+    blocks = blocks.reshape(s, s, x.shape[3], *grid, dy.shape[3])
+    return np.ascontiguousarray(blocks.transpose(3, 0, 4, 1, 2, 5)).reshape(*size, *blocks.shape[2::3])
+
+
+def _block_size(size):
+    return 3 if size[0] % 3 == size[1] % 3 == 0 and max(size) > 3 else 1
+
+
+def _cut(w):
+    """How to convolve with the blocks; the grid of blocks (a, b); the blocks themselves, (s, s, C, a*b*O)."""
+    (kh, kw, c, o), s = w.shape, _block_size(w.shape[:2])
+    blocks = w.reshape(kh // s, s, kw // s, s, c, o).transpose(1, 3, 4, 0, 2, 5)
+    return winograd if s == 3 else im2col, (kh // s, kw // s), np.ascontiguousarray(blocks).reshape(s, s, c, -1)
+
+
+def _spread(dy, grid, s):
+    """The gradient of z: every plane gets dy, at its place.  (N, H, W, O) -> (N, H + s*(a - 1), W + s*(b - 1), a*b*O)."""
+    n, height, width, o = dy.shape
+    dz = np.zeros((n, height + s * (grid[0] - 1), width + s * (grid[1] - 1), *grid, o), dy.dtype)
+
+    def work(job):
+        image, (a, b) = job
+        dz[image, s * a:s * a + height, s * b:s * b + width, a, b] = dy[image]
+    parallel(work, [(image, place) for image in range(n) for place in np.ndindex(grid)])
+    return dz.reshape(*dz.shape[:3], -1)
