@@ -8,10 +8,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent))       # so that a plain `pytest` finds the package
 
+from runs import photos, tiny  # noqa: E402, F401  (fixtures)
+
 from npsrgan.errors import UserError  # noqa: E402
 from npsrgan.fast import blocks  # noqa: E402
 from npsrgan.tape import reference_only  # noqa: E402
-from runs import photos, tiny  # noqa: E402, F401  (fixtures)
 
 
 @pytest.fixture(params=["reference", "twins"])
