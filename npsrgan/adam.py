@@ -3,6 +3,7 @@ import math
 
 import numpy as np
 
+from npsrgan.fast.threads import parallel
 from npsrgan.layers import split
 
 
@@ -18,7 +19,7 @@ class Adam:
     learning_rate: a number, or a schedule: a function from the number of steps taken to the rate of the next one.
     """
 
-    BLOCK = 1 << 15     # entries updated at a time: five buffers of float32 that stay in the cache through all five formulas
+    BLOCK = 1 << 16     # entries updated at a time: few enough to stay in the cache through all formulas, enough to hide the calls
 
     def __init__(self, network, learning_rate=1e-4, beta1=0.9, beta2=0.999, eps=1e-8):
         self.network, self.learning_rate, self.beta1, self.beta2, self.eps = network, learning_rate, beta1, beta2, eps
@@ -37,11 +38,15 @@ class Adam:
             mine[...] = gradient
         rate, self.steps = self.rate, self.steps + 1
         correction1, correction2 = 1 - self.beta1 ** self.steps, 1 - self.beta2 ** self.steps
-        for start in range(0, self.gradient.size, self.BLOCK):
-            p, g, m, v = (a[start:start + self.BLOCK] for a in (self.network.flat, self.gradient, self.m, self.v))
+        block = self.BLOCK if isinstance(self.gradient, np.ndarray) else self.gradient.size      # a GPU wants one large piece
+
+        def update(start):
+            p, g, m, v = (a[start:start + block] for a in (self.network.flat, self.gradient, self.m, self.v))
             m += (1 - self.beta1) * (g - m)
             v += (1 - self.beta2) * (g * g - v)
             p -= rate / correction1 * m / (np.sqrt(v / correction2) + self.eps)
+
+        parallel(update, range(0, self.gradient.size, block))
 
 
 SCHEDULES = ("constant", "drop", "cosine")
