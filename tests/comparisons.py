@@ -2,14 +2,18 @@
 
 Inputs and weights come from a formula, since NumPy may change its random streams; so answers can be kept (golden/).
 """
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
 
 from npsrgan import ops
+from npsrgan.device import Device
 from npsrgan.layers import BatchNorm, Conv2d, Sequential
 from npsrgan.models import VGG19, Discriminator, SRResNet
+from npsrgan.settings import Settings
 from npsrgan.tape import Tape, Tensor
+from npsrgan.trainer import Trainer
 
 
 def wave(*shape, seed=0):
@@ -228,3 +232,34 @@ PAPER_NETWORKS = [NetworkComparison(*line) for line in [
     (Discriminator, {"channels": 64, "image_size": 32}, (2, 32, 32, 3), False),
     (VGG19, {"layer": "conv5_4"}, (1, 32, 32, 3), False),
 ]]
+
+
+STEPS = 10
+RATES = {"srresnet": ("drop", 1e-3), "srgan": ("cosine", 2e-3), "discriminator": ("cosine", 2e-3)}
+WEIGHTS = {"pixel": 1.0, "perceptual": 0.1, "adversarial": 0.1}
+
+
+def small_trainer():
+    """A trainer of both generators and the discriminator in double precision, its weights by formula."""
+    double = Device(SimpleNamespace(array=lambda values: np.array(values, np.float64)), "NumPy in double precision")
+    settings = Settings(steps=STEPS, together=True, patch_size=8, channels=8, blocks=2, discriminator_channels=4,
+                        schedule=RATES["srresnet"][0], learning_rate=RATES["srresnet"][1],
+                        gan_schedule=RATES["srgan"][0], gan_learning_rate=RATES["srgan"][1],
+                        vgg_layer="conv2_2", **{f"{name}_weight": weight for name, weight in WEIGHTS.items()})
+    trainer = Trainer(settings.validate(), double, say=lambda line: None)
+    for network in (*trainer.networks.values(), trainer.vgg):
+        weights = {name: array.copy() for name, array in fill(type(network)(**network.settings)).state_dict().items()}
+        network.load_state_dict(weights)
+    return trainer
+
+
+def small_batch(step):
+    """Low and high resolution, (2, 8, 8, 3) and (2, 32, 32, 3)."""
+    return wave(2, 8, 8, 3, seed=step), wave(2, 32, 32, 3, seed=step)
+
+
+def training_run(trainer):
+    """The losses of every step by name, and what the parameters have become."""
+    rows = [trainer.step(*small_batch(step)) for step in range(STEPS)]
+    return ({name: np.array([row[name] for row in rows]) for name in rows[0]}
+            | {f"parameters of {name}": network.flat for name, network in trainer.networks.items()})

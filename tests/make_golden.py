@@ -6,7 +6,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import numpy as np  # noqa: E402
 import oracle  # noqa: E402
-from comparisons import OPERATIONS, PAPER_NETWORKS, SMALL_NETWORKS, digest  # noqa: E402
+from comparisons import OPERATIONS, PAPER_NETWORKS, SMALL_NETWORKS, digest, small_trainer  # noqa: E402
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -17,6 +17,7 @@ def main():
                                    ("networks", SMALL_NETWORKS + PAPER_NETWORKS, oracle.run_network)]:
         answers = {f"{comparison}/{key}": digest(array) for comparison in comparisons for key, array in run(comparison).items()}
         np.savez_compressed(GOLDEN / f"{name}.npz", **answers)
+    np.savez_compressed(GOLDEN / "training.npz", **{name: digest(a) for name, a in oracle.run_training(small_trainer()).items()})
 
 
 if __name__ == "__main__":

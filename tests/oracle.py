@@ -2,8 +2,10 @@
 import numpy as np
 import torch
 import torch.nn.functional as F
-from comparisons import wave
+from comparisons import RATES, STEPS, WEIGHTS, small_batch, wave
 from torch import nn
+
+from npsrgan.adam import schedule
 
 torch.set_num_threads(1)        # the networks are small, and idle threads would only get in the way
 
@@ -183,3 +185,36 @@ def run_network(comparison):
             | {name: b.numpy() for name, b in zip(network.state(), buffers, strict=True)}
             | {f"gradient of {mine.name}": to_ours(theirs.grad)
                for mine, theirs in zip(network.parameters(), module.parameters(), strict=True)})
+
+
+def run_training(trainer):
+    """What `training_run` computes, as a training loop is written in torch, where D's loss must be cut off from G by hand."""
+    networks = {name: to_torch(network) for name, network in trainer.networks.items()}
+    srresnet, generator, discriminator = networks.values()
+    vgg = to_torch(trainer.vgg).requires_grad_(False)
+    optimisers = {name: torch.optim.Adam(network.parameters(), 1.0) for name, network in networks.items()}
+
+    def step(lr, hr, taken):
+        for name, optimiser in optimisers.items():
+            optimiser.zero_grad()
+            optimiser.param_groups[0]["lr"] = schedule(*RATES[name], STEPS)(taken)
+        row = {"srresnet_pixel": F.mse_loss(srresnet(lr), hr)}
+        row["srresnet_pixel"].backward()
+
+        sr = generator(lr)
+        real, fake = discriminator(hr), discriminator(sr.detach())
+        row["discriminator"] = (operations.softplus(-real).mean() + operations.softplus(fake).mean()) / 2
+        row["discriminator"].backward()
+        discriminator.requires_grad_(False)
+        row |= {"pixel": F.mse_loss(sr, hr), "adversarial": operations.softplus(-discriminator(sr)).mean(),
+                "perceptual": F.mse_loss(vgg(sr), vgg(hr))}
+        sum(weight * row[name] for name, weight in WEIGHTS.items()).backward()
+        discriminator.requires_grad_(True)
+        for optimiser in optimisers.values():
+            optimiser.step()
+        return {name: loss.item() for name, loss in row.items()}
+
+    rows = [step(*(nchw(tensor(image, False)) for image in small_batch(taken)), taken) for taken in range(STEPS)]
+    return ({name: np.array([row[name] for row in rows]) for name in rows[0]}
+            | {f"parameters of {name}": np.concatenate([to_ours(p).ravel() for p in network.parameters()])
+               for name, network in networks.items()})

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from comparisons import OPERATIONS, PAPER_NETWORKS, SMALL_NETWORKS, digest, worst_error
+from comparisons import OPERATIONS, PAPER_NETWORKS, SMALL_NETWORKS, digest, small_trainer, training_run, worst_error
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -33,6 +33,12 @@ def test_operation(comparison, operations, version):
 @pytest.mark.parametrize("comparison", SMALL_NETWORKS + PAPER_NETWORKS, ids=str)
 def test_network(comparison, networks):
     check(comparison, networks, comparison.zero(), 1e-11)       # a digest may be a little smaller than what rounding goes by
+
+
+def test_ten_steps_of_srresnet_and_srgan():
+    mine = {name: digest(array) for name, array in training_run(small_trainer()).items()}
+    error, name = worst_error(mine, dict(np.load(GOLDEN / "training.npz")))
+    assert error < 1e-8, name
 
 
 def test_the_kept_answers_are_those_of_the_comparisons():
