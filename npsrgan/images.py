@@ -110,7 +110,8 @@ def figure(path, panels, title=None, columns=None):
     # The layout is in whole pixels, counted from the top, so that an image's pixels fall on pixels of the figure.
     widest = max(image.shape[1] for row in rows for _, image, _ in row)
     width = min(1024, widest * math.ceil(280 / widest))
-    gap, line, letters = 12, 18, width // 8
+    gap, line = 12, max(18, width // 22)        # lettering grows with the panels
+    letters = round(2.2 * width / line)         # that fit into a panel's width
     rows = [[(textwrap.wrap(name or "", letters), image, textwrap.wrap(caption or "", letters)) for name, image, caption in row]
             for row in rows]
     above = [line * max(len(name) for name, _, _ in row) + 4 for row in rows]
@@ -125,7 +126,7 @@ def figure(path, panels, title=None, columns=None):
         page.text(x / page_width, 1 - y / page_height, "\n".join(lines), ha="center", linespacing=1.3, parse_math=False, **style)
 
     if title:
-        text(page_width / 2, gap, [title], va="top", fontsize=12, weight="bold")
+        text(page_width / 2, gap, [title], va="top", fontsize=0.66 * line, weight="bold")
     for row, height, space_above, space_below in zip(rows, heights, above, below):
         top += space_above
         for column, (name, image, caption) in enumerate(row):
@@ -135,8 +136,8 @@ def figure(path, panels, title=None, columns=None):
             axes = page.add_axes(((left + (width - w) // 2) / page_width, 1 - (top + h) / page_height, w / page_width, h / page_height))
             axes.set_axis_off()
             axes.imshow(image, aspect="auto", interpolation="nearest" if factor >= 1 else "antialiased")
-            text(left + width / 2, top - 4, name, va="bottom", fontsize=10)
-            text(left + width / 2, top + h + 4, caption, va="top", fontsize=9)
+            text(left + width / 2, top - 4, name, va="bottom", fontsize=0.55 * line)
+            text(left + width / 2, top + h + 4, caption, va="top", fontsize=0.5 * line)
         top += height + space_below
     with replacing(path) as temporary:
         page.savefig(temporary)

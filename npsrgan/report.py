@@ -13,6 +13,12 @@ LABELS = {"bicubic": "bicubic", "srresnet": "SRResNet", "srgan": "SRGAN"}
 LOSSES = ("srresnet_pixel", "pixel", "perceptual", "adversarial", "discriminator")
 COLUMNS = ("step", "images_per_s", *LOSSES, "d_hr", "d_sr", "gradient_pixel", "gradient_perceptual", "gradient_adversarial",
            "cosine", *(f"{method}_psnr" for method in LABELS))
+CURVES = (      # of loss.png: title, look, {column: label}
+    ("losses", {"yscale": "log"}, {"srresnet_pixel": "SRResNet, pixels", "pixel": "SRGAN, pixels", "perceptual": "SRGAN, features",
+                                   "adversarial": "SRGAN, adversarial", "discriminator": "discriminator"}),
+    ("what the discriminator believes: real is 1, made is 0", {"ylim": (0, 1)}, {"d_hr": "D(HR)", "d_sr": "D(SR)"}),
+    ("validation PSNR (Y), dB", {}, {f"{method}_psnr": label for method, label in LABELS.items()}),
+)
 
 
 def generators(trainer):
@@ -63,17 +69,12 @@ class Log:
         from matplotlib.figure import Figure  # slow to import, and only needed here
 
         drawing = Figure(figsize=(15, 4), layout="constrained")
-        for axes, title, scale, lines in zip(drawing.subplots(1, 3), (
-                "losses", "what the discriminator believes", "validation PSNR (Y), dB"), ("log", "linear", "linear"), (
-                {"srresnet_pixel": "SRResNet, pixels", "pixel": "SRGAN, pixels", "perceptual": "SRGAN, features",
-                 "adversarial": "SRGAN, adversarial", "discriminator": "discriminator"},
-                {"d_hr": "D(HR): should be 1 if D is sure", "d_sr": "D(SR): 0 if D is sure"},
-                {"bicubic_psnr": "bicubic", "srresnet_psnr": "SRResNet", "srgan_psnr": "SRGAN"})):
-            for name, label in lines.items():
+        for axes, (title, look, columns) in zip(drawing.subplots(1, len(CURVES)), CURVES):
+            for name, label in columns.items():
                 steps, values = self.column(name)
                 if steps:
                     axes.plot(steps, values, "--" if name == "bicubic_psnr" else ".-", label=label)
-            axes.set(title=title, xlabel="step", yscale=scale)
+            axes.set(title=title, xlabel="step", **look)
             axes.grid(alpha=0.3)
             if axes.has_data():
                 axes.legend()
@@ -122,10 +123,12 @@ def comparison_picture(path, lr, results, hr, title):
 
 
 def _busiest(image, side):
-    """Corner (top, left) of the square with the most contrast, looked for on a coarse grid."""
-    step = max(1, side // 4)
+    """Corner (top, left) of the square in which neighbouring pixels differ most, looked for on a coarse grid."""
+    changes = np.abs(np.diff(image.astype(np.float64).mean(2), axis=1, append=0))
+    changes[:, -1] = 0
+    step = max(1, side // 8)
     corners = [(top, left) for top in range(0, image.shape[0] - side + 1, step) for left in range(0, image.shape[1] - side + 1, step)]
-    return max(corners, key=lambda c: image[c[0]:c[0] + side, c[1]:c[1] + side].astype(np.float64).mean(2).var())
+    return max(corners, key=lambda corner: changes[corner[0]:corner[0] + side, corner[1]:corner[1] + side].sum())
 
 
 def write_result(path, scores, count, settings):

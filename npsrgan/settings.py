@@ -95,7 +95,7 @@ PRESETS = {
     # Two small networks in a few minutes on two CPU cores.
     "demo": Settings(preset="demo", steps=1000, gan_steps=300, batch_size=4, patch_size=16, channels=32, blocks=4,
                      discriminator_channels=16, learning_rate=2e-3, gan_learning_rate=5e-4, schedule="cosine", gan_schedule="cosine",
-                     perceptual_weight=0.05, adversarial_weight=5e-3, vgg_layer="conv2_2", log_every=100, save_every=100),
+                     perceptual_weight=0.05, adversarial_weight=5e-3, vgg_layer="conv2_2", log_every=50),
     # The tutorial this project starts from, its errors put right.
     "seed": Settings(preset="seed", steps=100_000, together=True, patch_size=44, weight_init="normal", leaky_slope=0.01,
                      perceptual_weight=1e-2, adversarial_weight=1e-2),
