@@ -33,7 +33,7 @@ def command(main):
 
 def describe(error):
     """An OSError in words, with the path it is about."""
-    what = {errno.ENOSPC: "the disk is full: free some space and run the same command again",
+    what = {errno.ENOSPC: "the disk is full: free some space and try again",
             errno.EACCES: "permission denied", errno.EROFS: "the file system is read-only",
             errno.ENOENT: "no such file or folder"}.get(error.errno, error.strerror or str(error))
     return f"{error.filename}: {what}" if error.filename else what

@@ -9,6 +9,7 @@ import shlex
 import signal
 import sys
 import time
+import warnings
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -53,14 +54,15 @@ def main(arguments=None):
     out = prepare(out, fresh=not (settings.out or resume))
     say(f"results in {shown(out)}")
 
-    go_on = f"to go on: python -m npsrgan.train --resume --out {shlex.quote(str(shown(out)))}"
     try:
         if train(trainer, training, validation, out):
             finish(trainer, validation, out)
             return 0
-        say(f"stopped after step {trainer.steps} and saved; {go_on}")
+        say(f"stopped after step {trainer.steps} and saved; {way_on(out)}")
     except KeyboardInterrupt:
-        say(f"interrupted; {go_on}" if (out / "checkpoint.h5").exists() else "interrupted before anything was saved")
+        say(f"interrupted; {way_on(out)}")
+    except OSError as error:
+        raise UserError(f"writing to {shown(out)} failed ({error.strerror or error}); {way_on(out)}") from error
     return 130
 
 
@@ -145,6 +147,7 @@ def train(trainer, training, validation, out):
     batches = Batches(training, s.batch_size, s.patch_size, s.scale, s.seed, report=say)
     saved, clock, counted = trainer.steps, time.perf_counter(), trainer.steps
     with (stop_signals() as stop, closing(batches.ahead_from(trainer.steps, total)) as stream,
+          warnings.catch_warnings(action="ignore", category=RuntimeWarning),        # of overflows: `require_finite` tells, once
           tqdm(total=total, initial=trainer.steps, unit=" steps", dynamic_ncols=True) as bar):
         for _, lr, hr in stream:
             step = trainer.steps + 1
@@ -236,6 +239,13 @@ def finish(trainer, validation, out):
         say(f"  {report.LABELS[method]:9} PSNR {score['psnr_y']:6.2f} dB   SSIM {score['ssim_y']:.4f}")
     say(f"in {shown(out)}: result.png to look at, loss.png, log.csv, result.json, and the weights "
         + ", ".join(f"{name}.h5" for name in trainer.networks))
+
+
+def way_on(out):
+    """What to do about a run that ended early."""
+    if not (out / "checkpoint.h5").exists():
+        return "nothing was saved yet"
+    return f"to go on: python -m npsrgan.train --resume --out {shlex.quote(str(shown(out)))}"
 
 
 def shown(path):

@@ -117,7 +117,7 @@ def test_a_second_interrupt_stops_at_once(tiny, tmp_path, interrupt, capsys):
 def test_a_second_interrupt_with_nothing_saved_promises_nothing(tiny, tmp_path, interrupt, capsys):
     interrupt(1, times=2)
     assert tiny(tmp_path / "run") == 130
-    assert "interrupted before anything was saved" in capsys.readouterr().out
+    assert "interrupted; nothing was saved yet" in capsys.readouterr().out
 
 
 @needs_fork
