@@ -64,9 +64,10 @@ def test_adam_finds_a_minimum():
     assert np.abs(net.flat - 3).max() < 1e-3
 
 
-def test_a_network_larger_than_a_block_is_updated_to_the_last_entry():
-    net = network(sizes=((300, 250),))
-    assert net.flat.size > 2 * Adam.BLOCK
+@pytest.mark.parametrize("block", [1, 7, 409, 410, 1000])
+def test_a_network_is_updated_to_the_last_entry_whatever_the_block(block, monkeypatch):
+    monkeypatch.setattr(Adam, "BLOCK", block)
+    net = network(sizes=((40, 10),))
     before = net.flat.copy()
     Adam(net, 1e-3).step([np.ones(p.shape) for p in net.parameters()])
     assert np.allclose(before - net.flat, 1e-3, rtol=1e-6)

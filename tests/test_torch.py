@@ -87,9 +87,10 @@ def test_loss(ours, theirs, size):
 
 @pytest.mark.parametrize("options", [{}, {"beta1": 0.5, "beta2": 0.9, "eps": 1e-3}], ids=["defaults", "others"])
 @pytest.mark.parametrize("kind", ["constant", "drop", "cosine"])
-def test_adam(kind, options):
-    steps, network = 100, Linear(200, 190)                      # 38,190 parameters: more than Adam's block
-    network.load_state_dict({"weight": wave(200, 190), "bias": wave(190, seed=1)})
+def test_adam(kind, options, monkeypatch):
+    monkeypatch.setattr(Adam, "BLOCK", 1000)
+    steps, network = 100, Linear(60, 50)
+    network.load_state_dict({"weight": wave(60, 50), "bias": wave(50, seed=1)})
     network.to(np.float64)
     adam = Adam(network, schedule(kind, 1e-2, steps), **options)
     theirs = [oracle.tensor(p.array) for p in network.parameters()]
