@@ -123,6 +123,7 @@ def test_both_orders_of_winograd(case, limit, monkeypatch):
 def test_small_pieces_of_convolutions(monkeypatch):
     monkeypatch.setattr(im2col, "CACHE", 5000)
     monkeypatch.setattr(im2col, "FEWEST_PIXELS", 1)
+    monkeypatch.setattr(winograd, "_tiles_in_a_piece", lambda c, o: 2)
     monkeypatch.setattr(winograd, "TILES", 2)
     for case in CONVOLUTIONS:
         test_twin_equals_reference(ops.conv2d, convolution(*case), np.float64, 2)

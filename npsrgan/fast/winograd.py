@@ -29,9 +29,9 @@ G = np.array([[1 / 2, 0, 0], [-1 / 2, -1 / 2, -1 / 2], [-1 / 2, 1 / 2, -1 / 2],
 AT = np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, _r, -_r, 0], [0, 1, 1, 2, 2, 0], [0, 1, -1, 2 * _r, -2 * _r, 1]])
 GG = np.kron(G, G)      # both sides of the kernel's transform as one matrix, (36, 9)
 
-TILES = 128             # tiles in a piece: enough rows for an efficient product, few enough to stay in the cache
+SMALL_PRODUCT = 10**6   # OpenBLAS has a faster way for products of so few multiplications: pieces are cut to that size
+TILES = 192             # tiles in a piece where channels are too many for that: enough rows for an efficient product
 LARGE_KERNEL = 8 << 20  # bytes of transformed kernel that are better read once than once for each piece
-SMALL_PRODUCT = 10**6   # OpenBLAS has a faster way for products of so few multiplications; transforms are cut to that size
 
 
 def correlate(x, w, out, top, left, bias=None):
@@ -39,18 +39,18 @@ def correlate(x, w, out, top, left, bias=None):
 
     x (N, H, W, C), zero outside; w (3, 3, C, O); out (N, H', W', O), contiguous, overwritten; top and left at most 4.
     """
-    return _correlate(x, _transform_kernel(w, GG), out, top, left, bias)
+    return _correlate(x, _transform_kernel(w), out, top, left, bias)
 
 
 def correlate_adjoint(dy, w, out, top, left):
     """The gradient of `correlate` with respect to x: dy correlated with the kernel turned by 180 degrees."""
-    turned = _transform_kernel(w, GG[:, ::-1]).transpose(0, 2, 1)       # the nine taps in reverse order
-    return _correlate(dy, turned, out, 2 - top, 2 - left)
+    turned = w[::-1, ::-1].transpose(0, 1, 3, 2)
+    return _correlate(dy, _transform_kernel(turned), out, 2 - top, 2 - left)
 
 
 def _correlate(x, kernel, out, top, left, bias=None):
     """As `correlate`, but with the transformed kernel, (36, C, O)."""
-    (c, o), (grid, pieces) = kernel.shape[1:], _pieces(out.shape, TILES)
+    (c, o), (grid, pieces) = kernel.shape[1:], _pieces(out.shape, _tiles_in_a_piece(*kernel.shape[1:]))
 
     def read(piece, v):
         _transform_tiles(x, piece, grid, top, left, BT, v)
@@ -77,7 +77,7 @@ def _correlate(x, kernel, out, top, left, bias=None):
 def correlate_kernel_gradient(x, dy, size, top, left):
     """The gradient of `correlate` with respect to w, (*size, C, O), where size is (3, 3).  x (N, H, W, C), dy (N, H', W', O)."""
     c, o = x.shape[3], dy.shape[3]
-    grid, pieces = _pieces(dy.shape, 2 * TILES)     # larger pieces: the sum over them is read and written for each
+    grid, pieces = _pieces(dy.shape, TILES)
 
     def read(piece, v, q):
         _transform_tiles(x, piece, grid, top, left, BT, v)
@@ -99,18 +99,28 @@ def correlate_kernel_gradient(x, dy, size, top, left):
         product, *others = parallel(work, shares(len(pieces)))
         for other in others:
             product += other
-    dw = np.empty((9, c * o), x.dtype)
-    _multiply(GG.T, product.reshape(36, -1), dw)
+    dw, points = np.empty((9, c * o), x.dtype), product.reshape(36, -1)
+    parallel(lambda share: _multiply(GG.T, points[:, slice(*share)], dw[:, slice(*share)]), shares(c * o, c * o >> 14))
     return dw.reshape(*size, c, o)
 
 
-def _transform_kernel(w, matrix):
+def _transform_kernel(w):
     """G g G^T for each pair of channels: (3, 3, C, O) -> (36, C, O), in memory that the next call overwrites."""
     c, o = w.shape[2:]
     kernel = scratch("kernel", (36, c, o), w.dtype)
-    taps, points = np.ascontiguousarray(w).reshape(9, -1), kernel.reshape(36, -1)
-    parallel(lambda share: _multiply(matrix, taps[:, slice(*share)], points[:, slice(*share)]), shares(c * o))
+
+    def work(share):        # of the input channels
+        taps = scratch("taps", (9, share[1] - share[0], o), w.dtype)
+        taps.reshape(3, 3, -1, o)[...] = w[:, :, slice(*share)]
+        _multiply(GG, taps.reshape(9, -1), kernel[:, slice(*share)].reshape(36, -1))
+
+    parallel(work, shares(c, c * o >> 14))      # small kernels are not worth waking the helpers for
     return kernel
+
+
+def _tiles_in_a_piece(c, o):
+    small = SMALL_PRODUCT // (c * o)
+    return small if small >= 48 else TILES
 
 
 class _Piece(NamedTuple):
@@ -130,7 +140,7 @@ def _pieces(shape, tiles):
     n, rows, columns = shape[0], -(-shape[1] // 4), -(-shape[2] // 4)
     pieces = []
     if 2 * rows * columns <= tiles and n >= get_threads():      # several whole images
-        for a, b in shares(n, max(n * rows * columns // tiles, get_threads())):
+        for a, b in shares(n, max(-(-n * rows * columns // tiles), get_threads())):
             pieces.append(_Piece(slice(a, b), slice(0, rows), slice(a * rows * columns, b * rows * columns)))
     else:
         for i in range(n):
