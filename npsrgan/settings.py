@@ -4,6 +4,7 @@ import dataclasses
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 from npsrgan.adam import SCHEDULES
 from npsrgan.errors import UserError
@@ -115,16 +116,7 @@ def parse(arguments=None):
                         help="go on from the checkpoint in --out (default: the newest runs/PRESET-N); its settings hold, and only "
                              + ", ".join("--" + name.replace("_", "-") for name in CHANGEABLE[:-1]) + " may differ")
     for item in dataclasses.fields(Settings):
-        defaults = [f"{name}: {getattr(preset, item.name)}" for name, preset in PRESETS.items()]
-        same = len({getattr(preset, item.name) for preset in PRESETS.values()}) == 1
-        values = str(getattr(PRESETS["demo"], item.name)) if same else ", ".join(defaults)
-        known = "" if item.default is None or item.name == "preset" else f" ({values})"
-        kind = {"type": next(t for t in (bool, int, float, str) if t.__name__ in str(item.type))}
-        if kind["type"] is bool:
-            kind = {"action": argparse.BooleanOptionalAction}
-        parser.add_argument("--" + item.name.replace("_", "-"), choices=item.metadata["choices"],
-                            metavar=None if kind.get("action") or item.metadata["choices"] else item.name.split("_")[-1].upper(),
-                            help=item.metadata["help"].replace("%", "%%") + known.replace("%", "%%"), **kind)
+        parser.add_argument("--" + item.name.replace("_", "-"), help=_help(item).replace("%", "%%"), **_kind(item))
     given = vars(parser.parse_args(arguments))
     resume = given.pop("resume")
     for name in ("data", "val", "out", "init", "vgg"):
@@ -132,6 +124,24 @@ def parse(arguments=None):
             given[name] = str(Path(given[name]).expanduser().absolute())
     settings = dataclasses.replace(PRESETS[given.get("preset", "demo")], **given)
     return settings, resume, set(given)
+
+
+def _help(item):
+    """A field's text, and its value in the presets."""
+    values = {name: getattr(preset, item.name) for name, preset in PRESETS.items()}
+    if item.default is None or item.name == "preset":
+        return item.metadata["help"]
+    if len(set(values.values())) == 1:
+        return f"{item.metadata['help']} ({item.default})"
+    return f"{item.metadata['help']} ({', '.join(f'{name}: {value}' for name, value in values.items())})"
+
+
+def _kind(item):
+    """How argparse is to read a field."""
+    kind, choices = (get_args(item.type) or (item.type,))[0], item.metadata["choices"]
+    if kind is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    return {"type": kind, "choices": choices} if choices else {"type": kind, "metavar": item.name.split("_")[-1].upper()}
 
 
 def merge(saved, asked, given):
