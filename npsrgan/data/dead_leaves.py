@@ -23,9 +23,12 @@ class DeadLeaves:
     """A source of `count` dead-leaves images of size x size pixels, drawn at once and kept; image i depends on (seed, i) only."""
 
     def __init__(self, count=250, size=192, seed=0):
-        with ThreadPoolExecutor() as pool:
+        pool = ThreadPoolExecutor()
+        try:
             drawn = pool.map(lambda i: draw(size, seed, i), range(count))
             self._images = list(tqdm(drawn, "drawing dead leaves", count, leave=False, delay=2))
+        finally:
+            pool.shutdown(cancel_futures=True)      # after Ctrl-C, do not draw the rest first
 
     def __len__(self):
         return len(self._images)
