@@ -142,7 +142,7 @@ def train(trainer, training, validation, out):
     s, total = trainer.settings, trainer.settings.total_steps
     if trainer.steps >= total:
         return True
-    pairs = list(validation_pairs(validation, s.scale, s.val_count))
+    pairs = list(validation_pairs(validation, s.scale, s.val_count, say))
     log = report.Log(out / "log.csv", trainer.steps)
     batches = Batches(training, s.batch_size, s.patch_size, s.scale, s.seed, report=say)
     saved, clock, counted = trainer.steps, time.perf_counter(), trainer.steps
@@ -225,7 +225,7 @@ def finish(trainer, validation, out):
     log = report.Log(out / "log.csv", trainer.steps)
     log.plot(out / "loss.png")
     count = 0
-    for name, lr, hr in tqdm(validation_pairs(validation, s.scale), total=len(validation), desc="measuring", unit=" images", delay=2):
+    for name, lr, hr in tqdm(validation_pairs(validation, s.scale, report=say), "measuring", len(validation), unit=" images", delay=2):
         results = {"bicubic": upscale(lr, s.scale)}
         results |= {name: report.super_resolve(trainer.networks[name], lr, trainer.device) for name, _ in report.generators(trainer)}
         for method, image in results.items():
