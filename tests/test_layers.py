@@ -132,6 +132,19 @@ def test_loading_lists_every_problem_and_then_changes_nothing():
     assert all(np.array_equal(array, before[name]) for name, array in net.state_dict().items())
 
 
+@pytest.mark.parametrize("change, problem", [
+    (lambda arrays: arrays.pop("gain"), "missing gain"),
+    (lambda arrays: arrays.update(stranger=np.ones(1)), "unexpected stranger"),
+    (lambda arrays: arrays.update({"last.bias": np.ones(())}), r"last.bias has shape \(\), not \(1,\)")])
+def test_loading_refuses_each_problem_alone(change, problem):
+    net = Net().pack()
+    arrays = {name: array + 1 for name, array in net.state_dict().items()}
+    change(arrays)
+    with pytest.raises(ValueError, match=f"^{problem}$"):
+        net.load_state_dict(arrays)
+    assert not net.flat[:100].any() and (net.gain == 1).all()
+
+
 # Modes
 
 def test_train_and_eval_reach_every_layer():
