@@ -1,0 +1,309 @@
+"""Measure our speed and memory on the CPU, against PyTorch's where torch is installed.
+
+    python -m npsrgan.bench [--quick] [--json FILE] [--profile] [--threads N] [--channels-last]
+
+Both sides compute the same with the same weights, on the same number of threads, in turns: A B A B.
+"""
+import argparse
+import importlib.util
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from tqdm import tqdm
+
+from npsrgan import fast, ops, tape
+from npsrgan.adam import Adam
+from npsrgan.device import CPU
+from npsrgan.errors import UserError, command
+from npsrgan.models import Discriminator, SRResNet
+from npsrgan.settings import PRESETS
+from npsrgan.trainer import Trainer
+
+# What the three networks convolve, at batch 4: size of the image, size of the kernel, channels in and out, stride.
+CONVOLUTIONS = [
+    (44, 9, 3, 64, 1), (44, 3, 64, 64, 1), (44, 3, 64, 256, 1), (88, 3, 64, 256, 1), (176, 9, 64, 3, 1),
+    (176, 3, 3, 64, 1), (176, 3, 64, 64, 1), (176, 3, 64, 64, 2), (88, 3, 64, 128, 1), (88, 3, 128, 128, 1), (88, 3, 128, 128, 2),
+    (44, 3, 128, 256, 1), (44, 3, 256, 256, 1), (44, 3, 256, 256, 2), (22, 3, 256, 512, 1), (22, 3, 512, 512, 1),
+    (22, 3, 512, 512, 2), (11, 3, 512, 512, 1)]
+QUICK = CONVOLUTIONS[1], CONVOLUTIONS[4], CONVOLUTIONS[10]
+PAUSE = 0.05        # seconds between the turns: torch's threads keep spinning for a moment
+
+
+@dataclass
+class Row:
+    """One thing to measure.  prepare("ours") and prepare("torch") return functions to be timed."""
+
+    name: str
+    prepare: Callable
+    memory: bool = False        # also measure the peak memory, in processes of their own
+    flops: float = 0            # additions and multiplications as the definition counts them
+    result: dict = field(default_factory=dict)
+
+
+def draw(*shape, seed=0):
+    return np.random.default_rng([seed, *shape]).standard_normal(shape, np.float32)
+
+
+def operation(name, ours, arguments, theirs, flops=0):
+    """Two rows for an operation: its value alone, and with all its gradients.  theirs(F, *tensors), with torch's F."""
+    arrays = [a for a in arguments if isinstance(a, np.ndarray)]
+    for gradients in (False, True):
+        def prepare(side, gradients=gradients):
+            cotangent = draw(*ours(*arguments).shape, seed=1) if gradients else None
+            if side == "torch":
+                from npsrgan import bench_torch
+                return bench_torch.operation(theirs, arrays, cotangent)
+
+            def run():
+                y, rules = tape._evaluate(ours, arguments, {})      # as under a tape, but without one
+                return [rule(cotangent) for rule in rules][0] if gradients else y
+            return run
+        yield Row(name + " +gradients" * gradients, prepare, flops=flops * (1 + 2 * gradients))
+
+
+def operations(quick):
+    """Rows for the operations: every distinct convolution, batch norm, PReLU, pixel shuffle."""
+    for size, k, c, o, stride in QUICK if quick else CONVOLUTIONS:
+        arguments = draw(4, size, size, c), draw(k, k, c, o) / np.float32((k * k * c) ** 0.5), draw(o), stride
+        yield from operation(f"conv {k}x{k} {c}->{o} at {size}" + "/2" * (stride == 2), ops.conv2d, arguments,
+                             lambda F, x, w, b, s=stride, p=k // 2: F.conv2d(x, w, b, s, p),
+                             2 * 4 * (size // stride) ** 2 * k * k * c * o)
+    for size, c in [(44, 64)] if quick else [(44, 64), (88, 128), (22, 512)]:
+        yield from operation(f"batch_norm {c} at {size}", ops.batch_norm, (draw(4, size, size, c), draw(c), draw(c)),
+                             lambda F, x, gamma, beta: F.batch_norm(x, None, None, gamma, beta, True))
+    for size in [88] if quick else [44, 88, 176]:
+        yield from operation(f"prelu 64 at {size}", ops.prelu, (draw(4, size, size, 64), np.full(64, 0.25, np.float32)),
+                             lambda F, x, slope: F.prelu(x, slope))
+    if not quick:
+        yield from operation("pixel_shuffle 256 at 88", ops.pixel_shuffle, (draw(4, 88, 88, 256),), lambda F, x: F.pixel_shuffle(x, 2))
+
+
+def adam_step(side):
+    discriminator = Discriminator()
+    if side == "torch":
+        from npsrgan import bench_torch
+        return bench_torch.adam_step(discriminator)
+    adam, gradients = Adam(discriminator), [draw(*p.shape) for p in discriminator.parameters()]
+    return lambda: adam.step(gradients)
+
+
+def inference(height, width):
+    def prepare(side):
+        generator, lr = SRResNet().eval(), draw(1, height, width, 3)
+        if side == "torch":
+            from npsrgan import bench_torch
+            return bench_torch.inference(generator, lr)
+        return lambda: generator(lr).array
+    return prepare
+
+
+def training(method, batch=4):
+    """A step of preset `seed`, 44x44 -> 176x176: `srresnet_step`, or `step`, which is SRResNet and SRGAN with VGG19."""
+    def prepare(side):
+        settings = replace(PRESETS["seed"], batch_size=batch, together=method == "step")
+        trainer = Trainer(settings, CPU, say=lambda line: None)
+        lr, hr = (np.tanh(draw(batch, size, size, 3)) for size in (44, 176))
+        if side == "torch":
+            from npsrgan import bench_torch
+            trainer, lr, hr = bench_torch.Trainer(trainer), bench_torch.tensor(lr), bench_torch.tensor(hr)
+
+        def run():
+            losses = getattr(trainer, method)(lr, hr)
+            return np.array([losses[name] for name in ("srresnet_pixel", "pixel", "perceptual") if name in losses])
+        return run
+    return prepare
+
+
+def all_rows(quick):
+    yield from operations(quick)
+    yield Row("srresnet_infer_small", inference(44, 54), memory=True)
+    yield Row("srresnet_step", training("srresnet_step"), memory=True)
+    if not quick:
+        yield Row("adam_step discriminator", adam_step)
+        yield Row("srresnet_infer_large", inference(256, 256), memory=True)
+        yield Row("srgan_step", training("step"), memory=True)
+        for name, method in (("srresnet_step", "srresnet_step"), ("srgan_step", "step")):
+            for batch in (1, 2, 8):
+                yield Row(f"{name} batch {batch}", training(method, batch))
+
+
+def measure(row, sides, pairs):
+    """Times in seconds, medians and spreads (median absolute deviations), and how far the results lie apart."""
+    runs = {side: row.prepare(side) for side in sides}
+    first = {side: run() for side, run in runs.items()}       # the warm-up
+    times = {side: [] for side in sides}
+    for _ in range(pairs):
+        for side, run in runs.items():
+            time.sleep(PAUSE)
+            start = time.perf_counter()
+            run()
+            times[side].append(time.perf_counter() - start)
+    for side, seconds in times.items():
+        row.result[f"{side}_s"] = float(np.median(seconds))
+        row.result[f"{side}_spread_s"] = float(np.median(np.abs(np.subtract(seconds, np.median(seconds)))))
+    if "torch" in sides:
+        row.result["ratio"] = row.result["ours_s"] / row.result["torch_s"]
+        if first["ours"] is not None:
+            row.result["difference"] = float(np.abs(first["ours"] - first["torch"]).max() / np.abs(first["torch"]).max())
+
+
+def measure_memory(row, sides, arguments):
+    """The peak resident memory in MB (10^6 bytes), each side in a process of its own."""
+    for side in sides:
+        options = ["--peak", row.name, side, "--threads", str(fast.get_threads())] + ["--channels-last"] * arguments.channels_last
+        answer = subprocess.run([sys.executable, "-m", "npsrgan.bench", *options], capture_output=True, text=True)
+        if answer.returncode:
+            raise UserError(f"measuring the memory of {row.name} failed: {answer.stderr.strip()[-200:]}")
+        row.result[f"{side}_mb"] = float(answer.stdout)
+
+
+def print_peak(name, side):
+    """What the process of its own does: two runs, and the largest resident memory so far."""
+    run = next(row for row in all_rows(quick=False) if row.name == name).prepare(side)
+    run(), run()
+    print(peak_memory() / 1e6)
+
+
+def peak_memory():
+    """The most memory in bytes that this process has held resident."""
+    if os.path.exists("/proc/self/status"):         # getrusage would count the process that started this one
+        with open("/proc/self/status") as lines:
+            return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def gemm_rate():
+    """Additions and multiplications per second in a large matrix product, the most this machine does in float32."""
+    a, seconds = draw(2048, 2048), []
+    for _ in range(8):
+        start = time.perf_counter()
+        a @ a
+        seconds.append(time.perf_counter() - start)
+    return 2 * 2048**3 / min(seconds)
+
+
+def machine(gemm):
+    cpu = platform.processor()
+    if os.path.exists("/proc/cpuinfo"):
+        with open("/proc/cpuinfo") as lines:
+            cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), cpu)
+    return {"cpu": cpu, "threads": fast.get_threads(), "gemm_gflops": gemm / 1e9,
+            "python": platform.python_version(), "numpy": np.__version__}
+
+
+@contextmanager
+def timed_operations(seconds, calls, flops):
+    """While open, add up the time of every operation and every gradient rule under its name and shapes."""
+    evaluate = tape._evaluate
+
+    def timed(name, function, work=0):
+        def run(*args):
+            start = time.perf_counter()
+            result = function(*args)
+            seconds[name] += time.perf_counter() - start
+            calls[name] += 1
+            flops[name] += work
+            return result
+        return run
+
+    def watched(function, arrays, kwargs):
+        name, work = function.__name__, 0
+        if name == "conv2d":
+            x, w = arrays[:2]
+            stride = arrays[3] if len(arrays) > 3 else 1
+            name = f"conv {w.shape[0]}x{w.shape[1]} {w.shape[2]}->{w.shape[3]} at {x.shape[1]}" + "/2" * (stride == 2)
+            work = 2 * x[..., 0].size // stride**2 * w.size
+        value, rules = timed(name, evaluate, work)(function, arrays, kwargs)
+        return value, tuple(timed(f"{name} d{k}", rule, work * (k < 2)) for k, rule in enumerate(rules))
+
+    tape._evaluate = watched
+    try:
+        yield
+    finally:
+        tape._evaluate = evaluate
+
+
+def print_profile(gemm, steps=3):
+    """Where the time of our SRGAN step goes, and how fast its convolutions are against the machine's matrix product.
+
+    Convolutions count as the definition does; methods that save multiplications may exceed 100 %.
+    """
+    step = training("step")("ours")
+    step()
+    seconds, calls, flops = defaultdict(float), Counter(), Counter()
+    with timed_operations(seconds, calls, flops):
+        start = time.perf_counter()
+        for _ in tqdm(range(steps), desc="profile", leave=False):
+            step()
+        total = time.perf_counter() - start
+    seconds["everything else (Adam, sums of gradients, losses)"] = total - sum(seconds.values())
+    for name, spent in sorted(seconds.items(), key=lambda item: -item[1])[:40]:
+        rate = f"{flops[name] / spent / gemm:6.0%} of GEMM" if flops[name] else ""
+        print(f"{name:50} {spent / steps * 1e3:8.1f} ms {calls[name] / steps:5.0f} calls {spent / total:6.1%} {rate}")
+    print(f"{'one step':50} {total / steps * 1e3:8.1f} ms")
+
+
+def describe(row):
+    r = row.result
+    line = f"{row.name:36} {r['ours_s'] * 1e3:9.1f} ms ±{r['ours_spread_s'] * 1e3:6.1f}"
+    if "ratio" in r:
+        line += f"   torch {r['torch_s'] * 1e3:9.1f} ms ±{r['torch_spread_s'] * 1e3:6.1f}   ratio {r['ratio']:5.2f}"
+    if "difference" in r:
+        line += f"   difference {r['difference']:.0e}"
+    if "ours_mb" in r:
+        line += f"   {r['ours_mb']:.0f} MB" + (f", torch {r['torch_mb']:.0f} MB" if "torch_mb" in r else "")
+    return line
+
+
+@command
+def main(arguments=None):
+    parser = argparse.ArgumentParser(prog="python -m npsrgan.bench", description="Our speed and memory on the CPU, against PyTorch's.")
+    parser.add_argument("--quick", action="store_true", help="a few rows only, about a minute")
+    parser.add_argument("--pairs", type=int, default=5, help="times each side is measured (default: 5)")
+    parser.add_argument("--only", metavar="WORD", help="only the rows whose name contains this")
+    parser.add_argument("--json", metavar="FILE", help="also write the results here")
+    parser.add_argument("--profile", action="store_true", help="print where the time of our SRGAN step goes, and nothing else")
+    parser.add_argument("--threads", type=int, help="threads of both sides (default: one for each core)")
+    parser.add_argument("--channels-last", action="store_true", help="let torch keep images as we do; it may be faster")
+    parser.add_argument("--peak", nargs=2, metavar=("ROW", "SIDE"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args(arguments)
+    if arguments.pairs < 1 or (arguments.threads or 1) < 1:
+        raise UserError("--pairs and --threads must be at least 1")
+    fast.set_threads(arguments.threads)
+    sides = ["ours"] + ["torch"] * (importlib.util.find_spec("torch") is not None)
+    if "torch" in (arguments.peak or sides):
+        from npsrgan import bench_torch
+        bench_torch.settle(fast.get_threads(), arguments.channels_last)
+    if arguments.peak:
+        return print_peak(*arguments.peak)
+    gemm = gemm_rate()
+    facts = machine(gemm)
+    print(", ".join(f"{key} {value:.0f}" if isinstance(value, float) else f"{key} {value}" for key, value in facts.items()))
+    if arguments.profile:
+        return print_profile(gemm)
+    if "torch" not in sides:
+        print("torch is not installed: our times alone")
+    rows = [row for row in all_rows(arguments.quick) if not arguments.only or arguments.only in row.name]
+    for row in tqdm(rows, desc="bench"):
+        measure(row, sides, arguments.pairs)
+        if row.memory:
+            measure_memory(row, sides, arguments)
+        tqdm.write(describe(row))
+        if arguments.json:
+            finished = [{"name": r.name} | r.result for r in rows if r.result]
+            with open(arguments.json, "w") as file:
+                json.dump({"rows": finished, "machine": facts}, file, indent=1)
+
+
+if __name__ == "__main__":
+    main()

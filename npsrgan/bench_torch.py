@@ -1,0 +1,168 @@
+"""PyTorch twins of the three networks and of the training step: what `bench` measures against.  Needs torch."""
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from npsrgan import layers
+from npsrgan.models import Discriminator
+from npsrgan.models.vgg19 import LAYERS, VGG19
+
+_layout = torch.contiguous_format
+
+
+def settle(threads, channels_last):
+    """Set the number of threads, and how images and kernels lie in memory: as PyTorch has them by itself, or as we do."""
+    global _layout
+    _layout = torch.channels_last if channels_last else torch.contiguous_format
+    torch.set_num_threads(threads)
+
+
+def tensor(values):
+    """Images (N, H, W, C) -> (N, C, H, W); kernels (kh, kw, C, O) -> (O, C, kh, kw); anything else as it is."""
+    if values.ndim != 4:
+        return torch.from_numpy(values.copy())
+    kernel = values.shape[0] == values.shape[1]
+    return torch.from_numpy(values.transpose((3, 2, 0, 1) if kernel else (0, 3, 1, 2)).copy()).contiguous(memory_format=_layout)
+
+
+def array(tensor):
+    """(N, C, H, W) -> (N, H, W, C)."""
+    return tensor.detach().numpy().transpose(0, 2, 3, 1)
+
+
+def operation(function, arrays, cotangent):
+    """A function that runs `function` on tensors, or with a cotangent also its gradients, and returns y, or that of the first."""
+    tensors = [tensor(a).requires_grad_(cotangent is not None) for a in arrays]
+    seed = None if cotangent is None else tensor(cotangent)
+
+    def run():
+        y = function(F, *tensors)
+        return array(y if seed is None else torch.autograd.grad(y, tensors, seed)[0])
+    return run
+
+
+def adam_step(ours):
+    module = network(ours)
+    for p in module.parameters():
+        p.grad = torch.ones_like(p)
+    return torch.optim.Adam(module.parameters(), 1e-4).step
+
+
+def inference(ours, lr):
+    module, image = network(ours), tensor(lr)
+
+    def run():
+        with torch.inference_mode():
+            return array(module(image))
+    return run
+
+
+class Residual(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return self.inner(x) + x
+
+
+def twin(layer):
+    """The torch module of one of our layers, with the same weights."""
+    kind = type(layer)
+    if kind is layers.Residual:
+        return Residual(nn.Sequential(*map(twin, layer.steps)))
+    if kind is layers.Sequential:
+        return nn.Sequential(*map(twin, layer.steps))
+    if kind is layers.Conv2d:
+        k, _, inputs, outputs = layer.weight.shape
+        module = nn.Conv2d(inputs, outputs, k, layer.stride, k // 2)
+        return _fill(module, weight=layer.weight.array.transpose(3, 2, 0, 1), bias=layer.bias.array)
+    if kind is layers.Linear:
+        return _fill(nn.Linear(*layer.weight.shape), weight=layer.weight.array.T, bias=layer.bias.array)
+    if kind is layers.BatchNorm:
+        module = nn.BatchNorm2d(len(layer.gamma.array)).train(layer.training)
+        return _fill(module, weight=layer.gamma.array, bias=layer.beta.array, running_mean=layer.running_mean,
+                     running_var=layer.running_var)
+    if kind is layers.PReLU:
+        return _fill(nn.PReLU(len(layer.slope.array)), weight=layer.slope.array)
+    return {layers.LeakyReLU: lambda: nn.LeakyReLU(layer.slope), layers.PixelShuffle: lambda: nn.PixelShuffle(layer.r),
+            layers.Flatten: nn.Flatten}[kind]()
+
+
+def _fill(module, **arrays):
+    with torch.no_grad():
+        for name, values in arrays.items():
+            getattr(module, name).copy_(torch.from_numpy(values.copy()))
+    return module
+
+
+class SRResNet(nn.Module):
+    """The twin of models.SRResNet.  PyTorch's pixel shuffle orders channels differently: the convolutions before it are reordered."""
+
+    def __init__(self, ours):
+        super().__init__()
+        self.head, self.body, self.upsampling, self.tail = map(twin, (ours.head, ours.body, ours.upsampling, ours.tail))
+        for conv, _, _ in self.upsampling:
+            with torch.no_grad():
+                for parameter in conv.parameters():     # our channel (i*r + j)*C + c is their c*r*r + i*r + j
+                    parameter.copy_(parameter.unflatten(0, (4, -1)).transpose(0, 1).flatten(0, 1).clone())
+
+    def forward(self, lr):
+        features = self.head(lr)
+        return self.tail(self.upsampling(self.body(features) + features))
+
+
+def network(ours):
+    """The twin of a network of ours."""
+    if isinstance(ours, Discriminator):
+        # Its first linear layer sees the features in PyTorch's order, (C, H, W): other weights, in effect, but the same work.
+        module = nn.Sequential(twin(ours.features), twin(ours.classifier))
+    elif isinstance(ours, VGG19):
+        steps = []
+        for name in LAYERS[:LAYERS.index(ours.settings["layer"]) + 1]:
+            steps += [nn.MaxPool2d(2)] * (name.endswith("_1") and name != "conv1_1")
+            steps += [twin(getattr(ours, name)), nn.ReLU(inplace=True)]
+        module = nn.Sequential(*steps).requires_grad_(False)
+    else:
+        module = SRResNet(ours)
+    return module.to(memory_format=_layout)
+
+
+class Trainer:
+    """The twin of trainer.Trainer where both generators train together: the same losses, and an Adam for each network."""
+
+    def __init__(self, ours):
+        self.settings = ours.settings
+        self.networks = {name: network(each) for name, each in ours.networks.items()}
+        self.adam = {name: torch.optim.Adam(module.parameters(), 1e-4) for name, module in self.networks.items()}
+        if ours.vgg:
+            self.vgg, self.feature_scale = network(ours.vgg), ours.vgg.settings["feature_scale"]
+
+    def srresnet_step(self, lr, hr):
+        adam = self.adam["srresnet"]
+        adam.zero_grad()
+        loss = F.mse_loss(self.networks["srresnet"](lr), hr)
+        loss.backward()
+        adam.step()
+        return {"srresnet_pixel": loss.item()}
+
+    def srgan_step(self, lr, hr):
+        s, generator, discriminator = self.settings, self.networks["srgan"], self.networks["discriminator"]
+        with torch.no_grad():
+            hr_features = self.vgg(hr) * self.feature_scale
+        sr = generator(lr)
+        real, fake = discriminator(hr), discriminator(sr)
+        pixel, adversarial = F.mse_loss(sr, hr), F.softplus(-fake).mean()
+        perceptual = F.mse_loss(self.vgg(sr) * self.feature_scale, hr_features)
+        generator_loss = s.pixel_weight * pixel + s.adversarial_weight * adversarial + s.perceptual_weight * perceptual
+        discriminator_loss = (F.softplus(-real).mean() + F.softplus(fake).mean()) / 2
+        for name, loss, keep in (("srgan", generator_loss, True), ("discriminator", discriminator_loss, False)):
+            parameters = list(self.networks[name].parameters())
+            for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters, retain_graph=keep)):
+                parameter.grad = gradient
+        for name in ("srgan", "discriminator"):
+            self.adam[name].step()
+        return {"pixel": pixel.item(), "perceptual": perceptual.item()}
+
+    def step(self, lr, hr):
+        return self.srresnet_step(lr, hr) | self.srgan_step(lr, hr)

@@ -1,0 +1,95 @@
+"""The benchmark: the two sides compute the same, and the report says what it should.  Nothing here judges a time."""
+import json
+
+import numpy as np
+import pytest
+
+from npsrgan import bench, fast, tape
+from npsrgan.models import Discriminator, SRResNet
+from npsrgan.models.vgg19 import VGG19
+from npsrgan.trainer import Trainer
+
+NAMES = {"srgan_step", "srresnet_step", "srresnet_infer_small", "srresnet_infer_large"}
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Two quick rows in place of all."""
+    rows = [bench.Row("product", lambda side: lambda: np.ones((3, 3)) @ np.ones((3, 3))),
+            bench.Row("srresnet_infer_small", bench.inference(6, 5), memory=True)]
+    monkeypatch.setattr(bench, "all_rows", lambda quick: iter(rows))
+    monkeypatch.setattr(bench, "gemm_rate", lambda: 1e9)
+    monkeypatch.setattr(bench, "PAUSE", 0)
+    yield
+    fast.set_threads(None)
+
+
+def test_the_report(small, tmp_path, capsys):
+    bench.main(["--pairs", "2", "--threads", "1", "--json", str(tmp_path / "report.json")])
+    report = json.loads((tmp_path / "report.json").read_text())
+    product, infer = report["rows"]
+    assert report["machine"]["threads"] == 1 and report["machine"]["gemm_gflops"] == 1
+    assert product["name"] == "product" and product["ours_s"] > 0 and product["ours_spread_s"] >= 0 and "ours_mb" not in product
+    assert 20 < infer["ours_mb"] < 2000
+    if "torch_s" in infer:
+        assert infer["ratio"] == infer["ours_s"] / infer["torch_s"] and infer["torch_mb"] > 0 and infer["difference"] < 1e-3
+
+
+def test_without_torch_our_times_alone(small, monkeypatch, capsys):
+    monkeypatch.setattr(bench.importlib.util, "find_spec", lambda name: None)
+    bench.main(["--pairs", "1", "--only", "product"])
+    assert "not installed" in capsys.readouterr().out
+
+
+def test_rows_have_different_names_and_the_promised_ones_are_there():
+    names = [row.name for row in bench.all_rows(quick=False)]
+    assert len(set(names)) == len(names) and set(names) >= NAMES
+    assert {row.name for row in bench.all_rows(quick=True)} < set(names)
+
+
+def test_every_convolution_of_the_networks_is_measured():
+    trainer = Trainer(bench.replace(bench.PRESETS["seed"], vgg_layer="conv5_4"), bench.CPU, say=lambda line: None)
+    seen, evaluate = set(), tape._evaluate
+
+    def watch(function, arrays, kwargs):
+        if function.__name__ == "conv2d":
+            x, w, _, stride = arrays
+            seen.add((x.shape[1], *w.shape[1:], stride))
+            size = -(-x.shape[1] // stride)
+            return np.zeros((1, size, size, w.shape[3]), np.float32), ()
+        return evaluate(function, arrays, kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tape, "_evaluate", watch)
+        sr = trainer.networks["srgan"](np.zeros((1, 44, 44, 3), np.float32))
+        trainer.networks["discriminator"].features(sr)
+        trainer.vgg(sr)
+    assert seen == set(bench.CONVOLUTIONS)
+
+
+def test_profile_accounts_for_the_step(monkeypatch, capsys):
+    monkeypatch.setattr(bench, "training", lambda method: lambda side: lambda: SRResNet(8, 1)(np.zeros((1, 6, 6, 3), np.float32)))
+    bench.print_profile(gemm=1e9, steps=1)
+    out = capsys.readouterr().out
+    assert "conv 9x9 3->8 at 6" in out and "of GEMM" in out and "one step" in out
+    assert tape._evaluate.__module__ == "npsrgan.tape"      # put back
+
+
+def test_twins_in_torch_compute_the_same():
+    bench_torch = pytest.importorskip("npsrgan.bench_torch", reason="torch is not installed")
+    rng = np.random.default_rng(0)
+    image = rng.uniform(-1, 1, (2, 16, 16, 3)).astype(np.float32)
+    generator, discriminator, vgg = SRResNet(8, 2), Discriminator(4, 16), VGG19("conv2_2")
+    for network in (generator, discriminator):
+        for array in network.state_dict().values():
+            array += rng.uniform(0, 0.1, array.shape).astype(np.float32)
+    for parameter in vgg.parameters():
+        parameter.array += rng.uniform(-0.1, 0.1, parameter.shape).astype(np.float32)
+    for evaluation in (False, True):
+        bench_torch.settle(1, channels_last=evaluation)
+        for ours in (generator.train(not evaluation), discriminator.features, vgg):
+            module = bench_torch.network(ours) if ours is not discriminator.features else bench_torch.twin(ours)
+            theirs = bench_torch.array(module(bench_torch.tensor(image)))
+            assert np.abs(ours(image).array - theirs).max() < 1e-4 * np.abs(theirs).max()
+    bench_torch.settle(1, channels_last=False)
+
