@@ -99,7 +99,8 @@ class Layer:
     def to(self, convert):
         """Pass every array through `convert`, a function from array to array, and pack the results.  Returns the layer.
 
-        `network.to(cupy.asarray)` moves a network to the GPU; `network.to(np.float64)` makes it double precision.
+        `network.to(cupy.asarray)` moves a network to the GPU; `network.to(lambda a: a.astype(np.float64))` makes it double
+        precision (np.float64 itself does not do: of an array with one entry NumPy 2.0 makes a scalar).
         """
         for _, layer, attribute in self.walk():
             value = getattr(layer, attribute)
