@@ -27,6 +27,11 @@ def positive(*shape, seed=0):
     return 1.5 + wave(*shape, seed=seed)
 
 
+def double(array):
+    """The array in double precision, for `Layer.to`."""
+    return array.astype(np.float64)
+
+
 def relative_error(mine, theirs):
     """max|mine - theirs| / max|theirs|."""
     mine, theirs = np.asarray(mine), np.asarray(theirs)
@@ -165,7 +170,7 @@ OPERATIONS = [Comparison(*line) for line in [
 
 def fill(network):
     """Give a network weights by formula, in float64, such that signals keep their size and no gradient is small."""
-    network.to(np.float64)
+    network.to(double)
     for seed, (name, array) in enumerate(network.state_dict().items()):
         values = wave(*array.shape, seed=seed)
         kind = name.rsplit(".", 1)[-1]

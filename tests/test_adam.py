@@ -11,7 +11,7 @@ from npsrgan.layers import Linear, Sequential
 
 
 def network(dtype=np.float64, sizes=((3, 4), (4, 2))):
-    net = Sequential(*[Linear(*size) for size in sizes]).to(dtype)
+    net = Sequential(*[Linear(*size) for size in sizes]).to(lambda a: a.astype(dtype))
     for seed, p in enumerate(net.parameters()):
         p.array[...] = wave(*p.shape, seed=seed)
     return net

@@ -1,7 +1,7 @@
 """Layers: names and order, one flat buffer, state dicts, modes, moving, and how weights begin."""
 import numpy as np
 import pytest
-from comparisons import wave
+from comparisons import double, wave
 
 from npsrgan import layers, ops
 from npsrgan.device import to_numpy
@@ -97,7 +97,7 @@ def test_split_cuts_views():
 def test_to_moves_everything_and_keeps_parameters_the_same_objects():
     net = Net().pack()
     parameters = net.parameters()
-    assert net.to(np.float64) is net
+    assert net.to(double) is net
     assert {array.dtype for array in net.state_dict().values()} == {np.dtype(np.float64)} and net.flat.dtype == np.float64
     assert all(new is old for new, old in zip(net.parameters(), parameters))
     net.flat[0] = 42
@@ -156,7 +156,7 @@ def test_train_and_eval_reach_every_layer():
 
 
 def test_evaluation_depends_on_no_other_image_and_changes_nothing():
-    net = initialise(Net()).to(np.float64)
+    net = initialise(Net()).to(double)
     x = wave(4, 5, 5, 3)
     assert not np.allclose(net(x).array[:1], net(x[:1]).array)      # training: the batch is part of the answer
     net.eval()
@@ -167,7 +167,7 @@ def test_evaluation_depends_on_no_other_image_and_changes_nothing():
 
 
 def test_running_statistics_follow_the_data():
-    layer, x = BatchNorm(3).to(np.float64), 2 + 3 * wave(6, 5, 4, 3)
+    layer, x = BatchNorm(3).to(double), 2 + 3 * wave(6, 5, 4, 3)
     for _ in range(200):
         layer(x)
     assert np.allclose(layer.running_mean, x.mean((0, 1, 2)), rtol=1e-8)
@@ -182,7 +182,7 @@ def test_layers_are_their_operations():
     x, flat = wave(2, 6, 6, 4), wave(3, 4)
 
     def filled(layer):
-        layer.to(np.float64)
+        layer.to(double)
         for seed, p in enumerate(layer.parameters()):
             p.array[...] = wave(*p.shape, seed=seed)
         return layer

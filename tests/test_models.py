@@ -2,7 +2,7 @@
 import h5py
 import numpy as np
 import pytest
-from comparisons import fill, relative_error, wave
+from comparisons import double, fill, relative_error, wave
 
 from npsrgan import ops
 from npsrgan.models import VGG19, Discriminator, SRResNet
@@ -152,7 +152,7 @@ def test_vgg19_from_kerass_file_is_what_keras_computes(tmp_path, version):
     with h5py.File(tmp_path / "vgg.h5", "w") as file:
         file["block1_conv1/block1_conv1_W_1:0"] = kernel
         file["block1_conv1/block1_conv1_b_1:0"] = bias
-    vgg = load_vgg19(tmp_path / "vgg.h5", "conv1_1", feature_scale=0.5).to(np.float64)
+    vgg = load_vgg19(tmp_path / "vgg.h5", "conv1_1", feature_scale=0.5).to(double)
 
     image = wave(2, 7, 6, 3)
     bgr = (image[..., ::-1] + 1) * 127.5 - [103.939, 116.779, 123.68]

@@ -4,6 +4,7 @@ import weakref
 
 import numpy as np
 import pytest
+from comparisons import double as double_precision
 
 from npsrgan import losses, ops
 from npsrgan.models import Discriminator, SRResNet
@@ -83,7 +84,7 @@ def test_a_rule_may_return_an_array_that_it_keeps():
 
 
 def test_asked_twice_gives_what_two_runs_give():
-    generator, discriminator = SRResNet(4, 1).to(np.float64), Discriminator(2, 16).to(np.float64)
+    generator, discriminator = SRResNet(4, 1).to(double_precision), Discriminator(2, 16).to(double_precision)
     rng = np.random.default_rng(0)
     lr, hr = rng.uniform(-1, 1, (2, 4, 4, 3)), rng.uniform(-1, 1, (2, 16, 16, 3))
 

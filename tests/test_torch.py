@@ -11,6 +11,7 @@ from comparisons import (  # noqa: E402
     PAPER_NETWORKS,
     SMALL_NETWORKS,
     Comparison,
+    double,
     relative_error,
     small_trainer,
     training_run,
@@ -91,7 +92,7 @@ def test_adam(kind, options, monkeypatch):
     monkeypatch.setattr(Adam, "BLOCK", 1000)
     steps, network = 100, Linear(60, 50)
     network.load_state_dict({"weight": wave(60, 50), "bias": wave(50, seed=1)})
-    network.to(np.float64)
+    network.to(double)
     adam = Adam(network, schedule(kind, 1e-2, steps), **options)
     theirs = [oracle.tensor(p.array) for p in network.parameters()]
     betas = options.get("beta1", 0.9), options.get("beta2", 0.999)
