@@ -1,13 +1,13 @@
-"""The twin of linear: each thread multiplies by its own stretch of the weights.
+"""The twin of linear: the weights a few rows at a time, on all threads.
 
-With few rows in x (a batch of images, not of pixels) the products only read or write the weights once: what counts is that
-all threads do so, and BLAS alone does not share out so thin a product.
+With few rows in x (a batch of images, not of pixels) the products do little more than read or write the weights once.  Cut
+into small ones, they take OpenBLAS's way without repacking, which is two to three times as fast here.
 """
 import numpy as np
 
 from npsrgan import ops
 from npsrgan.fast.blocks import column_sums, large, suits
-from npsrgan.fast.threads import parallel, shares
+from npsrgan.fast.threads import SMALL_PRODUCT, parallel
 from npsrgan.tape import twin
 
 
@@ -16,21 +16,22 @@ def linear(x, w, b=None):
     """x @ w + b."""
     if not large(w) or not suits(x, w, w if b is None else b) or x.ndim != 2 or x.shape[1] != w.shape[0]:
         return NotImplemented
-    inputs = len(w)
+    step = max(1, SMALL_PRODUCT // (x.shape[0] * w.shape[1]))
+    parts = [slice(start, start + step) for start in range(0, len(w), step)]       # of the rows of w
 
     def d_x(dy):
         dx = np.empty_like(x)
-        parallel(lambda part: np.matmul(dy, w[slice(*part)].T, out=dx[:, slice(*part)]), shares(inputs))
+        parallel(lambda part: np.matmul(dy, w[part].T, out=dx[:, part]), parts)
         return dx
 
     def d_w(dy):
         dw = np.empty_like(w)
-        parallel(lambda part: np.matmul(x[:, slice(*part)].T, dy, out=dw[slice(*part)]), shares(inputs))
+        parallel(lambda part: np.matmul(x[:, part].T, dy, out=dw[part]), parts)
         return dw
 
     def d_b(dy): return column_sums(lambda dy: dy, dy)
 
-    y = sum(parallel(lambda part: x[:, slice(*part)] @ w[slice(*part)], shares(inputs)))
+    y = np.sum(parallel(lambda part: x[:, part] @ w[part], parts), axis=0, dtype=np.float64).astype(x.dtype)
     if b is not None:
         y += b
     return y, (d_x, d_w, d_b)

@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
+SMALL_PRODUCT = 10**6       # OpenBLAS is faster on matrix products of at most so many multiplications: it copies nothing first
+
 _lock = threading.Lock()
 _local = threading.local()          # .inside: this thread is working for a pool; .buffers: its scratch memory
 _helpers = None

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from npsrgan.fast.threads import get_threads, parallel, scratch, shares
+from npsrgan.fast.threads import SMALL_PRODUCT, get_threads, parallel, scratch, shares
 
 _r = np.sqrt(2)
 BT = np.array([[2, 0, -3, 0, 1, 0], [0, -2, -2, 1, 1, 0], [0, 2, -2, -1, 1, 0],
@@ -29,8 +29,7 @@ G = np.array([[1 / 2, 0, 0], [-1 / 2, -1 / 2, -1 / 2], [-1 / 2, 1 / 2, -1 / 2],
 AT = np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, _r, -_r, 0], [0, 1, 1, 2, 2, 0], [0, 1, -1, 2 * _r, -2 * _r, 1]])
 GG = np.kron(G, G)      # both sides of the kernel's transform as one matrix, (36, 9)
 
-SMALL_PRODUCT = 10**6   # OpenBLAS has a faster way for products of so few multiplications: pieces are cut to that size
-TILES = 192             # tiles in a piece where channels are too many for that: enough rows for an efficient product
+TILES = 192             # tiles in a piece, where they make no small product: enough rows for an efficient one
 LARGE_KERNEL = 8 << 20  # bytes of transformed kernel that are better read once than once for each piece
 
 
