@@ -46,6 +46,7 @@ def main(arguments=None):
     trainer = Trainer(settings, device, say)
     if saved:
         trainer.restore(*state)
+        del saved, state        # as large as all networks and their moments
         if trainer.steps >= settings.total_steps and (out / "result.json").exists():
             say(f"this run is finished ({trainer.steps} steps); to train on, give a larger --steps or --gan-steps")
             return 0
@@ -243,7 +244,8 @@ def finish(trainer, validation, out):
 
 def way_on(out):
     """What to do about a run that ended early."""
-    if not (out / "checkpoint.h5").exists():
+    newest = out / "checkpoint.h5"
+    if not newest.exists() and not storage.previous(newest).exists():
         return "nothing was saved yet"
     return f"to go on: python -m npsrgan.train --resume --out {shlex.quote(str(shown(out)))}"
 

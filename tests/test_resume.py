@@ -212,7 +212,7 @@ def test_damaged_checkpoint(tiny, tmp_path, stopped, damage, capsys):
     assert differences(outcome(whole), outcome(stopped)) == []
 
 
-def test_the_good_checkpoint_outlives_the_save_after_a_fallback(tiny, stopped, monkeypatch):
+def test_the_good_checkpoint_outlives_the_save_after_a_fallback(tiny, stopped, monkeypatch, capsys):
     """The next save is killed between its two renames: then the checkpoint must not be the damaged one."""
     cut(stopped / "checkpoint.h5")
     replace = os.replace
@@ -222,7 +222,9 @@ def test_the_good_checkpoint_outlives_the_save_after_a_fallback(tiny, stopped, m
             raise KeyboardInterrupt
         replace(source, target)
     monkeypatch.setattr(storage.os, "replace", dying)
+    capsys.readouterr()
     assert tiny(stopped, "--resume") == 130
+    assert "interrupted; to go on:" in capsys.readouterr().out
     assert not (stopped / "checkpoint.h5").exists() and taken(stopped / "checkpoint.previous.h5") == 2
     monkeypatch.setattr(storage.os, "replace", replace)
     assert tiny(stopped, "--resume") == 0
