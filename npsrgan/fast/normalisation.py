@@ -3,6 +3,7 @@ import numpy as np
 
 from npsrgan import ops
 from npsrgan.fast.blocks import by_rows, large, shared, suits
+from npsrgan.ops.normalisation import keep_running
 from npsrgan.tape import twin
 
 
@@ -18,10 +19,8 @@ def batch_norm(x, gamma, beta, running_mean=None, running_var=None, training=Tru
     if training:
         mean, var = _moments(x)
         if running_mean is not None:
-            running_mean *= momentum
-            running_mean += (1 - momentum) * mean
-            running_var *= momentum
-            running_var += (1 - momentum) * var * (m / max(m - 1, 1))
+            keep_running(running_mean, mean, momentum)
+            keep_running(running_var, var * (m / max(m - 1, 1)), momentum)
     else:
         mean, var = running_mean.copy(), running_var
     inv_std = 1 / np.sqrt(var + eps)

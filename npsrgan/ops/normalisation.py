@@ -4,6 +4,12 @@ import numpy as np
 from npsrgan.tape import op
 
 
+def keep_running(average, value, momentum):
+    """average <- momentum * average + (1 - momentum) * value, in place."""
+    average *= momentum
+    average += (1 - momentum) * value
+
+
 @op
 def batch_norm(x, gamma, beta, running_mean=None, running_var=None, training=True, momentum=0.9, eps=1e-5):
     """Normalise each channel, then scale and shift.  Ioffe and Szegedy 2015, algorithms 1 and 2.
@@ -18,10 +24,8 @@ def batch_norm(x, gamma, beta, running_mean=None, running_var=None, training=Tru
     if training:
         mean, var = x.mean(axes), x.var(axes)
         if running_mean is not None:
-            running_mean *= momentum
-            running_mean += (1 - momentum) * mean
-            running_var *= momentum
-            running_var += (1 - momentum) * var * (m / max(m - 1, 1))
+            keep_running(running_mean, mean, momentum)
+            keep_running(running_var, var * (m / max(m - 1, 1)), momentum)
     else:
         mean, var = running_mean, running_var
     inv_std = 1 / np.sqrt(var + eps)
