@@ -1,10 +1,11 @@
 """Every fast twin against the version one reads, on every shape the networks use (smaller images)."""
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
-from threadpoolctl import threadpool_info
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from npsrgan import losses, ops
 from npsrgan.fast import blocks, get_threads, im2col, set_threads, winograd
@@ -172,6 +173,11 @@ def test_nothing_goes_stale():
         assert remember(dy) == remember(dy) == 3 * k
         del dy
     assert len(calls) == 5
+    one, two = np.ones(3), np.zeros(3)
+    assert (remember(one), remember(two), remember(one)) == (3, 0, 3)
+    gone = weakref.ref(one)
+    del one
+    assert gone() is None       # and no gradient is kept alive
 
 
 class Stranger(np.ndarray):
@@ -245,18 +251,47 @@ def test_an_error_in_a_job_is_raised_by_the_caller_and_leaves_the_pool_usable():
     assert parallel(lambda job: -job, range(3)) == [0, -1, -2]
 
 
-def test_blas_has_one_thread_inside_and_its_old_setting_after():
-    def setting():
-        return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
-    before = setting()
-    inside = parallel(lambda _: setting(), range(2))
-    assert all(n == 1 for threads in inside for n in threads) and setting() == before
+@pytest.fixture
+def two_blas_threads():
+    """BLAS set to two threads, by a thread that is gone: while one lives, threadpoolctl may let no other change the number."""
+    def set_from_another_thread(number):
+        setter = threading.Thread(target=lambda: threadpool_limits(number, user_api="blas"))
+        setter.start()
+        setter.join()
+    before = max(blas_threads())
+    set_from_another_thread(2)
+    yield
+    set_from_another_thread(before)
+
+
+def blas_threads():
+    return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+
+
+def test_blas_has_one_thread_inside_and_its_old_setting_after(two_blas_threads):
+    assert parallel(lambda _: blas_threads(), range(2)) == [{1}, {1}] and blas_threads() == {2}
     with pytest.raises(ZeroDivisionError):
         parallel(lambda _: 1 / 0, range(2))
-    assert setting() == before
+    assert blas_threads() == {2}
 
 
-def test_several_python_threads_at_once():
+@pytest.mark.parametrize("last", ["caller", "other"])
+def test_the_last_busy_pool_gives_blas_back(two_blas_threads, last):
+    entered, leave = threading.Event(), threading.Event()
+    other = threading.Thread(target=lambda: parallel(lambda _: entered.set() or leave.wait(10), range(1)))
+    other.start()
+    assert entered.wait(10) and blas_threads() == {1}
+    if last == "caller":
+        parallel(lambda _: leave.set() or other.join(), range(1))
+    else:
+        parallel(lambda _: None, range(1))
+        assert blas_threads() == {1}        # the other is still busy
+        leave.set()
+        other.join()
+    assert blas_threads() == {2}
+
+
+def test_several_python_threads_at_once(two_blas_threads):
     arguments = [cast(convolution(*case), np.float32)[:2] for case in CONVOLUTIONS[:4]]
     expected = [run_twin(ops.conv2d, *args)[0] for args in arguments]
     wrong = []
@@ -268,7 +303,7 @@ def test_several_python_threads_at_once():
     users = [threading.Thread(target=compute, args=(index,)) for index in range(4)]
     [user.start() for user in users]
     [user.join() for user in users]
-    assert not wrong
+    assert not wrong and blas_threads() == {2}
 
 
 def test_the_number_of_threads():

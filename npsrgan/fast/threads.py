@@ -103,20 +103,28 @@ class _OneBlasThread:
     """BLAS on one thread while any pool is busy.  Counted, for several Python threads may compute at the same time."""
 
     def __init__(self):
-        self.busy, self.lock, self.blas, self.limit = 0, threading.Lock(), None, None
+        self.busy, self.lock, self.libraries, self.before = 0, threading.Lock(), None, None
 
     def __enter__(self):
         with self.lock:
             if self.busy == 0:
-                self.blas = self.blas or ThreadpoolController().select(user_api="blas")     # looked up once: it takes a while
-                self.limit = self.blas.limit(limits=1)
+                if self.libraries is None:      # looked up once: it takes a while
+                    self.libraries = ThreadpoolController().select(user_api="blas").lib_controllers
+                self.before = [library.num_threads for library in self.libraries]
+                self._set([1] * len(self.libraries))
             self.busy += 1
 
     def __exit__(self, *exception):
         with self.lock:
             self.busy -= 1
             if self.busy == 0:
-                self.limit.restore_original_limits()
+                self._set(self.before)
+
+    def _set(self, numbers):
+        for library, number in zip(self.libraries, numbers):
+            library.set_num_threads(number)
+            # Newer threadpoolctl lets only the thread that set a limit change it; here another may be the last to leave.
+            getattr(library, "clear_controlling_thread", lambda: None)()
 
 
 _one_blas_thread = _OneBlasThread()
