@@ -2,15 +2,16 @@
 
     python -m npsrgan.bench [--quick] [--json FILE] [--profile] [--threads N] [--channels-last]
 
-Both sides compute the same with the same weights, on the same number of threads, in turns: A B A B.
+Both sides compute the same with the same weights, on the same number of threads, in turns: A B A B.  Each has a process of
+its own, so that neither inherits the other's settings, threads or memory.
 """
 import argparse
 import importlib.util
 import json
+import multiprocessing
 import os
 import platform
 import resource
-import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
@@ -45,7 +46,6 @@ class Row:
 
     name: str
     prepare: Callable
-    memory: bool = False        # also measure the peak memory, in processes of their own
     flops: float = 0            # additions and multiplications as the definition counts them
     result: dict = field(default_factory=dict)
 
@@ -126,28 +126,56 @@ def training(method, batch=4):
 
 def all_rows(quick):
     yield from operations(quick)
-    yield Row("srresnet_infer_small", inference(44, 54), memory=True)
-    yield Row("srresnet_step", training("srresnet_step"), memory=True)
+    yield Row("srresnet_infer_small", inference(44, 54))
+    yield Row("srresnet_step", training("srresnet_step"))
     if not quick:
         yield Row("adam_step discriminator", adam_step)
-        yield Row("srresnet_infer_large", inference(256, 256), memory=True)
-        yield Row("srgan_step", training("step"), memory=True)
+        yield Row("srresnet_infer_large", inference(256, 256))
+        yield Row("srgan_step", training("step"))
         for name, method in (("srresnet_step", "srresnet_step"), ("srgan_step", "step")):
             for batch in (1, 2, 8):
                 yield Row(f"{name} batch {batch}", training(method, batch))
 
 
-def measure(row, sides, pairs):
-    """Times in seconds, medians and spreads (median absolute deviations), and how far the results lie apart."""
-    runs = {side: row.prepare(side) for side in sides}
-    first = {side: run() for side, run in runs.items()}       # the warm-up
+def serve(pipe, side, name, threads, channels_last):
+    """A side's process: send the first result; for every True received, run again and send the seconds; at last, the peak memory."""
+    fast.set_threads(threads)
+    if side == "torch":
+        from npsrgan import bench_torch
+        bench_torch.settle(threads, channels_last)
+    else:
+        fast.keep_memory()          # as the training command does
+    run = next(row for row in all_rows(quick=False) if row.name == name).prepare(side)
+    pipe.send(run())                # this is the warm-up, too
+    while pipe.recv():
+        start = time.perf_counter()
+        run()
+        pipe.send(time.perf_counter() - start)
+    pipe.send(peak_memory())
+
+
+def measure(row, sides, pairs, channels_last):
+    """Fill row.result: times in seconds, medians and spreads (median absolute deviations); peak memory of each process in MB
+    (10^6 bytes); and how far apart the results lie."""
+    pipes, first = {}, {}
+    context = multiprocessing.get_context("spawn")
+    for side in sides:
+        pipes[side], far_end = context.Pipe()
+        context.Process(target=serve, args=(far_end, side, row.name, fast.get_threads(), channels_last), daemon=True).start()
+        far_end.close()
     times = {side: [] for side in sides}
-    for _ in range(pairs):
-        for side, run in runs.items():
-            time.sleep(PAUSE)
-            start = time.perf_counter()
-            run()
-            times[side].append(time.perf_counter() - start)
+    try:
+        first = {side: pipe.recv() for side, pipe in pipes.items()}
+        for _ in range(pairs):
+            for side, pipe in pipes.items():
+                time.sleep(PAUSE)
+                pipe.send(True)
+                times[side].append(pipe.recv())
+        for side, pipe in pipes.items():
+            pipe.send(False)
+            row.result[f"{side}_mb"] = pipe.recv() / 1e6
+    except (EOFError, BrokenPipeError):
+        raise UserError(f"a process that measures {row.name} ended early (out of memory?)") from None
     for side, seconds in times.items():
         row.result[f"{side}_s"] = float(np.median(seconds))
         row.result[f"{side}_spread_s"] = float(np.median(np.abs(np.subtract(seconds, np.median(seconds)))))
@@ -155,23 +183,6 @@ def measure(row, sides, pairs):
         row.result["ratio"] = row.result["ours_s"] / row.result["torch_s"]
         if first["ours"] is not None:
             row.result["difference"] = float(np.abs(first["ours"] - first["torch"]).max() / np.abs(first["torch"]).max())
-
-
-def measure_memory(row, sides, arguments):
-    """The peak resident memory in MB (10^6 bytes), each side in a process of its own."""
-    for side in sides:
-        options = ["--peak", row.name, side, "--threads", str(fast.get_threads())] + ["--channels-last"] * arguments.channels_last
-        answer = subprocess.run([sys.executable, "-m", "npsrgan.bench", *options], capture_output=True, text=True)
-        if answer.returncode:
-            raise UserError(f"measuring the memory of {row.name} failed: {answer.stderr.strip()[-200:]}")
-        row.result[f"{side}_mb"] = float(answer.stdout)
-
-
-def print_peak(name, side):
-    """What the process of its own does: two runs, and the largest resident memory so far."""
-    run = next(row for row in all_rows(quick=False) if row.name == name).prepare(side)
-    run(), run()
-    print(peak_memory() / 1e6)
 
 
 def peak_memory():
@@ -255,13 +266,11 @@ def print_profile(gemm, steps=3):
 
 def describe(row):
     r = row.result
-    line = f"{row.name:36} {r['ours_s'] * 1e3:9.1f} ms ±{r['ours_spread_s'] * 1e3:6.1f}"
+    line = f"{row.name:36} {r['ours_s'] * 1e3:9.1f} ms ±{r['ours_spread_s'] * 1e3:6.1f} {r['ours_mb']:6.0f} MB"
     if "ratio" in r:
-        line += f"   torch {r['torch_s'] * 1e3:9.1f} ms ±{r['torch_spread_s'] * 1e3:6.1f}   ratio {r['ratio']:5.2f}"
+        line += f"   torch {r['torch_s'] * 1e3:9.1f} ms ±{r['torch_spread_s'] * 1e3:6.1f} {r['torch_mb']:6.0f} MB   ratio {r['ratio']:5.2f}"
     if "difference" in r:
         line += f"   difference {r['difference']:.0e}"
-    if "ours_mb" in r:
-        line += f"   {r['ours_mb']:.0f} MB" + (f", torch {r['torch_mb']:.0f} MB" if "torch_mb" in r else "")
     return line
 
 
@@ -275,17 +284,11 @@ def main(arguments=None):
     parser.add_argument("--profile", action="store_true", help="print where the time of our SRGAN step goes, and nothing else")
     parser.add_argument("--threads", type=int, help="threads of both sides (default: one for each core)")
     parser.add_argument("--channels-last", action="store_true", help="let torch keep images as we do; it may be faster")
-    parser.add_argument("--peak", nargs=2, metavar=("ROW", "SIDE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args(arguments)
     if arguments.pairs < 1 or (arguments.threads or 1) < 1:
         raise UserError("--pairs and --threads must be at least 1")
     fast.set_threads(arguments.threads)
     sides = ["ours"] + ["torch"] * (importlib.util.find_spec("torch") is not None)
-    if "torch" in (arguments.peak or sides):
-        from npsrgan import bench_torch
-        bench_torch.settle(fast.get_threads(), arguments.channels_last)
-    if arguments.peak:
-        return print_peak(*arguments.peak)
     gemm = gemm_rate()
     facts = machine(gemm)
     print(", ".join(f"{key} {value:.0f}" if isinstance(value, float) else f"{key} {value}" for key, value in facts.items()))
@@ -295,9 +298,7 @@ def main(arguments=None):
         print("torch is not installed: our times alone")
     rows = [row for row in all_rows(arguments.quick) if not arguments.only or arguments.only in row.name]
     for row in tqdm(rows, desc="bench"):
-        measure(row, sides, arguments.pairs)
-        if row.memory:
-            measure_memory(row, sides, arguments)
+        measure(row, sides, arguments.pairs, arguments.channels_last)
         tqdm.write(describe(row))
         if arguments.json:
             finished = [{"name": r.name} | r.result for r in rows if r.result]

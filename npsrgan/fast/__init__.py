@@ -4,6 +4,7 @@
 stay in a core's cache, and a small pool of threads shares the pieces.  Every twin returns what its reference returns,
 within rounding, and declines (returns NotImplemented) whatever it is not made for.
 
+    memory.py         keep_memory(): for commands that run long
     threads.py        the pool: set_threads(n), parallel(work, jobs)
     im2col.py         convolution as one matrix product per piece of image: every shape
     winograd.py       3x3 at stride 1 with a quarter of the multiplications
@@ -16,6 +17,7 @@ within rounding, and declines (returns NotImplemented) whatever it is not made f
     movement.py       max pooling, pixel shuffle, addition
 """
 from npsrgan.fast import activations, convolution, linear, movement, normalisation  # noqa: F401  (importing registers)
+from npsrgan.fast.memory import keep_memory
 from npsrgan.fast.threads import get_threads, set_threads
 
-__all__ = ["get_threads", "set_threads"]
+__all__ = ["get_threads", "keep_memory", "set_threads"]
