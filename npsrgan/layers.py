@@ -150,6 +150,8 @@ class Linear(Layer):
 class BatchNorm(Layer):
     """Batch normalisation over all axes but the last.  See `ops.batch_norm`."""
 
+    momentum, eps = 0.9, 1e-5
+
     def __init__(self, channels):
         self.gamma = Parameter(np.ones(channels, np.float32))
         self.beta = Parameter(np.zeros(channels, np.float32))
@@ -157,7 +159,8 @@ class BatchNorm(Layer):
         self.running_var = np.ones(channels, np.float32)
 
     def forward(self, x):
-        return ops.batch_norm(x, self.gamma, self.beta, self.running_mean, self.running_var, self.training)
+        return ops.batch_norm(x, self.gamma, self.beta, self.running_mean, self.running_var,
+                              self.training, self.momentum, self.eps)
 
 
 class PReLU(Layer):

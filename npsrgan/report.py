@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 
 from npsrgan import images
-from npsrgan.device import to_numpy
 from npsrgan.metrics import psnr, ssim
 
 LABELS = {"bicubic": "bicubic", "srresnet": "SRResNet", "srgan": "SRGAN"}
@@ -24,14 +23,6 @@ CURVES = (      # of loss.png: title, look, {column: label}
 def generators(trainer):
     """(name, label) of the generators to show: SRGAN only once it has begun to differ from SRResNet."""
     return [(name, LABELS[name]) for name in ("srresnet", "srgan")[:1 + bool(trainer.srgan_steps)]]
-
-
-def super_resolve(network, lr, device):
-    """A uint8 (h, w, 3) image through a generator in evaluation mode: uint8 (scale*h, scale*w, 3)."""
-    network.eval()
-    sr = network(device.array(images.to_float(lr)[None]))
-    network.train()
-    return images.to_uint8(to_numpy(sr.array)[0])
 
 
 class Log:

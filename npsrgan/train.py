@@ -21,6 +21,7 @@ from npsrgan.data import Batches, DeadLeaves, ImageFolder, Photograph, split, up
 from npsrgan.device import select
 from npsrgan.errors import UserError, command
 from npsrgan.fast import set_threads
+from npsrgan.inference import fold, super_resolve
 from npsrgan.metrics import psnr, ssim
 from npsrgan.settings import merge, parse
 from npsrgan.trainer import Diverged, Trainer, read_checkpoint
@@ -209,7 +210,8 @@ def validate(trainer, pairs, out, step):
     s, first = trainer.settings, {}
     row = {"bicubic_psnr": np.mean([psnr(upscale(lr, s.scale), hr, s.scale) for _, lr, hr in pairs])}
     for name, label in report.generators(trainer):
-        enlarged = [report.super_resolve(trainer.networks[name], lr, trainer.device) for _, lr, _ in pairs]
+        generator = fold(trainer.networks[name])
+        enlarged = [super_resolve(generator, lr, trainer.device) for _, lr, _ in pairs]
         row[f"{name}_psnr"] = np.mean([psnr(sr, hr, s.scale) for sr, (_, _, hr) in zip(enlarged, pairs)])
         first[label] = enlarged[0]
     name, lr, hr = pairs[0]
@@ -225,10 +227,10 @@ def finish(trainer, validation, out):
         storage.save_network(out / f"{name}.h5", network, about)
     log = report.Log(out / "log.csv", trainer.steps)
     log.plot(out / "loss.png")
-    count = 0
+    generators, count = {name: fold(trainer.networks[name]) for name, _ in report.generators(trainer)}, 0
     for name, lr, hr in tqdm(validation_pairs(validation, s.scale, report=say), "measuring", len(validation), unit=" images", delay=2):
         results = {"bicubic": upscale(lr, s.scale)}
-        results |= {name: report.super_resolve(trainer.networks[name], lr, trainer.device) for name, _ in report.generators(trainer)}
+        results |= {name: super_resolve(generator, lr, trainer.device) for name, generator in generators.items()}
         for method, image in results.items():
             scores.setdefault(method, []).append((psnr(image, hr, s.scale), ssim(image, hr, s.scale)))
         if count == 0:

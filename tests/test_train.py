@@ -11,6 +11,7 @@ from runs import TINY, TOGETHER, arguments, differences, outcome, status
 from npsrgan import losses, ops, report, storage, train
 from npsrgan.data import Batches, DeadLeaves, ImageFolder, upscale, validation_pairs
 from npsrgan.device import CPU
+from npsrgan.inference import fold, super_resolve
 from npsrgan.metrics import psnr, ssim
 from npsrgan.models import SRResNet
 from npsrgan.models.vgg19 import random_vgg19
@@ -87,7 +88,7 @@ def test_the_result_is_that_of_the_weights(tiny, photos, tmp_path, mode):
     enlarged = {"bicubic": [upscale(lr, 2) for _, lr, _ in pairs]}
     for name in ("srresnet", "srgan"):
         network = storage.load_network(tmp_path / "run" / f"{name}.h5", SRResNet)
-        enlarged[name] = [report.super_resolve(network, lr, CPU) for _, lr, _ in pairs]
+        enlarged[name] = [super_resolve(fold(network), lr, CPU) for _, lr, _ in pairs]
     for method, images in enlarged.items():
         for metric, key in [(psnr, "psnr_y"), (ssim, "ssim_y")]:
             expected = np.mean([metric(image, hr, 2) for image, (_, _, hr) in zip(images, pairs)])

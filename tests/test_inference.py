@@ -1,0 +1,46 @@
+"""Folded networks compute what the trained ones do in evaluation mode."""
+import numpy as np
+import pytest
+
+from npsrgan import images
+from npsrgan.device import CPU
+from npsrgan.inference import fold, super_resolve
+from npsrgan.layers import BatchNorm, PReLU
+from npsrgan.models import Discriminator, SRResNet
+
+
+def trained(network):
+    """A network whose every parameter and statistic has moved away from where it began."""
+    rng = np.random.default_rng(0)
+    for name, array in network.state_dict().items():
+        array += 0.1 * rng.standard_normal(array.shape).astype(array.dtype)
+        if name.endswith("running_var"):
+            array[...] = rng.uniform(0.3, 3, array.shape)
+    return network
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(np.float64, 1e-12), (np.float32, 2e-5)])
+@pytest.mark.parametrize("network, size", [(SRResNet(8, 2, 2), 9), (SRResNet(16, 3, 4), 12), (Discriminator(4, 32), 32)])
+def test_a_folded_network_computes_the_same(network, size, dtype, tolerance):
+    network = trained(network).to(lambda array: array.astype(dtype))
+    image = np.random.default_rng(1).uniform(-1, 1, (2, size, size, 3)).astype(dtype)
+    before, kept = image.copy(), {name: array.copy() for name, array in network.state_dict().items()}
+    network.train()
+    folded = fold(network)
+    assert all(layer.training for layer in network.layers())
+    expected, actual = network.eval()(image).array, folded(image).array
+
+    assert actual.dtype == dtype
+    assert np.abs(actual - expected).max() < tolerance * np.abs(expected).max()
+    assert np.array_equal(image, before)
+    assert all(np.array_equal(array, kept[name]) for name, array in network.state_dict().items())
+    assert not any(isinstance(layer, (BatchNorm, PReLU)) for layer in folded.layers())
+
+
+def test_super_resolve_takes_and_gives_8_bit_images():
+    generator = trained(SRResNet(8, 1, 2))
+    lr = np.random.default_rng(2).integers(0, 256, (7, 10, 3), np.uint8)
+    sr = super_resolve(fold(generator), lr, CPU)
+    expected = images.to_uint8(generator.eval()(images.to_float(lr)[None]).array[0])
+    assert sr.shape == (14, 20, 3) and sr.dtype == np.uint8
+    assert np.abs(sr.astype(int) - expected).max() <= 1
