@@ -26,6 +26,7 @@ from npsrgan import fast, ops, tape
 from npsrgan.adam import Adam
 from npsrgan.device import CPU
 from npsrgan.errors import UserError, command
+from npsrgan.inference import fold
 from npsrgan.models import Discriminator, SRResNet
 from npsrgan.settings import PRESETS
 from npsrgan.trainer import Trainer
@@ -103,6 +104,7 @@ def inference(height, width):
         if side == "torch":
             from npsrgan import bench_torch
             return bench_torch.inference(generator, lr)
+        generator = fold(generator)
         return lambda: generator(lr).array
     return prepare
 
