@@ -20,7 +20,7 @@ from npsrgan import report, storage
 from npsrgan.data import Batches, DeadLeaves, ImageFolder, Photograph, split, upscale, validation_pairs
 from npsrgan.device import select
 from npsrgan.errors import UserError, command
-from npsrgan.fast import set_threads
+from npsrgan.fast import keep_memory, set_threads
 from npsrgan.inference import fold, super_resolve
 from npsrgan.metrics import psnr, ssim
 from npsrgan.settings import merge, parse
@@ -41,6 +41,7 @@ def main(arguments=None):
     settings.validate()
     if settings.threads:
         set_threads(settings.threads)
+    keep_memory()
     device, remark = select(settings.device)
     say(remark or device.description)
 
