@@ -70,6 +70,7 @@ NAMES = [f"{operation.__name__}-{index}" for index, (operation, _) in enumerate(
 @pytest.fixture(autouse=True)
 def everything_is_large(monkeypatch):
     """Small arrays are left to the references; here they are not.  Small blocks, so that there are several."""
+    monkeypatch.setattr(winograd, "WAKING", 0)
     monkeypatch.setattr(blocks, "SMALL", 1)
     monkeypatch.setattr(blocks, "BLOCK", 3000)
     yield

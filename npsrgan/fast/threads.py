@@ -3,9 +3,11 @@
 The caller works too: with n threads, n - 1 helpers and the caller take jobs from one list.  While a pool is busy, BLAS
 runs each product on the one thread that asked for it; its setting is put back when the last busy pool is done.
 """
+import math
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import wraps
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
@@ -78,17 +80,31 @@ def parallel(work, jobs):
 
 def shares(count, parts=None):
     """Cut range(count) into at most `parts` (default: one per thread) stretches of nearly equal length: [(begin, end), ...]."""
-    parts = max(1, min(parts or get_threads(), count))
+    parts = max(1, min(get_threads() if parts is None else parts, count))
     return [(count * i // parts, count * (i + 1) // parts) for i in range(parts)]
 
 
 def scratch(role, shape, dtype):
     """Uninitialised memory that belongs to this thread and role, used again and again: no page faults, warm in its cache."""
     buffers = _local.__dict__.setdefault("buffers", {})
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    size = math.prod(shape) * np.dtype(dtype).itemsize
     if role not in buffers or buffers[role].nbytes < size:
-        buffers[role] = np.empty(size, np.uint8)
+        buffers[role] = np.empty(1 << (size - 1).bit_length(), np.uint8)     # a power of two, so that it seldom grows
     return buffers[role][:size].view(dtype).reshape(shape)
+
+
+def per_thread(build):
+    """Remember, for each thread, what build(*arguments) returned: scratch memory and views into it.
+
+    Making a view takes Python longer than NumPy needs to fill a small one, and holds up the other threads meanwhile.
+    """
+    @wraps(build)
+    def get(*arguments):
+        built = _local.__dict__.setdefault(build, {})
+        if arguments not in built:
+            built[arguments] = build(*arguments)
+        return built[arguments]
+    return get
 
 
 def _pool():

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from npsrgan.fast.threads import SMALL_PRODUCT, get_threads, parallel, scratch, shares
+from npsrgan.fast.threads import SMALL_PRODUCT, get_threads, parallel, per_thread, scratch, shares
 
 _r = np.sqrt(2)
 BT = np.array([[2, 0, -3, 0, 1, 0], [0, -2, -2, 1, 1, 0], [0, 2, -2, -1, 1, 0],
@@ -30,6 +30,7 @@ AT = np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, _r, -_r, 0], [0, 1, 1, 2, 2, 0], [
 GG = np.kron(G, G)      # both sides of the kernel's transform as one matrix, (36, 9)
 
 TILES = 192             # tiles in a piece, where they make no small product: enough rows for an efficient one
+WAKING = 3 * 10**7      # multiplications that one thread does in about the time it takes to hand pieces to the others
 LARGE_KERNEL = 8 << 20  # bytes of transformed kernel that are better read once than once for each piece
 
 
@@ -49,7 +50,8 @@ def correlate_adjoint(dy, w, out, top, left):
 
 def _correlate(x, kernel, out, top, left, bias=None):
     """As `correlate`, but with the transformed kernel, (36, C, O)."""
-    (c, o), (grid, pieces) = kernel.shape[1:], _pieces(out.shape, _tiles_in_a_piece(*kernel.shape[1:]))
+    c, o = kernel.shape[1:]
+    grid, pieces = _pieces(out.shape, _tiles_in_a_piece(c, o), _threads(out.shape, c * o))
 
     def read(piece, v):
         _transform_tiles(x, piece, grid, top, left, BT, v)
@@ -76,7 +78,7 @@ def _correlate(x, kernel, out, top, left, bias=None):
 def correlate_kernel_gradient(x, dy, size, top, left):
     """The gradient of `correlate` with respect to w, (*size, C, O), where size is (3, 3).  x (N, H, W, C), dy (N, H', W', O)."""
     c, o = x.shape[3], dy.shape[3]
-    grid, pieces = _pieces(dy.shape, TILES)
+    grid, pieces = _pieces(dy.shape, TILES, _threads(dy.shape, c * o))
 
     def read(piece, v, q):
         _transform_tiles(x, piece, grid, top, left, BT, v)
@@ -134,16 +136,21 @@ class _Piece(NamedTuple):
     rows_count = property(lambda self: self.rows.stop - self.rows.start)
 
 
-def _pieces(shape, tiles):
+def _threads(shape, kernel_size):
+    """One thread where there is so little to do that waking the others takes longer."""
+    return get_threads() if 36 / 16 * shape[0] * shape[1] * shape[2] * kernel_size > WAKING else 1
+
+
+def _pieces(shape, tiles, threads):
     """The (rows, columns) of 4x4 tiles that cover each image of a shape (N, H, W, O), and pieces of about so many tiles."""
     n, rows, columns = shape[0], -(-shape[1] // 4), -(-shape[2] // 4)
     pieces = []
-    if 2 * rows * columns <= tiles and n >= get_threads():      # several whole images
-        for a, b in shares(n, max(-(-n * rows * columns // tiles), get_threads())):
+    if 2 * rows * columns <= tiles and n >= threads:       # several whole images
+        for a, b in shares(n, max(-(-n * rows * columns // tiles), threads)):
             pieces.append(_Piece(slice(a, b), slice(0, rows), slice(a * rows * columns, b * rows * columns)))
     else:
         for i in range(n):
-            for a, b in shares(rows, max(round(rows * columns / tiles), -(-get_threads() // n))):
+            for a, b in shares(rows, max(round(rows * columns / tiles), -(-threads // n))):
                 pieces.append(_Piece(slice(i, i + 1), slice(a, b), slice((i * rows + a) * columns, (i * rows + b) * columns)))
     return (rows, columns), pieces
 
@@ -153,12 +160,11 @@ def _transform_tiles(x, piece, grid, top, left, matrix, out):
 
     The tile in row t and column s begins at pixel (4*t - top, 4*s - left).
     """
-    k, c, columns = matrix.shape[1], x.shape[3], grid[1]
-    n, rows = piece.images_count, piece.rows_count
-    # Pixels that are 4 apart in a row of the image have the same place in their tiles: bring them together.
-    height, begin = 4 * (rows - 1) + k, 4 * piece.rows.start - top
+    rows, k, c = piece.rows_count, matrix.shape[1], x.shape[3]
+    matrix = _in(matrix, x.dtype)
+    comb, lines, half = _reading_room(piece.images_count, rows, grid[1], k, c, x.dtype)
+    height, begin = comb.shape[1], 4 * piece.rows.start - top
     a, b = min(max(0, -begin), height), max(0, min(height, x.shape[1] - begin))
-    comb = scratch("comb", (n, height, 4, columns + (k > 4), c), x.dtype)
     comb[...] = 0
     for phase in range(4):
         first = max(0, -((phase - left) // 4))
@@ -166,39 +172,62 @@ def _transform_tiles(x, piece, grid, top, left, matrix, out):
         source = source[:, :, :comb.shape[3] - first]
         comb[:, a:b, phase, first:first + source.shape[2]] = source
     # First along the columns of each tile: (6, k) @ (k rows, the pixels of a row of tiles), for each place in the tile ...
-    half = scratch("half", (6, k, n, rows, columns * c), x.dtype)
-    s = comb.strides
-    for place, many in ((0, 4), (4, k - 4)):
-        lines = as_strided(comb[:, :, :, place // 4:], (many, n, rows, k, columns * c), (s[2], s[0], 4 * s[1], s[1], s[4]))
-        np.matmul(matrix.astype(x.dtype), lines, out=half[:, place:place + many].transpose(1, 2, 3, 0, 4))
+    for these, results in lines:
+        np.matmul(matrix, these, out=results)
     # ... then along the rows.
-    _multiply(matrix, half.reshape(6, k, -1), out.reshape(6, 6, -1))
+    _multiply(matrix, half, out.reshape(6, 6, -1))
+
+
+@per_thread
+def _reading_room(n, rows, columns, k, c, dtype):
+    """Memory for `_transform_tiles`: the image, the operands and results of the first transform, the operand of the second."""
+    # Pixels that are 4 apart in a row of the image have the same place in their tiles: the comb brings them together.
+    comb = scratch("comb", (n, 4 * (rows - 1) + k, 4, columns + (k > 4), c), dtype)
+    half, s = scratch("half", (6, k, n, rows, columns * c), dtype), comb.strides
+    lines = []
+    for place, many in ((0, 4), (4, k - 4)):
+        these = as_strided(comb[:, :, :, place // 4:], (many, n, rows, k, columns * c), (s[2], s[0], 4 * s[1], s[1], s[4]))
+        lines += [(these, half[:, place:place + many].transpose(1, 2, 3, 0, 4))] * (many > 0)
+    return comb, lines, half.reshape(6, k, -1)
 
 
 def _write_tiles(m, piece, grid, out):
     """Interpolate: A^T m A for each tile of m (36, tiles, O), written to its 4 x 4 pixels of `out`, cut off at the edge."""
-    o, columns = out.shape[3], grid[1]
-    n, rows = piece.images_count, piece.rows_count
-    half = scratch("half", (6, 4, piece.count * o), out.dtype)
-    y = scratch("comb", (4, 4, n, rows, columns, o), out.dtype)
-    _multiply(AT, m.reshape(6, 6, -1), half)
-    _multiply(AT, half.transpose(1, 0, 2), y.reshape(4, 4, -1).transpose(1, 0, 2))
-
+    half, half_turned, y, tiles, pixels = _writing_room(piece.images_count, piece.rows_count, grid[1], out.shape[3], out.dtype)
+    matrix = _in(AT, out.dtype)
+    _multiply(matrix, m.reshape(6, 6, -1), half)
+    _multiply(matrix, half_turned, y)
     target = out[piece.images, 4 * piece.rows.start:4 * piece.rows.stop]
-    whole = target.shape[1:3] == (4 * rows, 4 * columns)
-    pixels = target if whole else scratch("half", (n, 4 * rows, 4 * columns, o), out.dtype)
-    pixels.reshape(n, rows, 4, columns, 4, o)[...] = y.transpose(2, 3, 0, 4, 1, 5)
-    if not whole:
+    if target.shape == pixels.shape:
+        target.reshape(tiles.shape)[...] = tiles
+    else:
+        pixels.reshape(tiles.shape)[...] = tiles
         target[...] = pixels[:, :target.shape[1], :target.shape[2]]
+
+
+@per_thread
+def _writing_room(n, rows, columns, o, dtype):
+    """Memory for `_write_tiles`: results of the first transform, twice; of the second, twice; and whole tiles as an image."""
+    half = scratch("half", (6, 4, n * rows * columns * o), dtype)
+    y = scratch("comb", (4, 4, n, rows, columns, o), dtype)
+    pixels = scratch("half", (n, 4 * rows, 4 * columns, o), dtype)          # when `half` is no longer needed
+    return half, half.transpose(1, 0, 2), y.reshape(4, 4, -1).transpose(1, 0, 2), y.transpose(2, 3, 0, 4, 1, 5), pixels
 
 
 def _multiply(matrix, columns, out):
     """out = matrix @ columns, by stretches of columns."""
-    matrix = matrix.astype(columns.dtype)
-    step = SMALL_PRODUCT // matrix.size
-    for a in range(0, columns.shape[-1], step):
-        np.matmul(matrix, columns[..., a:a + step], out=out[..., a:a + step])
+    matrix, step = _in(matrix, columns.dtype), SMALL_PRODUCT // matrix.size
+    if columns.shape[-1] <= step:
+        np.matmul(matrix, columns, out=out)
+    else:
+        for a in range(0, columns.shape[-1], step):
+            np.matmul(matrix, columns[..., a:a + step], out=out[..., a:a + step])
 
 
+@per_thread
 def _buffer(role, tiles, channels, dtype):
     return scratch(role, (36, tiles, channels), dtype)
+
+
+def _in(matrix, dtype):
+    return matrix if matrix.dtype == dtype else matrix.astype(dtype)
