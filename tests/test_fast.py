@@ -9,7 +9,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from npsrgan import losses, ops
 from npsrgan.fast import blocks, get_threads, im2col, set_threads, winograd
-from npsrgan.fast.threads import parallel, scratch, shares
+from npsrgan.fast.threads import parallel, per_thread, scratch, shares
 from npsrgan.models import SRResNet
 from npsrgan.tape import Tape, reference_only
 
@@ -326,3 +326,17 @@ def test_scratch_memory_belongs_to_a_thread_and_a_role():
     thread.start()
     thread.join()
     assert not np.shares_memory(a, other[0])
+
+
+def test_what_a_thread_remembers_is_its_own_and_bounded():
+    made = []
+    build = per_thread(lambda *key: made.append(key) or [key])
+    assert build(1, 2) is build(1, 2) and build(2, 1) == [(2, 1)] and len(made) == 2
+    other = []
+    thread = threading.Thread(target=lambda: other.append(build(1, 2)))
+    thread.start()
+    thread.join()
+    assert other[0] is not build(1, 2)
+    ones = per_thread(np.ones)
+    values = [weakref.ref(ones(size)) for size in range(1, 1000)]
+    assert 1 <= sum(value() is not None for value in values) <= 100

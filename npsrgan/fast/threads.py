@@ -102,6 +102,8 @@ def per_thread(build):
     def get(*arguments):
         built = _local.__dict__.setdefault(build, {})
         if arguments not in built:
+            if len(built) >= 100:       # images of ever new sizes must not fill the memory
+                built.clear()
             built[arguments] = build(*arguments)
         return built[arguments]
     return get
