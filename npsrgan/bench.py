@@ -52,6 +52,7 @@ class Row:
 
 
 def draw(*shape, seed=0):
+    """Standard normal float32 entries, the same for the same shape and seed."""
     return np.random.default_rng([seed, *shape]).standard_normal(shape, np.float32)
 
 
@@ -90,6 +91,7 @@ def operations(quick):
 
 
 def adam_step(side):
+    """One step of Adam on the discriminator at 176x176: 68 million parameters."""
     discriminator = Discriminator()
     if side == "torch":
         from npsrgan import bench_torch
@@ -99,6 +101,7 @@ def adam_step(side):
 
 
 def inference(height, width):
+    """A paper-size SRResNet, folded, on one image of height x width pixels."""
     def prepare(side):
         generator, lr = SRResNet().eval(), draw(1, height, width, 3)
         if side == "torch":
@@ -127,6 +130,7 @@ def training(method, batch=4):
 
 
 def all_rows(quick):
+    """Yield every Row, or a few of them."""
     yield from operations(quick)
     yield Row("srresnet_infer_small", inference(44, 54))
     yield Row("srresnet_step", training("srresnet_step"))
@@ -206,6 +210,7 @@ def gemm_rate():
 
 
 def machine(gemm):
+    """{name: value} of what the numbers depend on.  gemm: additions and multiplications per second."""
     cpu = platform.processor()
     if os.path.exists("/proc/cpuinfo"):
         with open("/proc/cpuinfo") as lines:
@@ -267,6 +272,7 @@ def print_profile(gemm, steps=3):
 
 
 def describe(row):
+    """A measured row as one line."""
     r = row.result
     line = f"{row.name:36} {r['ours_s'] * 1e3:9.1f} ms ±{r['ours_spread_s'] * 1e3:6.1f} {r['ours_mb']:6.0f} MB"
     if "ratio" in r:
@@ -278,6 +284,7 @@ def describe(row):
 
 @command
 def main(arguments=None):
+    """The command: measure every row, print it, and write the JSON file after each."""
     parser = argparse.ArgumentParser(prog="python -m npsrgan.bench", description="Our speed and memory on the CPU, against PyTorch's.")
     parser.add_argument("--quick", action="store_true", help="a few rows only, about a minute")
     parser.add_argument("--pairs", type=int, default=5, help="times each side is measured (default: 5)")

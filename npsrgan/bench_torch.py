@@ -42,6 +42,7 @@ def operation(function, arrays, cotangent):
 
 
 def adam_step(ours):
+    """torch.optim.Adam's step on a twin of our network, with gradients of ones."""
     module = network(ours)
     for p in module.parameters():
         p.grad = torch.ones_like(p)
@@ -49,6 +50,7 @@ def adam_step(ours):
 
 
 def inference(ours, lr):
+    """A function that runs the twin of our generator on images (N, h, w, 3), in inference mode."""
     module, image = network(ours), tensor(lr)
 
     def run():

@@ -110,7 +110,7 @@ def test_impossible_options(words):
                                    "--seed 123456789012345678901234567890"])
 def test_unusual_but_possible_options(words):
     settings, _, _ = parse(words.split())
-    settings.validate()
+    assert settings.validate() is settings
 
 
 @pytest.mark.parametrize("words", ["--preset best", "--scale 3", "--device tpu", "--vgg-layer conv9_9", "--schedule weekly",
