@@ -52,6 +52,7 @@ class Settings:
     leaves: int = option(250, "dead-leaves images in the pool, where there is no --data")
     seed: int = option(0, "what every random draw follows from")
     device: str = option("auto", "where to compute", ("auto", "cpu", "gpu"))
+    cache: int = option(1024, "megabytes of memory for decoded training images, which are then not decoded again")
     threads: int = option(0, "CPU threads; 0: one for each core")
     log_every: int = option(100, "steps between log lines, validations and sample pictures")
     save_every: int = option(100, "steps between checkpoints")
@@ -70,7 +71,7 @@ class Settings:
         """Raise UserError for settings that cannot work, and return them otherwise."""
         for name in ("batch_size", "patch_size", "channels", "discriminator_channels", "val_count", "leaves", "log_every", "save_every"):
             _require(getattr(self, name) >= 1, name, "must be at least 1", self)
-        for name in ("steps", "gan_steps", "blocks", "seed", "threads", "leaky_slope",
+        for name in ("steps", "gan_steps", "blocks", "seed", "cache", "threads", "leaky_slope",
                      "pixel_weight", "perceptual_weight", "adversarial_weight"):
             _require(0 <= getattr(self, name) < math.inf, name, "must be a number, and not negative", self)      # NaN is neither
         for name in ("learning_rate", "gan_learning_rate"):
@@ -103,7 +104,7 @@ PRESETS = {
     # Ledig et al. 2017, section 3.2.
     "paper": Settings(preset="paper", steps=1_000_000, gan_steps=200_000, gan_schedule="drop", pixel_weight=0.0, save_every=1000),
 }
-CHANGEABLE = ("steps", "gan_steps", "save_every", "log_every", "device", "out")       # what --resume may change
+CHANGEABLE = ("steps", "gan_steps", "save_every", "log_every", "cache", "device", "out")       # what --resume may change
 
 
 def parse(arguments=None):

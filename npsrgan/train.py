@@ -127,7 +127,7 @@ def prepare(out, fresh):
 def sources(settings):
     """(images to train on, images to validate on)."""
     if settings.data:
-        folder = ImageFolder(settings.data)
+        folder = ImageFolder(settings.data, cache=settings.cache * 2**20)
         if settings.val:
             return folder, ImageFolder(settings.val)
         training, validation = split(folder)

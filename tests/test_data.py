@@ -120,6 +120,15 @@ def test_a_folder_is_searched_in_depth_and_sorted(folder):
         source.load(len(GOOD))
 
 
+def test_decoded_images_are_kept_up_to_the_given_size(folder):
+    size = NOISE[:48, :64].nbytes
+    for cache, kept in [(size - 1, 0), (size, 1), (2 * size, 2)]:
+        source = ImageFolder(folder, GOOD, cache)
+        same = sum(source.load(i) is source.load(i) for i in (GOOD.index("good/rgb.png"), GOOD.index("good/deep/palette.png")))
+        assert same == kept
+    assert source.load(GOOD.index("good/rgb.png")).flags.writeable is False       # nobody may spoil what others will get
+
+
 def test_what_is_no_folder_of_images_is_a_user_error(tmp_path):
     (tmp_path / "file.png").write_bytes(b"")
     (tmp_path / "empty").mkdir()

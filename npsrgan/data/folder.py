@@ -2,6 +2,7 @@
 import os
 import zlib
 from pathlib import Path
+from threading import Lock
 
 from tqdm import tqdm
 
@@ -12,17 +13,20 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
 class ImageFolder:
-    """The images in a folder and its subfolders, sorted by name.  Only the names are kept in memory.
+    """The images in a folder and its subfolders, sorted by name.
 
     root:  the folder.
     names: paths relative to it, with forward slashes; None searches for all images that are not hidden.
+    cache: bytes of decoded images to keep in memory.  The first images loaded stay; the others are decoded every time.
 
     Raises UserError where there is no such folder or no image in it.
     """
 
-    def __init__(self, root, names=None):
+    def __init__(self, root, names=None, cache=0):
         self.root = Path(root)
         self.names = _search(self.root) if names is None else list(names)
+        self.cache = cache
+        self._decoded, self._room, self._lock = {}, cache, Lock()
 
     def __len__(self):
         return len(self.names)
@@ -32,8 +36,16 @@ class ImageFolder:
         return self.names[index]
 
     def load(self, index):
-        """Image `index`: uint8 (H, W, 3).  Raises images.ImageError for a file that is not a whole image."""
-        return images.read(self.root / self.names[index])
+        """Image `index`: uint8 (H, W, 3), read-only.  Raises images.ImageError for a file that is not a whole image."""
+        image = self._decoded.get(index)
+        if image is None:
+            image = images.read(self.root / self.names[index])
+            image.flags.writeable = False
+            with self._lock:        # threads load images side by side
+                if index not in self._decoded and image.nbytes <= self._room:
+                    self._decoded[index] = image
+                    self._room -= image.nbytes
+        return image
 
 
 def split(folder, fraction=0.05):
@@ -49,7 +61,7 @@ def split(folder, fraction=0.05):
     hashes = {name: zlib.crc32(name.encode("utf-8", "surrogateescape")) / 2**32 for name in folder.names}
     fraction = min(max(fraction, min(hashes.values()) + 2**-32), max(hashes.values()))
     held_out = [name for name in folder.names if hashes[name] < fraction]
-    return (ImageFolder(folder.root, [name for name in folder.names if hashes[name] >= fraction]),
+    return (ImageFolder(folder.root, [name for name in folder.names if hashes[name] >= fraction], folder.cache),
             ImageFolder(folder.root, held_out))
 
 
