@@ -1,4 +1,4 @@
-"""What every lesson begins with: the repository on the path, and a way to save and show its pictures.
+"""What every lesson begins with: the repository on the path, a way to save and show its pictures, and exercises.
 
 A lesson's first line, `import sys; sys.path[:0] = ["lessons", "."]`, finds this file from the lesson's own folder (where scripts
 and most editors' cells run) and from the repository.
@@ -40,3 +40,23 @@ def picture_row(pictures, columns=None, height=2.6, **options):
         axis.imshow(picture, cmap="gray", interpolation="nearest", **options)
         axis.set_title(title, fontsize=9)
     return figure
+
+
+def exercise(number, question, answer=None, check=None, hint="look at the cells above again"):
+    """Ask the reader something, and say whether the answer is right.
+
+    answer: the reader's: a number, an array, a function.  None, as shipped, is politely passed over.
+    check:  a function from the answer to True; or to False, which prints `hint`; or to a sentence that says what is different.
+    Returns True for right, False for wrong, None for not yet answered.  Never raises: a lesson runs to its end.
+    """
+    print(f"exercise {number}: {question}")
+    if answer is None:
+        print("    not yet answered: put your answer in the place of None and run this cell again")
+        return None
+    try:
+        verdict = check(answer)
+    except Exception as error:
+        verdict = f"the check could not use this answer ({type(error).__name__}: {error})"
+    complaint = verdict if isinstance(verdict, str) else None if verdict else hint
+    print(f"    not yet: {complaint}" if complaint else "    right")
+    return not complaint
