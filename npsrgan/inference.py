@@ -5,6 +5,7 @@ import numpy as np
 
 from npsrgan import images
 from npsrgan.device import to_numpy
+from npsrgan.errors import UserError
 from npsrgan.fast.blocks import by_rows
 from npsrgan.layers import BatchNorm, Conv2d, Layer, PixelShuffle, PReLU, Sequential
 from npsrgan.tape import Tensor
@@ -55,6 +56,23 @@ class _PReLUInPlace(Layer):
         else:
             work(x.array)
         return Tensor(x.array)
+
+
+def blend(srresnet, srgan, amount):
+    """A new network between two of one architecture: (1 - amount) * srresnet + amount * srgan, for each parameter and
+    running statistic.  Wang et al. 2018 (ESRGAN), section 3.4: texture against noise by one number, without training.
+
+    amount: 0 for the first network's own arrays, 1 for the second's.  Raises UserError for an amount outside, where a running
+    variance could be negative, and for networks of different settings.  It works because the second was trained from the first.
+    """
+    if not 0 <= amount <= 1:
+        raise UserError(f"networks are blended by an amount from 0 to 1, not by {amount:g}")
+    if srresnet.settings != srgan.settings:
+        raise UserError(f"networks of different settings cannot be blended: {srresnet.settings} and {srgan.settings}")
+    blended, second = copy.deepcopy(srresnet), srgan.state_dict()
+    for name, array in blended.state_dict().items():
+        array[...] = (1 - amount) * array + amount * second[name]
+    return blended.pack()
 
 
 def super_resolve(generator, lr, device):

@@ -14,6 +14,7 @@ from npsrgan.errors import UserError
 from npsrgan.models import VGG19, Discriminator, SRResNet
 from npsrgan.models.vgg19 import LAYERS
 
+WEIGHTS = Path(__file__).parent.parent / "weights"                  # what ships with the program
 NETWORKS = {network.__name__: network for network in (SRResNet, Discriminator, VGG19)}
 KERAS_MEANS = np.array([123.68, 116.779, 103.939], np.float32)      # RGB, 0 to 255: what Keras's VGG19 subtracts
 KERAS_FEATURE_SCALE = 1 / 12.75                                     # Ledig et al. 2017, section 2.2.1
@@ -103,6 +104,22 @@ def load_network(path, kind=None):
     except (TypeError, ValueError) as error:
         raise UserError(f"{path} does not fit a {name} with {attributes['settings']}: {error}") from None
     return network
+
+
+def load_generator(name_or_path):
+    """A trained generator, by the name of one in `weights/`, such as "srgan", or by the path of a file of `save_network`.
+
+    Returns an SRResNet in float32, whatever the file holds.  Raises UserError as `load_network` does, and for a name or
+    path that leads to no file, with the names there are.
+    """
+    text = str(name_or_path)
+    shipped = sorted(file.stem for file in WEIGHTS.glob("*.h5"))
+    if text in shipped:
+        return load_network(WEIGHTS / f"{text}.h5", SRResNet)
+    if not Path(text).exists():
+        known = f"the weights that come with npsrgan are {', '.join(shipped)}" if shipped else f"{WEIGHTS} holds no weights yet"
+        raise UserError(f"there are no weights {text}: {known}; any other file goes by its path, FILE.h5")
+    return load_network(text, SRResNet)
 
 
 def _network_file(path, kind):

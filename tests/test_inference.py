@@ -4,7 +4,8 @@ import pytest
 
 from npsrgan import images
 from npsrgan.device import CPU
-from npsrgan.inference import fold, super_resolve
+from npsrgan.errors import UserError
+from npsrgan.inference import blend, fold, super_resolve
 from npsrgan.layers import BatchNorm, PReLU
 from npsrgan.models import Discriminator, SRResNet
 
@@ -44,3 +45,33 @@ def test_super_resolve_takes_and_gives_8_bit_images():
     expected = images.to_uint8(generator.eval()(images.to_float(lr)[None]).array[0])
     assert sr.shape == (14, 20, 3) and sr.dtype == np.uint8
     assert np.abs(sr.astype(int) - expected).max() <= 1
+
+
+# Blending
+
+def test_a_blend_lies_between_the_networks_and_shares_nothing_with_them():
+    first, second = trained(SRResNet(8, 1, 2, seed=0)), trained(SRResNet(8, 1, 2, seed=1))
+    a, b = ({name: array.copy() for name, array in network.state_dict().items()} for network in (first, second))
+    blended = blend(first, second, 0.25)
+    for name, array in blended.state_dict().items():
+        assert array.dtype == np.float32
+        np.testing.assert_allclose(array, 0.75 * a[name] + 0.25 * b[name], rtol=1e-6, atol=1e-7)
+    blended.flat[...] = 0
+    assert not any(p.array.any() for p in blended.parameters())      # the parameters are views into its own buffer
+    for network, before in ((first, a), (second, b)):
+        assert all(np.array_equal(array, before[name]) for name, array in network.state_dict().items())
+
+
+@pytest.mark.parametrize("amount, which", [(0, 0), (1, 1)])
+def test_the_ends_of_a_blend_are_the_networks_themselves(amount, which):
+    networks = trained(SRResNet(8, 1, 2, seed=0)), trained(SRResNet(8, 1, 2, seed=1))
+    expected = networks[which].state_dict()
+    assert all(np.array_equal(array, expected[name]) for name, array in blend(*networks, amount).state_dict().items())
+
+
+def test_what_cannot_be_blended_is_a_user_error():
+    with pytest.raises(UserError, match="different settings.*'blocks': 1.*'blocks': 2"):
+        blend(SRResNet(8, 1), SRResNet(8, 2), 0.5)
+    for amount in (-0.1, 1.1, float("nan")):
+        with pytest.raises(UserError, match="from 0 to 1"):
+            blend(SRResNet(8, 1), SRResNet(8, 1), amount)

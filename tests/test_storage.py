@@ -188,6 +188,22 @@ def test_a_file_that_contradicts_itself(tmp_path, settings, words):
         storage.load_network(tmp_path / "x.h5")
 
 
+def test_generators_go_by_name_or_by_path(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "WEIGHTS", tmp_path / "weights")
+    storage.save_network(tmp_path / "weights" / "srgan.h5", SRResNet(4, 1, seed=1), dtype="float16")
+    storage.save_network(tmp_path / "mine.h5", SRResNet(4, 2, seed=2))
+    named, mine = storage.load_generator("srgan"), storage.load_generator(tmp_path / "mine.h5")
+    assert (named.settings["blocks"], mine.settings["blocks"]) == (1, 2)
+    assert all(array.dtype == np.float32 for array in named.state_dict().values())
+    with pytest.raises(UserError, match="no weights srresnet: .* are srgan;"):
+        storage.load_generator("srresnet")
+    (tmp_path / "weights" / "srgan.h5").unlink()
+    with pytest.raises(UserError, match="holds no weights yet"):
+        storage.load_generator("srgan")
+    with pytest.raises(UserError, match="there is no file"):
+        storage.load_generator(tmp_path)
+
+
 # ---------------------------------------------------------------- VGG19
 
 NAMES = {"old": ("{0}/{0}_W_1:0", "{0}/{0}_b_1:0"), "newer": ("{0}/{0}/kernel:0", "{0}/{0}/bias:0")}
