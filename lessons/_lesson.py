@@ -4,6 +4,7 @@ A lesson's first line, `import sys; sys.path[:0] = ["lessons", "."]`, finds this
 and most editors' cells run) and from the repository.
 """
 import sys
+import textwrap
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
@@ -49,7 +50,7 @@ def exercise(number, question, answer=None, check=None, hint="look at the cells 
     check:  a function from the answer to True; or to False, which prints `hint`; or to a sentence that says what is different.
     Returns True for right, False for wrong, None for not yet answered.  Never raises: a lesson runs to its end.
     """
-    print(f"exercise {number}: {question}")
+    print(textwrap.fill(f"exercise {number}: {question}", 110, subsequent_indent="    "))
     if answer is None:
         print("    not yet answered: put your answer in the place of None and run this cell again")
         return None
