@@ -102,7 +102,7 @@ def comparison_picture(path, lr, results, hr, title):
     """
     scale = hr.shape[0] // lr.shape[0]
     side = min(*lr.shape[:2], 40)
-    top, left = _busiest(lr, side)
+    top, left = busiest(lr, side)
 
     def detail(image):
         factor = image.shape[0] // lr.shape[0]
@@ -113,7 +113,7 @@ def comparison_picture(path, lr, results, hr, title):
     images.figure(path, [panels, [(None, detail(image), None) for _, image, _ in panels]], title=title)
 
 
-def _busiest(image, side):
+def busiest(image, side):
     """Corner (top, left) of the square in which neighbouring pixels differ most, looked for on a coarse grid."""
     changes = np.abs(np.diff(image.astype(np.float64).mean(2), axis=1, append=0))
     changes[:, -1] = 0

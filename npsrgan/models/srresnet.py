@@ -32,5 +32,13 @@ class SRResNet(Layer):
                     layer.weight.array *= 0.3
 
     def forward(self, lr):
-        features = self.head(lr)
-        return self.tail(self.upsampling(self.body(features) + features))
+        return self.enlarge(self.features(lr))
+
+    def features(self, lr):
+        """The first half, at low resolution: (N, h, w, 3) -> (N, h, w, channels)."""
+        shallow = self.head(lr)
+        return self.body(shallow) + shallow
+
+    def enlarge(self, features):
+        """The second half: (N, h, w, channels) -> (N, scale*h, scale*w, 3)."""
+        return self.tail(self.upsampling(features))
