@@ -1,0 +1,111 @@
+"""Matrix products by cuBLAS, called so that a CUDA graph can record them.
+
+CuPy's own products (`@`, `matmul`, `tensordot`) call the same library, but refuse to while a stream is being captured:
+"calling cuBLAS API during stream capture is currently unsupported".  The library itself has no objection, provided that its
+scratch memory was given to it before.  So here it is called directly, through ctypes, with a handle and scratch memory of our own.
+"""
+import ctypes
+import sys
+from functools import cache
+
+import cupy
+
+WORKSPACE = 32 << 20        # bytes of scratch memory: what NVIDIA recommends for the largest cards
+
+# Of cublas_api.h and library_types.h.
+_PLAIN, _TRANSPOSED, _DEFAULT_ALGORITHM = 0, 1, -1
+_COMPUTE = {("float32", False): (0, 68), ("float32", True): (0, 77), ("float64", False): (1, 70), ("float64", True): (1, 70)}
+_POINTER, _INT, _STRIDE = ctypes.c_void_p, ctypes.c_int, ctypes.c_longlong
+_SIGNATURES = {
+    "cublasCreate_v2": [_POINTER],
+    "cublasSetStream_v2": [_POINTER, _POINTER],
+    "cublasSetWorkspace_v2": [_POINTER, _POINTER, ctypes.c_size_t],
+    "cublasGemmStridedBatchedEx": [_POINTER, _INT, _INT, _INT, _INT, _INT, _POINTER, _POINTER, _INT, _INT, _STRIDE,
+                                   _POINTER, _INT, _INT, _STRIDE, _POINTER, _POINTER, _INT, _INT, _STRIDE, _INT, _INT, _INT],
+}
+
+
+def matmul(a, b, out=None, tf32=False):
+    """a @ b for CuPy arrays of one dtype, float32 or float64.
+
+    a (m, k) or (N, m, k), b (k, n) or (N, k, n) -> (m, n), or (N, m, n) if either has N.  Transposed views cost nothing; other
+    views that are not contiguous are copied first.  out: a contiguous array to write to.  tf32: round the factors of float32
+    products to 10 bits of fraction, for the tensor cores; the sums are float32 either way.
+
+    Raises ValueError for shapes or dtypes that do not fit, and RuntimeError where cuBLAS cannot be found or reports an error.
+    """
+    if a.dtype != b.dtype or (a.dtype.name, tf32) not in _COMPUTE or a.shape[-1] != b.shape[-2] or {a.ndim, b.ndim} - {2, 3}:
+        raise ValueError(f"matmul: {a.dtype} {a.shape} and {b.dtype} {b.shape} do not fit")
+    batch = {x.shape[0] for x in (a, b) if x.ndim == 3}
+    if len(batch) > 1:
+        raise ValueError(f"matmul: batches of {a.shape[0]} and {b.shape[0]} do not fit")
+    (m, k), n = a.shape[-2:], b.shape[-1]
+    if out is None:
+        out = cupy.empty((*batch, m, n), a.dtype)
+    if out.size == 0 or k == 0:
+        out[...] = 0
+        return out
+    a, a_operation, a_lead, a_stride = _layout(a)
+    b, b_operation, b_lead, b_stride = _layout(b)
+    kind, compute = _COMPUTE[a.dtype.name, tf32]
+    one, zero = ((ctypes.c_double if kind else ctypes.c_float)(value) for value in (1, 0))
+    # cuBLAS counts columns first: what we call a row-major a @ b, it calls b' @ a', and gets the transposed result, which is ours.
+    _call("cublasGemmStridedBatchedEx", _handle(_stream()), b_operation, a_operation, n, m, k, ctypes.byref(one),
+          _pointer(b), kind, b_lead, b_stride, _pointer(a), kind, a_lead, a_stride, ctypes.byref(zero),
+          _pointer(out), kind, n, m * n, max(batch, default=1), compute, _DEFAULT_ALGORITHM)
+    return out
+
+
+def _layout(a):
+    """(array, operation, leading dimension, entries from one matrix to the next): how cuBLAS is to read it."""
+    *batch, height, width = a.shape
+    if a.flags.c_contiguous:
+        operation, lead = _PLAIN, width
+    elif a.swapaxes(-1, -2).flags.c_contiguous:
+        operation, lead = _TRANSPOSED, height
+    else:
+        a, operation, lead = cupy.ascontiguousarray(a), _PLAIN, width
+    return a, operation, lead, height * width if batch else 0
+
+
+def _pointer(array):
+    return array.data.ptr
+
+
+def _stream():
+    return cupy.cuda.get_current_stream().ptr
+
+
+@cache
+def _handle(stream):
+    """A handle that works on this stream.  One for each, since setting a handle's stream takes its scratch memory away."""
+    handle, workspace = _POINTER(), cupy.cuda.Memory(WORKSPACE)
+    _call("cublasCreate_v2", ctypes.byref(handle))
+    _call("cublasSetStream_v2", handle, stream)
+    _call("cublasSetWorkspace_v2", handle, workspace.ptr, WORKSPACE)
+    _workspaces.append(workspace)
+    return handle
+
+
+_workspaces = []        # alive as long as the handles
+
+
+@cache
+def _library():
+    """cuBLAS, the copy that CuPy has loaded."""
+    import cupy_backends.cuda.libs.cublas  # noqa: F401  (importing loads it)
+    major = cupy.cuda.runtime.runtimeGetVersion() // 1000
+    name = f"cublas64_{major}.dll" if sys.platform == "win32" else f"libcublas.so.{major}"
+    try:
+        library = ctypes.CDLL(name)
+        for function, types in _SIGNATURES.items():
+            getattr(library, function).argtypes = types
+    except (OSError, AttributeError) as error:
+        raise RuntimeError(f"cuBLAS cannot be called ({error})") from None
+    return library
+
+
+def _call(function, *arguments):
+    status = getattr(_library(), function)(*arguments)
+    if status:
+        raise RuntimeError(f"{function} failed with status {status}")

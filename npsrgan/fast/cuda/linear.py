@@ -1,0 +1,25 @@
+"""The twin of linear: the same products, called so that a CUDA graph can record them.  Always in float32, as PyTorch's default is."""
+import cupy
+
+from npsrgan import ops
+from npsrgan.fast.cuda.blas import matmul
+from npsrgan.tape import twin
+
+
+@twin(ops.linear)
+def linear(x, w, b=None):
+    """As the reference.  With the few rows of a batch, each product is one pass over w."""
+    arrays = [x, w] if b is None else [x, w, b]
+    if not all(isinstance(a, cupy.ndarray) and a.dtype == x.dtype for a in arrays) or x.dtype.name not in ("float32", "float64"):
+        return NotImplemented
+    if x.ndim != 2 or x.shape[1] != w.shape[0]:
+        return NotImplemented       # the reference says what is wrong
+
+    def d_x(dy): return matmul(dy, w.T)
+    def d_w(dy): return matmul(x.T, dy)
+    def d_b(dy): return dy.sum(0)
+
+    y = matmul(x, w)
+    if b is not None:
+        y += b
+    return y, (d_x, d_w, d_b)
