@@ -1,6 +1,6 @@
 """Measure our speed and memory on the CPU, against PyTorch's where torch is installed.
 
-    python -m npsrgan.bench [--quick] [--json FILE] [--profile] [--threads N] [--channels-last]
+    python -m npsrgan.bench [--quick] [--json FILE] [--profile] [--methods] [--threads N] [--channels-last]
 
 Both sides compute the same with the same weights, on the same number of threads, in turns: A B A B.  Each has a process of
 its own, so that neither inherits the other's settings, threads or memory.
@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from npsrgan import fast, ops, tape
 from npsrgan.adam import Adam
+from npsrgan.bench_methods import print_methods
 from npsrgan.device import CPU
 from npsrgan.errors import UserError, command
 from npsrgan.inference import fold
@@ -56,15 +57,18 @@ def draw(*shape, seed=0):
     return np.random.default_rng([seed, *shape]).standard_normal(shape, np.float32)
 
 
-def operation(name, ours, arguments, theirs, flops=0):
-    """Two rows for an operation: its value alone, and with all its gradients.  theirs(F, *tensors), with torch's F."""
+def operation(name, ours, arguments, theirs, flops=0, channels=None):
+    """Two rows for an operation: its value alone, and with all its gradients.
+
+    theirs(F, *tensors), with torch's F.   channels: the order of x's channels in which torch computes the same.
+    """
     arrays = [a for a in arguments if isinstance(a, np.ndarray)]
     for gradients in (False, True):
         def prepare(side, gradients=gradients):
             cotangent = draw(*ours(*arguments).shape, seed=1) if gradients else None
             if side == "torch":
                 from npsrgan import bench_torch
-                return bench_torch.operation(theirs, arrays, cotangent)
+                return bench_torch.operation(theirs, arrays, cotangent, channels)
 
             def run():
                 y, rules = tape._evaluate(ours, arguments, {})      # as under a tape, but without one
@@ -87,7 +91,8 @@ def operations(quick):
         yield from operation(f"prelu 64 at {size}", ops.prelu, (draw(4, size, size, 64), np.full(64, 0.25, np.float32)),
                              lambda F, x, slope: F.prelu(x, slope))
     if not quick:
-        yield from operation("pixel_shuffle 256 at 88", ops.pixel_shuffle, (draw(4, 88, 88, 256),), lambda F, x: F.pixel_shuffle(x, 2))
+        yield from operation("pixel_shuffle 256 at 88", ops.pixel_shuffle, (draw(4, 88, 88, 256),), lambda F, x: F.pixel_shuffle(x, 2),
+                             channels=np.arange(256).reshape(4, 64).T.ravel())      # their c*4 + i is our i*64 + c
 
 
 def adam_step(side):
@@ -291,6 +296,7 @@ def main(arguments=None):
     parser.add_argument("--only", metavar="WORD", help="only the rows whose name contains this")
     parser.add_argument("--json", metavar="FILE", help="also write the results here")
     parser.add_argument("--profile", action="store_true", help="print where the time of our SRGAN step goes, and nothing else")
+    parser.add_argument("--methods", action="store_true", help="print the time of every way to convolve, and nothing else")
     parser.add_argument("--threads", type=int, help="threads of both sides (default: one for each core)")
     parser.add_argument("--channels-last", action="store_true", help="let torch keep images as we do; it may be faster")
     arguments = parser.parse_args(arguments)
@@ -303,6 +309,9 @@ def main(arguments=None):
     print(", ".join(f"{key} {value:.0f}" if isinstance(value, float) else f"{key} {value}" for key, value in facts.items()))
     if arguments.profile:
         return print_profile(gemm)
+    if arguments.methods:
+        fast.keep_memory()
+        return print_methods(QUICK if arguments.quick else CONVOLUTIONS, draw)
     if "torch" not in sides:
         print("torch is not installed: our times alone")
     rows = [row for row in all_rows(arguments.quick) if not arguments.only or arguments.only in row.name]

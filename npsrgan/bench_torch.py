@@ -1,4 +1,5 @@
 """PyTorch twins of the three networks and of the training step: what `bench` measures against.  Needs torch."""
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -30,14 +31,21 @@ def array(tensor):
     return tensor.detach().numpy().transpose(0, 2, 3, 1)
 
 
-def operation(function, arrays, cotangent):
-    """A function that runs `function` on tensors, or with a cotangent also its gradients, and returns y, or that of the first."""
-    tensors = [tensor(a).requires_grad_(cotangent is not None) for a in arrays]
+def operation(function, arrays, cotangent, channels=None):
+    """A function that runs `function` on tensors, or with a cotangent also its gradients, and returns y, or that of the first.
+
+    channels: the order of x's channels that torch wants, if not ours.  The gradient comes back in ours.
+    """
+    x, *others = arrays
+    tensors = [tensor(a).requires_grad_(cotangent is not None) for a in (x if channels is None else x[..., channels], *others)]
     seed = None if cotangent is None else tensor(cotangent)
 
     def run():
         y = function(F, *tensors)
-        return array(y if seed is None else torch.autograd.grad(y, tensors, seed)[0])
+        if seed is None:
+            return array(y)
+        dx = array(torch.autograd.grad(y, tensors, seed)[0])
+        return dx if channels is None else dx[..., np.argsort(channels)]
     return run
 
 
@@ -60,6 +68,8 @@ def inference(ours, lr):
 
 
 class Residual(nn.Module):
+    """The twin of layers.Residual: what its inner layers make of x, plus x."""
+
     def __init__(self, inner):
         super().__init__()
         self.inner = inner

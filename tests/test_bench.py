@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from npsrgan import bench, fast, tape
+from npsrgan.bench_methods import WAYS, print_methods
 from npsrgan.models import Discriminator, SRResNet
 from npsrgan.models.vgg19 import VGG19
 from npsrgan.trainer import Trainer
@@ -68,6 +69,22 @@ def test_every_convolution_of_the_networks_is_measured():
         trainer.networks["discriminator"].features(sr)
         trainer.vgg(sr)
     assert seen == set(bench.CONVOLUTIONS)
+
+
+def test_methods_are_timed_and_the_chosen_one_is_marked(capsys):
+    print_methods([(8, 3, 16, 32, 1), (8, 3, 16, 16, 2), (6, 9, 16, 3, 1), (6, 9, 3, 16, 1)], bench.draw, repeats=1)
+    header, *lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4 * 3 and all(line.count("*") == 1 for line in lines)
+    columns = {name: header.index(name) + len(name) for name in WAYS}
+    starred = [next(name for name, end in columns.items() if line.index("*") == end) for line in lines]
+    assert starred == ["winograd"] * 3 + ["im2col"] * 3 + ["planes"] * 3 + ["im2col", "turned", "im2col"]
+
+
+def test_torch_gets_the_channels_in_its_own_order():
+    pytest.importorskip("torch", reason="torch is not installed")
+    for row in bench.operation("shuffle", bench.ops.pixel_shuffle, (bench.draw(1, 3, 2, 20),), lambda F, x: F.pixel_shuffle(x, 2),
+                               channels=np.arange(20).reshape(4, 5).T.ravel()):
+        assert np.array_equal(row.prepare("ours")(), row.prepare("torch")())
 
 
 def test_profile_accounts_for_the_step(monkeypatch, capsys):
