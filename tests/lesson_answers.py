@@ -2,7 +2,8 @@
 import numpy as np
 
 ANSWERS = {
-    "01_images_as_arrays": {1: (5_947_392, 1_486_848), 2: (lambda x: np.rint(255 * np.clip(x, 0, 1)).astype(np.uint8), lambda x: np.uint8(255 * x)),
+    "01_images_as_arrays": {1: (5_947_392, 1_486_848),
+                            2: (lambda x: np.rint(255 * np.clip(x, 0, 1)).astype(np.uint8), lambda x: np.uint8(255 * x)),
                             3: (44, 300)},
     "05_batch_norm": {1: (2112, 2048), 2: (44, 43),
                       3: (lambda dy, gamma, var: gamma * dy / np.sqrt(var + 1e-5), lambda dy, gamma, var: gamma * dy)},
