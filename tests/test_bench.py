@@ -75,7 +75,7 @@ def test_methods_are_timed_and_the_chosen_one_is_marked(capsys):
     print_methods([(8, 3, 16, 32, 1), (8, 3, 16, 16, 2), (6, 9, 16, 3, 1), (6, 9, 3, 16, 1)], bench.draw, repeats=1)
     header, *lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4 * 3 and all(line.count("*") == 1 for line in lines)
-    columns = {name: header.index(name) + len(name) for name in WAYS}
+    columns = {name: header.index(name) + len(name) - 1 for name in WAYS}
     starred = [next(name for name, end in columns.items() if line.index("*") == end) for line in lines]
     assert starred == ["winograd"] * 3 + ["im2col"] * 3 + ["planes"] * 3 + ["im2col", "turned", "im2col"]
 
