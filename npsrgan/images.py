@@ -25,11 +25,28 @@ def read(path):
     camera's orientation tag is obeyed.  Of an animation, the first frame.
     Raises ImageError for a file that is missing, damaged, truncated, unreasonably large or no image at all.
     """
+    with opened(path) as image:
+        image.load()
+        return np.array(to_rgb(upright(image)))
+
+
+@contextmanager
+def any_size():
+    """Inside `with any_size():` Pillow opens images however large, for those who look at the size before they load."""
+    usual, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = usual
+
+
+@contextmanager
+def opened(path):
+    """The PIL image in a file, not yet loaded.  Whatever goes wrong inside the `with` block is the file's fault: an ImageError."""
     try:
         with Image.open(path) as image:
-            image.load()
-            return np.array(_to_rgb(_upright(image)))
-    except MemoryError:
+            yield image
+    except (MemoryError, UserError):
         raise
     except UnidentifiedImageError:
         raise ImageError(f"{path} is not an image of a known kind, or is badly damaged") from None
@@ -39,47 +56,65 @@ def read(path):
         raise ImageError(f"{path} cannot be read: {error or type(error).__name__}") from error
 
 
-def _upright(image):
-    """Turned as the EXIF orientation tag says.  Damaged EXIF data is no reason to refuse good pixels."""
+def upright(image):
+    """A PIL image, turned as its EXIF orientation tag says.  Damaged EXIF data is no reason to refuse good pixels."""
     try:
         return ImageOps.exif_transpose(image)
     except Exception:
         return image
 
 
-def _to_rgb(image):
-    if image.mode == "F" or image.mode == "I" and image.getextrema()[1] > 65535:
-        raise ValueError("its samples have 32 bits and no stated range; convert it to 8 or 16 bits")
-    if image.mode.startswith("I"):      # 16 bits, which convert() would clip at 255
-        return Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8)).convert("RGB")
+def to_rgb(image):
+    """A PIL image of any mode as RGB, as `read` says.  Raises ValueError for samples of 32 bits."""
+    if image.mode[0] in "IF":       # 16 bits, which convert() would clip at 255
+        image = Image.fromarray(np.rint(sixteen_bits(image) / 257).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image.convert("RGB")
 
 
+def sixteen_bits(image):
+    """The levels of a PIL image of mode I;16, or of I where none is larger: uint16 (H, W).
+
+    Raises ValueError for samples of 32 bits: nobody knows which of their levels is white.
+    """
+    levels = np.asarray(image)
+    if levels.dtype.kind == "f" or levels.min() < 0 or levels.max() > 65535:
+        raise ValueError("its samples have 32 bits and no stated range; convert it to 8 or 16 bits")
+    return levels.astype(np.uint16)
+
+
 def to_float(image):
-    """uint8 0..255 to float32 in [-1, 1]; any shape."""
-    return image.astype(np.float32) / 127.5 - 1
+    """uint8 0..255, or uint16 0..65535, to float32 in [-1, 1]; any shape."""
+    return image.astype(np.float32) / (np.iinfo(image.dtype).max / 2) - 1
 
 
 def to_uint8(array):
-    """[-1, 1] to uint8 0..255: clip, then round.  A bare cast would wrap (256 becomes 0: white spots turn black) and truncate.
+    """[-1, 1] to uint8 0..255, as `to_levels` does it."""
+    return to_levels(array, np.uint8)
 
-    The inverse of `to_float`, exact for all 256 levels.  NumPy arrays of any float type and shape.
+
+def to_levels(array, dtype):
+    """[-1, 1] to all levels of uint8 or uint16: clip, then round.  A bare cast would wrap (256 becomes 0: white spots turn
+    black) and truncate.
+
+    The inverse of `to_float`, exact for all levels.  NumPy arrays of any float type and shape.
     """
-    return np.rint((np.clip(array, -1, 1) + 1) * 127.5).astype(np.uint8)
+    return np.rint((np.clip(array, -1, 1) + 1) * (np.iinfo(dtype).max / 2)).astype(dtype)
 
 
-def write(path, image):
-    """Write a uint8 (H, W, 3) image in the format that the suffix of `path` names, and create the folder where needed.
+def write(path, image, **options):
+    """Write an image in the format that the suffix of `path` names, and create the folder where needed.
 
+    image: uint8 (H, W, 3), or a PIL image.   options: for PIL, such as an `icc_profile`.
     The file appears whole or not at all.  Raises UserError for a suffix that names no format.
     """
     if Path(path).suffix.lower() not in Image.registered_extensions():
         raise UserError(f"{path}: the suffix names no image format; end the name in .png or .jpg")
     with replacing(path) as temporary:
-        Image.fromarray(image).save(temporary, quality=95)      # for JPEG and WebP; PNG is lossless and ignores it
+        image = image if isinstance(image, Image.Image) else Image.fromarray(image)
+        image.save(temporary, quality=95, **options)        # 95 is for JPEG and WebP; PNG is lossless and ignores it
 
 
 @contextmanager
