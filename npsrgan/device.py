@@ -60,6 +60,7 @@ def _gpu():
     except Exception as error:
         raise UserError(f'the GPU does not compute ({_first_line(error)}); CUDA\'s libraries may be missing: '
                         'pip install "cupy-cuda12x[ctk]"') from None
+    import npsrgan.fast.cuda  # noqa: F401  (registers the twins for CuPy's arrays)
     return Device(cupy, f"{name}, CuPy {cupy.__version__}")
 
 

@@ -8,7 +8,7 @@ import ctypes
 import sys
 from functools import cache
 
-import cupy
+from npsrgan.fast.cuda.compile import address, empty
 
 WORKSPACE = 32 << 20        # bytes of scratch memory: what NVIDIA recommends for the largest cards
 
@@ -41,7 +41,7 @@ def matmul(a, b, out=None, tf32=False):
         raise ValueError(f"matmul: batches of {a.shape[0]} and {b.shape[0]} do not fit")
     (m, k), n = a.shape[-2:], b.shape[-1]
     if out is None:
-        out = cupy.empty((*batch, m, n), a.dtype)
+        out = empty((*batch, m, n), a)
     if out.size == 0 or k == 0:
         out[...] = 0
         return out
@@ -51,8 +51,8 @@ def matmul(a, b, out=None, tf32=False):
     one, zero = ((ctypes.c_double if kind else ctypes.c_float)(value) for value in (1, 0))
     # cuBLAS counts columns first: what we call a row-major a @ b, it calls b' @ a', and gets the transposed result, which is ours.
     _call("cublasGemmStridedBatchedEx", _handle(_stream()), b_operation, a_operation, n, m, k, ctypes.byref(one),
-          _pointer(b), kind, b_lead, b_stride, _pointer(a), kind, a_lead, a_stride, ctypes.byref(zero),
-          _pointer(out), kind, n, m * n, max(batch, default=1), compute, _DEFAULT_ALGORITHM)
+          address(b), kind, b_lead, b_stride, address(a), kind, a_lead, a_stride, ctypes.byref(zero),
+          address(out), kind, n, m * n, max(batch, default=1), compute, _DEFAULT_ALGORITHM)
     return out
 
 
@@ -64,21 +64,19 @@ def _layout(a):
     elif a.swapaxes(-1, -2).flags.c_contiguous:
         operation, lead = _TRANSPOSED, height
     else:
-        a, operation, lead = cupy.ascontiguousarray(a), _PLAIN, width
+        a, operation, lead = a.copy(), _PLAIN, width
     return a, operation, lead, height * width if batch else 0
 
 
-def _pointer(array):
-    return array.data.ptr
-
-
 def _stream():
+    import cupy
     return cupy.cuda.get_current_stream().ptr
 
 
 @cache
 def _handle(stream):
     """A handle that works on this stream.  One for each, since setting a handle's stream takes its scratch memory away."""
+    import cupy
     handle, workspace = _POINTER(), cupy.cuda.Memory(WORKSPACE)
     _call("cublasCreate_v2", ctypes.byref(handle))
     _call("cublasSetStream_v2", handle, stream)
@@ -93,6 +91,7 @@ _workspaces = []        # alive as long as the handles
 @cache
 def _library():
     """cuBLAS, the copy that CuPy has loaded."""
+    import cupy
     import cupy_backends.cuda.libs.cublas  # noqa: F401  (importing loads it)
     major = cupy.cuda.runtime.runtimeGetVersion() // 1000
     name = f"cublas64_{major}.dll" if sys.platform == "win32" else f"libcublas.so.{major}"

@@ -1,19 +1,15 @@
-"""The twin of linear: the same products, called so that a CUDA graph can record them.  Always in float32, as PyTorch's default is."""
-import cupy
-
+"""The twin of linear: the same products, called so that a CUDA graph can record them.  Always in float32, PyTorch's default for them."""
 from npsrgan import ops
 from npsrgan.fast.cuda.blas import matmul
+from npsrgan.fast.cuda.compile import suits
 from npsrgan.tape import twin
 
 
 @twin(ops.linear)
 def linear(x, w, b=None):
     """As the reference.  With the few rows of a batch, each product is one pass over w."""
-    arrays = [x, w] if b is None else [x, w, b]
-    if not all(isinstance(a, cupy.ndarray) and a.dtype == x.dtype for a in arrays) or x.dtype.name not in ("float32", "float64"):
+    if not suits(x, w, *([] if b is None else [b])) or x.ndim != 2 or x.shape[1] != w.shape[0]:
         return NotImplemented
-    if x.ndim != 2 or x.shape[1] != w.shape[0]:
-        return NotImplemented       # the reference says what is wrong
 
     def d_x(dy): return matmul(dy, w.T)
     def d_w(dy): return matmul(x.T, dy)

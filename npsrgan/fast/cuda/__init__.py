@@ -1,0 +1,11 @@
+"""The fast twins for an NVIDIA GPU: CUDA kernels written by hand, compiled when first used; importing registers them.
+
+`device.select` imports this package when it has found a GPU; on a CPU nothing of it loads.
+
+    compile.py        from a .cu file to a kernel that can be launched; what the twins ask about the GPU and their arrays
+    precision.py      set_precision("float32" | "tf32")
+    adam.py           Adam's update of a flat buffer, one kernel
+"""
+from npsrgan.fast.cuda.precision import get_precision, set_precision
+
+__all__ = ["get_precision", "set_precision"]
