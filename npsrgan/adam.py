@@ -25,7 +25,10 @@ class Adam:
         self.network, self.learning_rate, self.beta1, self.beta2, self.eps = network, learning_rate, beta1, beta2, eps
         self.gradient, self.m, self.v = (np.zeros_like(network.flat) for _ in range(3))
         self._gradients = split(self.gradient, [p.shape for p in network.parameters()])
-        self.steps = 0
+        self.steps, self._rate = 0, None
+        self._kernel = _kernel(network.flat)
+        # Where a GPU reads what changes from step to step.
+        self._on_gpu = [np.zeros_like(self.gradient, dtype, shape=1) for dtype in (np.float32, np.int32)] if self._kernel else []
 
     @property
     def rate(self):
@@ -34,10 +37,27 @@ class Adam:
 
     def step(self, gradients):
         """Update the network.  gradients: one array per parameter, in the order of `network.parameters()`."""
+        self.advance()
+        self.update(gradients)
+
+    def advance(self):
+        """The half of a step that needs no gradients: count it, and ask for its rate.
+
+        On a GPU both numbers go into memory there, carried along by the kernels that write them: nothing waits, and `update` is the
+        same work in every step, which a CUDA graph can repeat.
+        """
+        self._rate, self.steps = self.rate, self.steps + 1
+        for array, number in zip(self._on_gpu, (self._rate, self.steps)):
+            array.fill(number)
+
+    def update(self, gradients):
+        """The other half, after `advance`: move the network.  gradients: as for `step`."""
         for mine, gradient in zip(self._gradients, gradients, strict=True):
             mine[...] = gradient
-        rate, self.steps = self.rate, self.steps + 1
-        correction1, correction2 = 1 - self.beta1 ** self.steps, 1 - self.beta2 ** self.steps
+        if self._kernel:
+            self._kernel(self.network.flat, self.gradient, self.m, self.v, *self._on_gpu, self.beta1, self.beta2, self.eps)
+            return
+        rate, correction1, correction2 = self._rate, 1 - self.beta1 ** self.steps, 1 - self.beta2 ** self.steps
         block = self.BLOCK if isinstance(self.gradient, np.ndarray) else self.gradient.size      # a GPU wants one large piece
 
         def update(start):
@@ -47,6 +67,14 @@ class Adam:
             p -= rate / correction1 * m / (np.sqrt(v / correction2) + self.eps)
 
         parallel(update, range(0, self.gradient.size, block))
+
+
+def _kernel(flat):
+    """All formulas in one pass, for a buffer of float32 on a GPU; None elsewhere."""
+    if not type(flat).__module__.startswith("cupy") or flat.dtype != np.float32:
+        return None
+    from npsrgan.fast.cuda.adam import update       # only now: on a CPU nothing of it loads
+    return update
 
 
 SCHEDULES = ("constant", "drop", "cosine")
