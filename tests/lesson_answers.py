@@ -5,6 +5,7 @@ ANSWERS = {
     "01_images_as_arrays": {1: (5_947_392, 1_486_848),
                             2: (lambda x: np.rint(255 * np.clip(x, 0, 1)).astype(np.uint8), lambda x: np.uint8(255 * x)),
                             3: (44, 300)},
+    "02_finite_differences": {1: (17.4, 8.7), 2: (0.5, 1), 3: (lambda dy, x: 2 * (dy - dy.mean(0)), lambda dy, x: dy)},
     "05_batch_norm": {1: (2112, 2048), 2: (44, 43),
                       3: (lambda dy, gamma, var: gamma * dy / np.sqrt(var + 1e-5), lambda dy, gamma, var: gamma * dy)},
     "06_activations_and_initialisation": {1: (0.0907, 0.01), 2: (lambda n, a: 2 / (n * (1 + a * a)), lambda n, a: 2 / n), 3: (10, 10**7)},
