@@ -42,7 +42,7 @@ def any_size():
 
 @contextmanager
 def opened(path):
-    """The PIL image in a file, not yet loaded.  Whatever goes wrong inside the `with` block is the file's fault: an ImageError."""
+    """The PIL image in a file, not yet loaded.  What goes wrong inside the `with` block is the file's fault: an ImageError."""
     try:
         with Image.open(path) as image:
             yield image
@@ -67,7 +67,7 @@ def upright(image):
 def to_rgb(image):
     """A PIL image of any mode as RGB, as `read` says.  Raises ValueError for samples of 32 bits."""
     if image.mode[0] in "IF":       # 16 bits, which convert() would clip at 255
-        image = Image.fromarray(np.rint(sixteen_bits(image) / 257).astype(np.uint8))
+        image = Image.fromarray(to_eight_bits(sixteen_bits(image)))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
@@ -83,6 +83,11 @@ def sixteen_bits(image):
     if levels.dtype.kind == "f" or levels.min() < 0 or levels.max() > 65535:
         raise ValueError("its samples have 32 bits and no stated range; convert it to 8 or 16 bits")
     return levels.astype(np.uint16)
+
+
+def to_eight_bits(levels):
+    """uint16 to the nearest of the 256 levels: uint8, white stays white."""
+    return ((levels.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
 def to_float(image):

@@ -1,0 +1,116 @@
+"""Images of any size through a generator in little memory: in tiles that overlap by as far as a pixel of the result sees.
+
+The overlap is computed and then cut off, so tiles leave no seams: the result is that of the whole image at once.  The
+network's first half, where nearly all of the seeing is done, runs on large tiles.  Its second half needs nine times the
+memory for each pixel but sees three pixels far, so it runs on small parts of a tile's features.
+"""
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from npsrgan import images
+from npsrgan.device import to_numpy
+from npsrgan.fast.threads import shares
+from npsrgan.layers import Conv2d, PixelShuffle
+from npsrgan.tape import Tensor
+
+SMALLEST = 32               # side of a tile: below it, nearly all work would go into the overlap
+GIGABYTE = 1 << 30
+LIVE_ARRAYS = 4             # in the first half: its own input to the sum, a block's input, a convolution's input and output
+
+
+class Span(NamedTuple):
+    """A stretch of one axis: what is wanted, and what must be given to the network for it."""
+
+    wanted: slice
+    given: slice
+
+    @property
+    def inside(self):
+        """Where the wanted part lies in the given one."""
+        return slice(self.wanted.start - self.given.start, self.wanted.stop - self.given.start)
+
+
+def receptive_radius(*layers):
+    """How many pixels of the input a pixel of the output sees beyond its own place, in evaluation mode: 40 for 16 blocks.
+
+    Of networks without strides, whose layers are defined in the order in which they run.  Counted backward from the output:
+    a k x k convolution sees k // 2 pixels further at its own resolution, and before a pixel shuffle by r, r pixels were one.
+    """
+    radius = 0
+    for layer in reversed([inner for outer in layers for inner in outer.layers()]):
+        if isinstance(layer, Conv2d):
+            radius += layer.weight.shape[0] // 2
+        elif isinstance(layer, PixelShuffle):
+            radius = -(-radius // layer.r)
+    return radius
+
+
+def spans(wanted, size, radius, limit):
+    """Cut a slice of range(limit) into Spans of nearly equal length, at most `size`, given with `radius` more at inner edges."""
+    length = wanted.stop - wanted.start
+    cuts = [(wanted.start + a, wanted.start + b) for a, b in shares(length, -(-length // size))]
+    return [Span(slice(a, b), slice(max(a - radius, 0), min(b + radius, limit))) for a, b in cuts]
+
+
+def super_resolve_tiles(generator, lr, device, tile):
+    """Yield (top, left, sr) for parts that together make up the whole result: each a float array (h, w, 3), about [-1, 1].
+
+    generator: an SRResNet in evaluation mode, or folded, on the device.   lr: uint8 or uint16 (H, W, 3), or (H, W, 1) for grey.
+    tile:      side of a tile, in pixels of lr and without overlap.         top, left: in pixels of the result.
+    """
+    scale = generator.settings["scale"]
+    radius, second_radius = receptive_radius(generator), receptive_radius(generator.upsampling, generator.tail)
+    part = max(64, tile // 4)
+    for rows in spans(slice(0, lr.shape[0]), tile, radius, lr.shape[0]):
+        for columns in spans(slice(0, lr.shape[1]), tile, radius, lr.shape[1]):
+            given = images.to_float(lr[rows.given, columns.given])
+            colour = np.ascontiguousarray(np.broadcast_to(given, (1, *given.shape[:2], 3)))
+            features = generator.features(device.array(colour)).array
+            for y in spans(rows.inside, part, second_radius, features.shape[1]):
+                for x in spans(columns.inside, part, second_radius, features.shape[2]):
+                    sr = generator.enlarge(Tensor(features[:, y.given, x.given])).array
+                    sr = sr[0, _times(scale, y.inside), _times(scale, x.inside)]
+                    yield scale * (rows.given.start + y.wanted.start), scale * (columns.given.start + x.wanted.start), to_numpy(sr)
+
+
+def _times(factor, stretch):
+    return slice(factor * stretch.start, factor * stretch.stop)
+
+
+def choose_tile(generator, free):
+    """The side of a tile that a generator can afford with `free` bytes of memory: it takes half of them, at most a gigabyte.
+
+    More than that would save little: at 64 channels, the overlap is then a sixth of the work.
+    """
+    budget = min(free // 2, GIGABYTE)
+    per_pixel = LIVE_ARRAYS * 4 * generator.settings["channels"]
+    side = int((max(budget, 0) / per_pixel) ** 0.5) - 2 * receptive_radius(generator)
+    return max(SMALLEST, side // 32 * 32)
+
+
+def free_memory(device):
+    """Bytes of the device's memory that are free for new arrays."""
+    if device.module is np:
+        return _free_main_memory()
+    cuda, pool = device.module.cuda, device.module.get_default_memory_pool()
+    return cuda.runtime.memGetInfo()[0] + pool.free_bytes()
+
+
+def _free_main_memory():
+    """What Linux says is available, or less where a container's limit is nearer; elsewhere, a modest guess."""
+    try:
+        free = 1024 * _entry("/proc/meminfo", "MemAvailable:")
+    except OSError:
+        return 4 * GIGABYTE
+    try:
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
+        return min(free, limit - _entry("/sys/fs/cgroup/memory.stat", "anon"))
+    except (OSError, ValueError):       # no container, or one without a limit
+        return free
+
+
+def _entry(path, name):
+    """The number behind `name` in a file of lines "name number"."""
+    return next(int(line.split()[1]) for line in Path(path).read_text().splitlines() if line.startswith(name + " "))
