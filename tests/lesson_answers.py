@@ -6,7 +6,9 @@ ANSWERS = {
                             2: (lambda x: np.rint(255 * np.clip(x, 0, 1)).astype(np.uint8), lambda x: np.uint8(255 * x)),
                             3: (44, 300)},
     "02_finite_differences": {1: (17.4, 8.7), 2: (0.5, 1), 3: (lambda dy, x: 2 * (dy - dy.mean(0)), lambda dy, x: dy)},
+    "03_the_tape": {1: (96, 24), 2: (65536, 32), 3: (lambda dy: dy - dy.mean(), lambda dy: dy)},
     "05_batch_norm": {1: (2112, 2048), 2: (44, 43),
                       3: (lambda dy, gamma, var: gamma * dy / np.sqrt(var + 1e-5), lambda dy, gamma, var: gamma * dy)},
     "06_activations_and_initialisation": {1: (0.0907, 0.01), 2: (lambda n, a: 2 / (n * (1 + a * a)), lambda n, a: 2 / n), 3: (10, 10**7)},
+    "11_two_players": {1: (0, 1), 2: (0.6931, 1.3863), 3: (lambda z: -1 / (1 + np.exp(z)), lambda z: -1 / (1 + np.exp(-z)))},
 }
