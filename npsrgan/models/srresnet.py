@@ -1,4 +1,5 @@
 """The generator."""
+from npsrgan import ops
 from npsrgan.layers import BatchNorm, Conv2d, Layer, PixelShuffle, PReLU, Residual, Sequential, initialise
 
 
@@ -9,12 +10,18 @@ class SRResNet(Layer):
 
     channels: width of every hidden layer.       blocks: number of residual blocks.
     scale:    2 or 4, one pixel shuffle per doubling.   seed, init: see `layers.initialise`.
+
+    Two settings are for weights from elsewhere, and are kept only where they are set:
+    unit_input: the weights see pixels in [0, 1].  No weights in [-1, 1] could do the same, because of the zeros that pad the
+                first convolution: they are black to such weights, and mid-grey to ours.
+    tanh:       at the end, which forces the output into [-1, 1].
     """
 
-    def __init__(self, channels=64, blocks=16, scale=4, seed=0, init="he"):
+    def __init__(self, channels=64, blocks=16, scale=4, seed=0, init="he", unit_input=False, tanh=False):
         if scale not in (2, 4):
             raise ValueError(f"SRResNet enlarges by 2 or by 4, not by {scale}")
         self.settings = {"channels": channels, "blocks": blocks, "scale": scale}
+        self.settings |= {name: True for name, wanted in (("unit_input", unit_input), ("tanh", tanh)) if wanted}
         c = channels
         self.head = Sequential(Conv2d(3, c, 9), PReLU(c))
         self.body = Sequential(*[Residual(Conv2d(c, c, 3), BatchNorm(c), PReLU(c), Conv2d(c, c, 3), BatchNorm(c))
@@ -36,9 +43,12 @@ class SRResNet(Layer):
 
     def features(self, lr):
         """The first half, at low resolution: (N, h, w, 3) -> (N, h, w, channels)."""
+        if "unit_input" in self.settings:
+            lr = ops.scale(lr, 0.5) + 0.5
         shallow = self.head(lr)
         return self.body(shallow) + shallow
 
     def enlarge(self, features):
         """The second half: (N, h, w, channels) -> (N, scale*h, scale*w, 3)."""
-        return self.tail(self.upsampling(features))
+        sr = self.tail(self.upsampling(features))
+        return ops.scale(ops.sigmoid(ops.scale(sr, 2)), 2) - 1.0 if "tanh" in self.settings else sr     # tanh(x) = 2 sigmoid(2x) - 1
