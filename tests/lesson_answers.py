@@ -2,6 +2,7 @@
 import numpy as np
 
 ANSWERS = {
+    "00_what_it_is": {1: (1.259, 2), 2: (34.15, 14), 3: (1.32, 0)},
     "01_images_as_arrays": {1: (5_947_392, 1_486_848),
                             2: (lambda x: np.rint(255 * np.clip(x, 0, 1)).astype(np.uint8), lambda x: np.uint8(255 * x)),
                             3: (44, 300)},
@@ -11,4 +12,5 @@ ANSWERS = {
                       3: (lambda dy, gamma, var: gamma * dy / np.sqrt(var + 1e-5), lambda dy, gamma, var: gamma * dy)},
     "06_activations_and_initialisation": {1: (0.0907, 0.01), 2: (lambda n, a: 2 / (n * (1 + a * a)), lambda n, a: 2 / n), 3: (10, 10**7)},
     "11_two_players": {1: (0, 1), 2: (0.6931, 1.3863), 3: (lambda z: -1 / (1 + np.exp(z)), lambda z: -1 / (1 + np.exp(-z)))},
+    "07_pixel_shuffle": {1: ([4, 6, 6, 9], [5, 5, 5, 5]), 2: (8, 7), 3: (147_456, 36_864)},
 }
