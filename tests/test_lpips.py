@@ -30,17 +30,20 @@ def pairs(height, width):
     return [(picture(a), picture(b)) for b in (a + noise, waves(height, width, 0.7), 0.6 * a + 0.2)]
 
 
-@pytest.fixture(scope="module")
-def random_weights(tmp_path_factory):
+def write_random_weights(path):
     """A file like the published one, with weights that keep the signal's size."""
     rng, arrays = np.random.default_rng(1), {}
     for i, (kernel, *_) in enumerate(ALEXNET):
-        arrays[KERNEL.format(i)] = rng.normal(0, (2 / np.prod(kernel[:3])) ** 0.5, kernel).astype(np.float32)
-        arrays[BIAS.format(i)] = rng.normal(0, 0.1, kernel[3]).astype(np.float32)
-        arrays[LINEAR.format(i)] = rng.uniform(0, 1, (1, 1, kernel[3], 1)).astype(np.float32)
-    path = tmp_path_factory.mktemp("lpips") / "random.npz"
+        arrays[KERNEL.format(i)] = (2 / np.prod(kernel[:3])) ** 0.5 * rng.standard_normal(kernel, np.float32)
+        arrays[BIAS.format(i)] = 0.1 * rng.standard_normal(kernel[3], np.float32)
+        arrays[LINEAR.format(i)] = rng.random((1, 1, kernel[3], 1), np.float32)
     np.savez(path, **arrays)
     return path
+
+
+@pytest.fixture(scope="module")
+def random_weights(tmp_path_factory):
+    return write_random_weights(tmp_path_factory.mktemp("lpips") / "random.npz")
 
 
 def published():

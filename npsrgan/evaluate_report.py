@@ -1,0 +1,162 @@
+"""What an evaluation leaves for people: means and their intervals, tables, JSON and CSV, the page of crops, and the curve.
+
+`scores`, everywhere: {image: {method: {metric: number}}}.
+"""
+import csv
+import json
+from typing import NamedTuple
+
+import numpy as np
+
+from npsrgan import images
+from npsrgan.metrics import luma
+
+NAMES = {"psnr_y": "PSNR-Y", "ssim_y": "SSIM-Y", "psnr_rgb": "PSNR-RGB", "lpips": "LPIPS", "lr_psnr": "LR PSNR"}
+DIGITS = {"psnr_y": 2, "ssim_y": 4, "psnr_rgb": 2, "lpips": 4, "lr_psnr": 2}
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
+PAPER = {       # Ledig et al. 2017, table 2: (PSNR, SSIM)
+    "Set5": {"bicubic": (28.43, 0.8211), "SRResNet": (32.05, 0.9019), "SRGAN": (29.40, 0.8472)},
+    "Set14": {"bicubic": (25.99, 0.7486), "SRResNet": (28.49, 0.8184), "SRGAN": (26.02, 0.7397)},
+    "BSD100": {"bicubic": (25.94, 0.6935), "SRResNet": (27.58, 0.7620), "SRGAN": (25.16, 0.6688)}}
+DRAWS, SEED = 10_000, 0
+CROP = 24       # side of the crops, in low-resolution pixels
+
+
+def interval(values):
+    """The 95 % percentile bootstrap interval of the mean of one number per image: (low, high).  Efron 1979.
+
+    Which images are drawn depends on their number only.  So intervals of several methods come from the same draws, and that of
+    a difference, image by image, is paired.  (With fewer than about 20 images such intervals are known to be too narrow.)
+    """
+    count = len(values)
+    drawn = np.random.default_rng([SEED, count]).integers(0, count, (DRAWS, count))
+    return tuple(np.percentile(np.asarray(values)[drawn].mean(1), [2.5, 97.5]).tolist())
+
+
+def summarise(scores):
+    """{method: {metric: mean, "images": n, "interval": {metric: (low, high)}, "minus_bicubic": {"mean": ..., "interval": ...}}}.
+
+    The last holds the same of the differences to bicubic, image by image.  Of one image there is no interval (None).
+    """
+    def column(method, metric):
+        return np.array([rows[method][metric] for rows in scores.values()])
+
+    def means(columns):
+        return {metric: float(values.mean()) for metric, values in columns.items()}
+
+    def intervals(columns):
+        return {metric: interval(values) if len(scores) > 1 else None for metric, values in columns.items()}
+
+    summary = {}
+    for method, row in next(iter(scores.values())).items():
+        columns = {metric: column(method, metric) for metric in row}
+        summary[method] = means(columns) | {"images": len(scores), "interval": intervals(columns)}
+        if method != "bicubic":
+            columns = {metric: values - column("bicubic", metric) for metric, values in columns.items()}
+            summary[method]["minus_bicubic"] = {"mean": means(columns), "interval": intervals(columns)}
+    return summary
+
+
+def table(benchmark, summary):
+    """The summary of a folder as text, with the paper's numbers for the folders it measured, and the differences to bicubic."""
+    metrics = [metric for metric in NAMES if metric in summary["bicubic"]]
+    paper = PAPER.get(benchmark.name, {}) if benchmark.scale == 4 else {}
+    count = summary["bicubic"]["images"]
+    width = 2 + max(map(len, [*summary, *(f"paper: {name}" for name in paper)]))
+
+    def line(name, cells):
+        return (name.ljust(width) + "".join(cell.ljust(18) for cell in cells)).rstrip()
+
+    def lines(name, means, intervals, sign=""):
+        """The means, and below them the intervals.  With a sign, a star behind those whose interval leaves out 0."""
+        upper, lower = [], []
+        for metric in metrics:
+            digits, span = DIGITS[metric], intervals[metric]
+            upper.append(f"{means[metric]:{sign}.{digits}f}" + " *" * bool(sign and span and span[0] * span[1] > 0))
+            lower.append(" .. ".join(f"{end:{sign}.{min(digits, 3)}f}" for end in span or ()))
+        return [line(name, upper)] + [line("", lower)] * any(lower)
+
+    text = [f"{benchmark.name}: {count} image{'s' * (count > 1)}, x{benchmark.scale}, {benchmark.source}",
+            line("", [NAMES[metric] for metric in metrics])]
+    for method, row in summary.items():
+        text += lines(method, row, row["interval"])
+    text += [line(f"paper: {name}", [f"{decibels:.2f}", f"{similarity:.4f}"]) for name, (decibels, similarity) in paper.items()]
+    if paper:
+        text.append("(paper: Ledig et al. 2017, table 2; it computes SSIM by other software, and higher)")
+    text.append("minus bicubic" + ", * where the interval leaves out 0" * (count > 1))
+    for method, row in summary.items():
+        if "minus_bicubic" in row:
+            text += lines(method, row["minus_bicubic"]["mean"], row["minus_bicubic"]["interval"], "+")
+    return "\n".join(text)
+
+
+def write_json(path, contents):
+    """Standard JSON, whole or not at all."""
+    with images.replacing(path) as temporary:
+        temporary.write_text(json.dumps(contents, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def write_csv(path, rows):
+    """A line for every dictionary; the columns are the keys of the first."""
+    with (images.replacing(path) as temporary,
+          open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file):
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+class Crop(NamedTuple):
+    """A square of an image in all versions: how much the methods differ in it, and panels as `images.figure` takes them."""
+
+    difference: float
+    panels: list
+
+
+def telling_crop(name, results, hr, scores, scale):
+    """The square in which the methods differ most: where the variance of Y between them, summed, is largest.
+
+    Nearest neighbour is left out of the variance: it shows the low-resolution image, and differs at every edge.
+    results: {method: uint8 image}.  scores: {method: {metric: number}}.
+    """
+    spread = np.var([luma(image) for method, image in results.items() if method != "nearest"], axis=0)
+    side = min(CROP * scale, *hr.shape[:2])
+    total = np.pad(spread, ((1, 0), (1, 0))).cumsum(0).cumsum(1)         # of everything above and to the left
+    sums = total[side:, side:] - total[:-side, side:] - total[side:, :-side] + total[:-side, :-side]
+    top, left = np.unravel_index(sums.argmax(), sums.shape)
+    panels = [("LR" if method == "nearest" else method, image, describe(scores[method])) for method, image in results.items()]
+    return Crop(float(sums.max()) / side**2, [(title, image[top:top + side, left:left + side].copy(), caption)
+                                              for title, image, caption in [*panels, ("original", hr, name)]])
+
+
+def describe(row):
+    """What stands below a crop: about the whole image."""
+    return f"{row['psnr_y']:.2f} dB" + (f", LPIPS {row['lpips']:.3f}" if "lpips" in row else "")
+
+
+def figure(path, crops):
+    """The page of crops: a row for each image."""
+    images.figure(path, [crop.panels for crop in crops], title="Where the methods differ most")
+
+
+def plot_curves(path, curves, ends):
+    """PSNR against LPIPS along the blend of two networks, a panel for each folder.  Blau and Michaeli 2018, figure 1.
+
+    curves: {folder: {"bicubic": {metric: mean}, "curve": [{"blend", "psnr_y", "lpips"}]}}.  ends: the names of the two networks.
+    """
+    from matplotlib.figure import Figure  # slow to import, and only needed here
+
+    drawing = Figure(figsize=(1 + 4.6 * len(curves), 4.6), layout="constrained")
+    for axes, (folder, found) in zip(drawing.subplots(1, len(curves), squeeze=False)[0], curves.items()):
+        points = found["curve"]
+        axes.plot([p["psnr_y"] for p in points], [p["lpips"] for p in points], ".-")
+        labelled = points[0], points[len(points) // 2], points[-1], found["bicubic"]
+        for point, name in zip(labelled, (ends[0], "half of each", ends[1], "bicubic")):
+            axes.annotate(name, (point["psnr_y"], point["lpips"]), xytext=(0, 7), textcoords="offset points", ha="center",
+                          parse_math=False)
+        axes.plot(found["bicubic"]["psnr_y"], found["bicubic"]["lpips"], "x", color="grey")
+        axes.set_title(folder, parse_math=False)
+        axes.set(xlabel="PSNR (Y), dB: further right, truer to the pixels", ylabel="LPIPS: further down, more alike to the eye")
+        axes.grid(alpha=0.3)
+        axes.margins(0.2)
+    with images.replacing(path) as temporary:
+        drawing.savefig(temporary, dpi=110)
