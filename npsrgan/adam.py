@@ -73,7 +73,7 @@ def _kernel(flat):
     """All formulas in one pass, for a buffer of float32 on a GPU; None elsewhere."""
     if not type(flat).__module__.startswith("cupy") or flat.dtype != np.float32:
         return None
-    from npsrgan.fast.cuda.adam import update       # only now: on a CPU nothing of it loads
+    from npsrgan.fast.cuda.adam import update  # only now: on a CPU nothing of it loads
     return update
 
 

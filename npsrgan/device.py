@@ -3,7 +3,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from npsrgan.errors import UserError
+from npsrgan.errors import UserError, first_line
 
 
 class Device(NamedTuple):
@@ -11,6 +11,11 @@ class Device(NamedTuple):
 
     module: Any
     description: str
+
+    @property
+    def cuda(self):
+        """CuPy's way to streams, events and memory; None on a CPU."""
+        return getattr(self.module, "cuda", None)
 
     def array(self, values):
         """A copy of `values`, on this device."""
@@ -46,24 +51,39 @@ def _gpu():
         import cupy
     except ImportError:
         raise UserError('CuPy is not installed; for an NVIDIA GPU: pip install "cupy-cuda12x[ctk]"') from None
+    runtime = cupy.cuda.runtime
     try:
-        count = cupy.cuda.runtime.getDeviceCount()
+        count = runtime.getDeviceCount()
     except Exception as error:
-        raise UserError(f"no usable NVIDIA driver ({_first_line(error)}); install one for CUDA 12 or newer, or use --device cpu") from None
+        raise UserError(_driver(runtime, error)) from None
     if not count:
         raise UserError("the NVIDIA driver finds no GPU; use --device cpu")
     try:        # CuPy imports well without CUDA's libraries and fails at the first product: so make one
         ones = cupy.ones((8, 8), np.float32)
         if float((ones @ ones).sum()) != 512:
             raise RuntimeError("a product of two matrices came out wrong")
-        name = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
+        name = runtime.getDeviceProperties(0)["name"].decode()
+    except MemoryError:
+        raise UserError("the GPU's memory is full: end what else computes there, or use --device cpu") from None
     except Exception as error:
-        raise UserError(f'the GPU does not compute ({_first_line(error)}); CUDA\'s libraries may be missing: '
+        raise UserError(f'the GPU does not compute ({first_line(error)}); CUDA\'s libraries may be missing: '
                         'pip install "cupy-cuda12x[ctk]"') from None
     import npsrgan.fast.cuda  # noqa: F401  (registers the twins for CuPy's arrays)
     return Device(cupy, f"{name}, CuPy {cupy.__version__}")
 
 
-def _first_line(error):
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+def _driver(runtime, error):
+    """What to do about a driver that does not even count its GPUs."""
+    try:
+        has, needs = runtime.driverGetVersion(), runtime.runtimeGetVersion()
+    except Exception:
+        has = needs = None
+    if has and has < needs // 1000 * 1000:      # within a major version, newer libraries run on an older driver
+        return (f"the NVIDIA driver is too old: it serves CUDA {_version(has)}, and this CuPy needs CUDA {_version(needs)}; "
+                "install a newer driver, or use --device cpu")
+    return f"no usable NVIDIA driver ({first_line(error)}); install one for CUDA 12 or newer, or use --device cpu"
+
+
+def _version(number):
+    """12090 -> "12.9"."""
+    return f"{number // 1000}.{number % 1000 // 10}"

@@ -21,14 +21,25 @@ def command(main):
             sentence = str(error)
         except OSError as error:
             sentence = describe(error)
-        except MemoryError:
-            sentence = "out of memory: try a smaller --batch-size or smaller images"
+        except MemoryError as error:
+            sentence = f"out of memory{on_gpu(error)}: try a smaller --batch-size or smaller images"
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             raise SystemExit(130) from None
         print(f"error: {sentence}", file=sys.stderr)
         raise SystemExit(2)
     return guarded
+
+
+def on_gpu(error):
+    """ " on the GPU" for a MemoryError of CuPy's, "" for others: words to put behind "memory"."""
+    return " on the GPU" if type(error).__module__.startswith("cupy") else ""
+
+
+def first_line(error):
+    """What an error says first: CUDA's and its compiler's go on for pages."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def describe(error):

@@ -10,7 +10,7 @@ from npsrgan.metrics import psnr, ssim
 
 LABELS = {"bicubic": "bicubic", "srresnet": "SRResNet", "srgan": "SRGAN"}
 LOSSES = ("srresnet_pixel", "pixel", "perceptual", "adversarial", "discriminator")
-COLUMNS = ("step", "images_per_s", *LOSSES, "d_hr", "d_sr", "gradient_pixel", "gradient_perceptual", "gradient_adversarial",
+COLUMNS = ("step", "images_per_s", "data_wait", *LOSSES, "d_hr", "d_sr", "gradient_pixel", "gradient_perceptual", "gradient_adversarial",
            "cosine", *(f"{method}_psnr" for method in LABELS))
 CURVES = (      # of loss.png: title, look, {column: label}
     ("losses", {"yscale": "log"}, {"srresnet_pixel": "SRResNet, pixels", "pixel": "SRGAN, pixels", "perceptual": "SRGAN, features",
@@ -40,8 +40,9 @@ class Log:
 
     @staticmethod
     def _whole(row):
-        """Whether a row has all columns: on a disk that is full, the last one ends anywhere."""
-        return tuple(row) == COLUMNS and None not in row.values() and row["step"].isdecimal()
+        """Whether a row has all columns, or all that its version had: on a disk that is full, the last one ends anywhere."""
+        return (tuple(row) in (COLUMNS, tuple(name for name in COLUMNS if name != "data_wait"))
+                and None not in row.values() and row["step"].isdecimal())
 
     def add(self, row):
         """Append {column: value}; numbers are written with six digits, missing ones left empty."""
@@ -87,7 +88,8 @@ def health_line(row, total):
         parts.append("gradients at SR: " + say("gradient_pixel", "gradient_perceptual", "gradient_adversarial", "cosine"))
     measured = [(label, row[f"{method}_psnr"]) for method, label in LABELS.items() if f"{method}_psnr" in row]
     parts.append("PSNR: " + ", ".join(f"{label} {value:.2f}" for label, value in measured))
-    return " | ".join([*parts, f"{row['images_per_s']:.1f} images/s"])
+    parts.append(f"{row['images_per_s']:.1f} images/s, {row['data_wait']:.0%} of the time waiting for data")
+    return " | ".join(parts)
 
 
 def sample_picture(path, lr, results, hr, title):

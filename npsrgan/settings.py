@@ -52,9 +52,13 @@ class Settings:
     leaves: int = option(250, "dead-leaves images in the pool, where there is no --data")
     seed: int = option(0, "what every random draw follows from")
     device: str = option("auto", "where to compute", ("auto", "cpu", "gpu"))
+    precision: str = option("tf32", "how convolutions on a GPU multiply: tf32, as PyTorch does, rounds factors to 10 bits after the point; "
+                                    "no effect on a CPU", ("tf32", "float32"))
+    graph: bool = option(True, "launch the whole training step on a GPU at once, as a CUDA graph; no effect on a CPU")
     cache: int = option(1024, "megabytes of memory for decoded training images, which are then not decoded again")
     threads: int = option(0, "CPU threads; 0: one for each core")
-    log_every: int = option(100, "steps between log lines, validations and sample pictures")
+    log_every: int = option(100, "steps between log lines, validations and sample pictures; on a GPU, losses are read, and required "
+                                 "to be finite, only then and before checkpoints")
     save_every: int = option(100, "steps between checkpoints")
 
     @property
@@ -104,7 +108,8 @@ PRESETS = {
     # Ledig et al. 2017, section 3.2.
     "paper": Settings(preset="paper", steps=1_000_000, gan_steps=200_000, gan_schedule="drop", pixel_weight=0.0, save_every=1000),
 }
-CHANGEABLE = ("steps", "gan_steps", "save_every", "log_every", "cache", "device", "out")       # what --resume may change
+# What --resume may change.
+CHANGEABLE = ("steps", "gan_steps", "save_every", "log_every", "cache", "device", "precision", "graph", "out")
 
 
 def parse(arguments=None):

@@ -9,6 +9,7 @@ import shlex
 import signal
 import sys
 import time
+import traceback
 import warnings
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -19,12 +20,12 @@ from tqdm import tqdm
 from npsrgan import report, storage
 from npsrgan.data import Batches, DeadLeaves, ImageFolder, Photograph, split, upscale, validation_pairs
 from npsrgan.device import select
-from npsrgan.errors import UserError, command
+from npsrgan.errors import UserError, command, on_gpu
 from npsrgan.fast import keep_memory, set_threads
 from npsrgan.inference import fold, super_resolve
 from npsrgan.metrics import psnr, ssim
 from npsrgan.settings import merge, parse
-from npsrgan.trainer import Diverged, Trainer, read_checkpoint
+from npsrgan.trainer import Diverged, Trainer, numbers, read_checkpoint
 
 say = tqdm.write        # does not tear the progress bar
 
@@ -44,6 +45,9 @@ def main(arguments=None):
     keep_memory()
     device, remark = select(settings.device)
     say(remark or device.description)
+    if device.cuda:
+        from npsrgan.fast import cuda
+        cuda.set_precision(settings.precision)
 
     trainer = Trainer(settings, device, say)
     if saved:
@@ -140,7 +144,9 @@ def sources(settings):
 def train(trainer, training, validation, out):
     """Take the steps that are left.  False if a signal asked to stop, True otherwise; either way all is saved.
 
-    Raises Diverged for a loss that is not finite: the last checkpoint is from before.
+    Raises Diverged for a loss that is not finite: the last checkpoint is from before.  On a CPU every loss is looked at; on a GPU,
+    which then never waits for Python, those of the steps that are logged or saved.
+    Raises UserError where memory does not suffice, with the batch size for which a GPU's does.
     """
     s, total = trainer.settings, trainer.settings.total_steps
     if trainer.steps >= total:
@@ -148,33 +154,43 @@ def train(trainer, training, validation, out):
     pairs = list(validation_pairs(validation, s.scale, s.val_count, say))
     log = report.Log(out / "log.csv", trainer.steps)
     batches = Batches(training, s.batch_size, s.patch_size, s.scale, s.seed, report=say)
-    saved, clock, counted = trainer.steps, time.perf_counter(), trainer.steps
+    saved, clock, counted, shortage = trainer.steps, time.perf_counter(), trainer.steps, None
     with (stop_signals() as stop, closing(batches.ahead_from(trainer.steps, total)) as stream,
           warnings.catch_warnings(action="ignore", category=RuntimeWarning),        # of overflows: `require_finite` tells, once
           tqdm(total=total, initial=trainer.steps, unit=" steps", dynamic_ncols=True) as bar):
-        for _, lr, hr in stream:
+        feed = trainer.feed(stream)
+        for _, lr, hr in feed:
             step = trainer.steps + 1
             logged = step % s.log_every == 0 or step in (total, s.steps)
             try:
-                row = trainer.step(lr, hr, audit=logged)
-                require_finite(row, step)
-                bar.set_postfix({name: f"{row[name]:.3g}" for name in report.LOSSES if name in row}, refresh=False)
+                losses = trainer.step(lr, hr, audit=logged)
+                if logged or not trainer.device.cuda:
+                    losses = require_finite(losses, step)
+                    bar.set_postfix({name: f"{losses[name]:.3g}" for name in report.LOSSES if name in losses}, refresh=False)
                 bar.update()
                 if logged:
-                    speed = (step - counted) * s.batch_size / (time.perf_counter() - clock)
-                    row |= {"step": step, "images_per_s": speed} | validate(trainer, pairs, out, step)
+                    seconds = time.perf_counter() - clock
+                    row = losses | {"step": step, "images_per_s": (step - counted) * s.batch_size / seconds,
+                                    "data_wait": min(feed.waited() / seconds, 1.0)} | validate(trainer, pairs, out, step)
                     log.add(row)
                     say(report.health_line(row, total))
                     clock, counted = time.perf_counter(), step
                 stopping = bool(stop)       # asked once: a signal a moment later stops after the next step
                 if step % s.save_every == 0 or step == total or stopping:
+                    require_finite(losses, step)
                     trainer.save(out / "checkpoint.h5")
                     saved = step
             except Diverged as error:
-                kept = f"the checkpoint of step {saved} is kept" if saved else "there was no checkpoint yet"
-                raise Diverged(f"{error}: training stopped and {kept}; start anew with a smaller --learning-rate") from None
+                raise Diverged(f"{error}: training stopped and {kept(saved)}; start anew with a smaller --learning-rate") from None
+            except MemoryError as error:
+                traceback.clear_frames(error.__traceback__)     # which hold all arrays of the step
+                shortage = f"out of memory{on_gpu(error)} at step {step}"
+                break
             if stopping:
                 break
+        if shortage:
+            fits = trainer.largest_batch(lr, hr) if trainer.device.cuda else 0
+            raise UserError(f"{shortage}, {kept(saved)}: " + (f"--batch-size {fits} fits" if fits else "try a smaller --batch-size"))
     if batches.skipped:
         say(f"{len(batches.skipped)} of {len(training)} training images could not be used and were skipped")
     return not stop
@@ -199,11 +215,18 @@ def stop_signals():
             signal.signal(number, handler)
 
 
-def require_finite(row, step):
-    """Raise Diverged for a loss that is NaN or infinite."""
-    bad = [name for name, value in row.items() if not math.isfinite(value)]
+def require_finite(losses, step):
+    """The losses as numbers.  Raises Diverged if one is NaN or infinite."""
+    losses = numbers(losses)
+    bad = [name for name, value in losses.items() if not math.isfinite(value)]
     if bad:
-        raise Diverged(f"at step {step} the loss {bad[0]} is {row[bad[0]]}")
+        raise Diverged(f"at step {step} the loss {bad[0]} is {losses[bad[0]]}")
+    return losses
+
+
+def kept(saved):
+    """What there is to go on from, in words.  saved: the step of the last checkpoint, or 0."""
+    return f"the checkpoint of step {saved} is kept" if saved else "there was no checkpoint yet"
 
 
 def validate(trainer, pairs, out, step):

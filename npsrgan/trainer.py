@@ -2,12 +2,15 @@
 import dataclasses
 import json
 import math
+import traceback
 
 import numpy as np
 
 from npsrgan import losses, ops, storage
 from npsrgan.adam import Adam, schedule
+from npsrgan.data.feed import Feed, Upload
 from npsrgan.errors import UserError
+from npsrgan.graph import Graphs, Plain
 from npsrgan.models import Discriminator, SRResNet
 from npsrgan.models.vgg19 import random_vgg19
 from npsrgan.settings import Settings
@@ -21,7 +24,10 @@ class Diverged(UserError):
 class Trainer:
     """The networks by name, an Adam for each, and how many steps were taken.
 
-    settings: a settings.Settings.   device: a device.Device.   say: told, in one line, where a random VGG19 stands in.
+    settings: a settings.Settings.   device: a device.Device.   say: told, in one line, where something else must stand in.
+
+    A step returns a row of the log: {name: loss}.  On a CPU the losses are numbers.  On a GPU they are arrays there, which the
+    next step overwrites: nothing has waited for them yet, and `numbers(row)` does.
     Raises UserError for files of weights that are missing or do not fit.
     """
 
@@ -42,6 +48,7 @@ class Trainer:
         if device.module is not np:
             for network in filter(None, [*self.networks.values(), self.vgg]):
                 network.to(device.array)
+        self._run = Graphs(device.module, s.graph, say) if device.cuda else Plain()
         gan_rate = schedule(s.gan_schedule, s.gan_learning_rate, s.steps if s.together else s.gan_steps)
         rates = {"srresnet": schedule(s.schedule, s.learning_rate, s.steps), "srgan": gan_rate, "discriminator": gan_rate}
         self.adam = {name: Adam(network, rates[name]) for name, network in self.networks.items()}
@@ -51,9 +58,13 @@ class Trainer:
         """Steps of the run taken so far; one in which both generators train counts once."""
         return self.srresnet_steps if self.settings.together else self.srresnet_steps + self.srgan_steps
 
+    def feed(self, batches):
+        """Iterate over `batches`, (step, lr, hr) in main memory, with lr and hr where `step` wants them.  See data.feed.Feed."""
+        return Upload(batches, self.device.module, self._run.stream) if self.device.cuda else Feed(batches)
+
     def step(self, lr, hr, audit=False):
-        """The next step of the run, on a batch in main memory.  Returns the losses as a row of the log; audit: see `srgan_step`."""
-        lr, hr = self.device.array(lr), self.device.array(hr)
+        """The next step of the run, on a batch from `feed` or from main memory.  Returns a row of the log; audit: see `srgan_step`."""
+        lr, hr = (self.device.array(array) if isinstance(array, np.ndarray) else array for array in (lr, hr))
         if self.settings.together:
             return self.srresnet_step(lr, hr) | self.srgan_step(lr, hr, audit)
         if self.srresnet_steps < self.settings.steps:
@@ -68,21 +79,35 @@ class Trainer:
 
         lr (N, h, w, 3), hr (N, scale*h, scale*w, 3) in [-1, 1].  Returns {"srresnet_pixel": loss}.
         """
-        srresnet = self.networks["srresnet"]
-        with Tape() as tape:
-            loss = losses.mean_squared_error(srresnet(lr), hr)
-        self.adam["srresnet"].step(tape.gradient(loss, srresnet.parameters()))
+        self.adam["srresnet"].advance()
+        row = self._run(self._train_srresnet, lr, hr)
         self.srresnet_steps += 1
-        return {"srresnet_pixel": float(loss)}
+        return row if self.device.cuda else numbers(row)
 
     def srgan_step(self, lr, hr, audit=False):
         """One step of both players, from one forward pass (Ledig et al. 2017, eqs. 2, 3 and 6).
 
-        Both losses hang on one tape.  The generator's question names the generator's parameters and no others, the
-        discriminator's its own: neither player's gradient can leak into the other.
-
         lr, hr: as in `srresnet_step`.  Returns the losses; with `audit` also D's mean verdicts and what `_audit` measures.
         """
+        for name in ("srgan", "discriminator"):
+            self.adam[name].advance()
+        work = self._train_srgan_and_audit if audit else self._train_srgan
+        row = self._run(work, lr, hr, record=not audit)
+        self.srgan_steps += 1
+        return row if self.device.cuda else numbers(row)
+
+    # The work of a step.  A CUDA graph may repeat it: the same in every step, and nothing in it waits for a result.
+
+    def _train_srresnet(self, lr, hr):
+        srresnet = self.networks["srresnet"]
+        with Tape() as tape:
+            loss = losses.mean_squared_error(srresnet(lr), hr)
+        self.adam["srresnet"].update(tape.gradient(loss, srresnet.parameters()))
+        return {"srresnet_pixel": loss.array}
+
+    def _train_srgan(self, lr, hr, audit=False):
+        """Both losses hang on one tape.  The generator's question names the generator's parameters and no others, the
+        discriminator's its own: neither player's gradient can leak into the other."""
         s, generator, discriminator = self.settings, self.networks["srgan"], self.networks["discriminator"]
         hr_features = self.vgg(hr).array if self.vgg else None
         with Tape() as tape:
@@ -97,16 +122,34 @@ class Trainer:
             generator_loss = sum(weighted.values())
             discriminator_loss = losses.discriminator_adversarial(real, fake)
 
-        row = {name: float(part) for name, part in parts.items()} | {"discriminator": float(discriminator_loss)}
+        row = {name: part.array for name, part in (parts | {"discriminator": discriminator_loss}).items()}
         if audit:
-            row |= {"d_hr": float(ops.mean(ops.sigmoid(real))), "d_sr": float(ops.mean(ops.sigmoid(fake)))}
+            row |= {"d_hr": ops.mean(ops.sigmoid(real)).array, "d_sr": ops.mean(ops.sigmoid(fake)).array}
             row |= _audit(tape, weighted, sr)
         generator_gradients = tape.gradient(generator_loss, generator.parameters(), keep=True)
         discriminator_gradients = tape.gradient(discriminator_loss, discriminator.parameters())
-        self.adam["srgan"].step(generator_gradients)
-        self.adam["discriminator"].step(discriminator_gradients)
-        self.srgan_steps += 1
+        self.adam["srgan"].update(generator_gradients)
+        self.adam["discriminator"].update(discriminator_gradients)
         return row
+
+    def _train_srgan_and_audit(self, lr, hr):
+        return self._train_srgan(lr, hr, audit=True)
+
+    def largest_batch(self, lr, hr):
+        """After a MemoryError: the most images of this batch, halved and halved again, that a step has memory for; 0 if not even one.
+
+        It tries them, and the trainer is of no use afterwards.
+        """
+        count = len(lr) // 2
+        while count:
+            self._run.forget()
+            try:
+                numbers(self.step(lr[:count], hr[:count]))
+                return count
+            except MemoryError as error:
+                traceback.clear_frames(error.__traceback__)     # which hold all arrays of the step
+                count //= 2
+        return 0
 
     def _arrays(self):
         """{name: array} of all that training changes: the arrays themselves."""
@@ -155,6 +198,11 @@ class Trainer:
             mine[key][...] = self.device.array(array)
         for name in saved:
             self.adam[name].steps = attributes[f"{name}_adam_steps"]
+
+
+def numbers(row):
+    """{name: float} of a row of losses, wherever they are.  On a GPU, this waits until they are computed."""
+    return {name: float(value) for name, value in row.items()}
 
 
 def read_checkpoint(path):

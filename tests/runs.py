@@ -83,7 +83,8 @@ def outcome(out):
             found |= {(path.name, name): (a.dtype.str, a.shape, a.tobytes()) for name, a in arrays.items()}
             found |= {(path.name, name): value for name, value in (attributes | settings).items() if name != "out"}
     with open(out / "log.csv", newline="") as file:
-        found["log.csv"] = [{name: value for name, value in row.items() if name != "images_per_s"} for row in csv.DictReader(file)]
+        found["log.csv"] = [{name: value for name, value in row.items() if name not in ("images_per_s", "data_wait")}
+                            for row in csv.DictReader(file)]
     if (out / "result.json").exists():
         found["result.json"] = json.loads((out / "result.json").read_text())
         del found["result.json"]["settings"]["out"]

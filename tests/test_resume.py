@@ -2,6 +2,7 @@
 
 By hand, for longer:  python tests/test_resume.py 100     kills a run at a hundred random moments.
 """
+import csv
 import itertools
 import os
 import random
@@ -347,6 +348,19 @@ def test_a_log_that_somebody_edited(tiny, stopped, contents):
     (stopped / "log.csv").write_bytes(contents)
     assert tiny(stopped, "--resume", gan_steps=2) == 0
     assert [row["step"] for row in outcome(stopped)["log.csv"]] == ["5", "6"]
+
+
+def test_a_log_of_an_earlier_version_goes_on(tiny, stopped):
+    """Which had not got the column of the time spent waiting for data."""
+    log = stopped / "log.csv"
+    with open(log, newline="") as file:
+        rows = [row[:2] + row[3:] for row in csv.reader(file)]
+    assert "data_wait" not in rows[0]
+    log.write_text("\n".join(map(",".join, rows)))
+    assert tiny(stopped, "--resume", gan_steps=2) == 0
+    with open(log, newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == list("123456") and [bool(row["data_wait"]) for row in rows] == [False] * 4 + [True] * 2
 
 
 def test_a_new_run_never_overwrites_a_checkpoint(tiny, stopped, capsys):

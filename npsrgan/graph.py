@@ -1,0 +1,84 @@
+"""A training step as one CUDA graph: recorded once, and from then on launched as a whole.
+
+A step of SRGAN is some 1500 kernels, many of them so short that the GPU is done before Python has asked for the next.  A graph
+holds them all, in their order and with their arguments, and starts them with one call.  What it holds are addresses: the inputs
+must lie where they lay, so they are copied there; and the memory of what was computed on the way must still be the graph's, so it
+comes from a pool that lives as long and serves nothing else.
+"""
+import gc
+from contextlib import suppress
+
+from npsrgan.errors import first_line
+
+WARM_UP = 2         # plain steps before one is recorded: kernels are compiled, the pool grows to its size
+
+
+class Plain:
+    """How a step runs on a CPU: it is called."""
+
+    stream = None
+
+    def __call__(self, work, *arrays, record=True):
+        return work(*arrays)
+
+
+class Graphs:
+    """Runs functions on a GPU without ever waiting for it, each from its third call on as a CUDA graph.
+
+    cupy:   the module.
+    record: False runs everything as it is called, on the same stream and with the same memory.
+    say:    told, in one line, where recording fails; everything then runs as it is called.
+
+    stream: where all work goes, in order, after the work of the default stream that came before.
+    """
+
+    def __init__(self, cupy, record=True, say=print):
+        self.cupy, self.record, self.say = cupy, record, say
+        self.stream, self.pool = cupy.cuda.Stream(), cupy.cuda.MemoryPool()
+        self.forget()
+
+    def __call__(self, work, *arrays, record=True):
+        """work(*arrays), or the same by its graph.  Returns {name: array}, which the next call overwrites.
+
+        work: a function (the same object, or method, in every call) that does the same on the GPU in every call with arrays of
+            these shapes: numbers that change are read from the GPU's memory, and nothing waits for a result.
+        record: False for a call that will not come again.
+        """
+        with self.stream, self.cupy.cuda.using_allocator(self.pool.malloc):
+            key = work, tuple(array.shape for array in arrays)
+            if not (record and self.record):
+                return work(*arrays)
+            if key not in self._recorded:
+                if self._calls.setdefault(key, 0) < WARM_UP:
+                    self._calls[key] += 1
+                    return work(*arrays)
+                try:
+                    self._recorded[key] = self._capture(work, arrays)
+                except Exception as error:
+                    self.record = False
+                    self.say(f"the training step cannot be recorded as a CUDA graph ({first_line(error)}): going on without, slower")
+                    return work(*arrays)
+            inputs, graph, outputs = self._recorded[key]
+            for mine, array in zip(inputs, arrays):
+                mine[...] = array
+            graph.launch()
+            return outputs
+
+    def _capture(self, work, arrays):
+        """(inputs, graph, outputs): what must stay in memory.  Nothing is computed yet."""
+        gc.collect()        # what earlier steps left behind in circles goes back to the pool, which then need not grow
+        inputs = [array.copy() for array in arrays]
+        self.stream.begin_capture()
+        try:
+            outputs = work(*inputs)
+        except BaseException:
+            with suppress(Exception):           # it ends all the same
+                self.stream.end_capture()
+            raise
+        return inputs, self.stream.end_capture(), outputs
+
+    def forget(self):
+        """Drop all graphs and give their memory back."""
+        self._recorded, self._calls = {}, {}
+        gc.collect()
+        self.pool.free_all_blocks()
