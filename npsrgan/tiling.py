@@ -17,6 +17,7 @@ from npsrgan.tape import Tensor
 
 SMALLEST = 32               # side of a tile: below it, nearly all work would go into the overlap
 GIGABYTE = 1 << 30
+MEMINFO, CONTAINER = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 LIVE_ARRAYS = 4             # in the first half: its own input to the sum, a block's input, a convolution's input and output
 
 
@@ -72,7 +73,8 @@ def super_resolve_tiles(generator, lr, device, tile):
                 for x in spans(columns.inside, part, second_radius, features.shape[2]):
                     sr = generator.enlarge(Tensor(features[:, y.given, x.given])).array
                     sr = sr[0, _times(scale, y.inside), _times(scale, x.inside)]
-                    yield scale * (rows.given.start + y.wanted.start), scale * (columns.given.start + x.wanted.start), to_numpy(sr)
+                    top, left = rows.given.start + y.wanted.start, columns.given.start + x.wanted.start
+                    yield scale * top, scale * left, to_numpy(sr)
 
 
 def _times(factor, stretch):
@@ -101,16 +103,15 @@ def free_memory(device):
 def _free_main_memory():
     """What Linux says is available, or less where a container's limit is nearer; elsewhere, a modest guess."""
     try:
-        free = 1024 * _entry("/proc/meminfo", "MemAvailable:")
+        free = 1024 * _entry(MEMINFO, "MemAvailable:")
     except OSError:
         return 4 * GIGABYTE
     try:
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
-        return min(free, limit - _entry("/sys/fs/cgroup/memory.stat", "anon"))
-    except (OSError, ValueError):       # no container, or one without a limit
+        return min(free, int((CONTAINER / "memory.max").read_text()) - _entry(CONTAINER / "memory.stat", "anon"))
+    except (OSError, ValueError):       # no container, or one without a limit, which it calls "max"
         return free
 
 
 def _entry(path, name):
     """The number behind `name` in a file of lines "name number"."""
-    return next(int(line.split()[1]) for line in Path(path).read_text().splitlines() if line.startswith(name + " "))
+    return next(int(line.split()[1]) for line in path.read_text().splitlines() if line.startswith(name + " "))
