@@ -8,6 +8,7 @@ ANSWERS = {
                             3: (44, 300)},
     "02_finite_differences": {1: (17.4, 8.7), 2: (0.5, 1), 3: (lambda dy, x: 2 * (dy - dy.mean(0)), lambda dy, x: dy)},
     "03_the_tape": {1: (96, 24), 2: (65536, 32), 3: (lambda dy: dy - dy.mean(), lambda dy: dy)},
+    "04_convolution": {1: (30_108_672, 10_036_224), 2: (4, 2.25), 3: (lambda dy, w: dy @ w[0, 0].T, lambda dy, w: dy @ w[0, 0])},
     "05_batch_norm": {1: (2112, 2048), 2: (44, 43),
                       3: (lambda dy, gamma, var: gamma * dy / np.sqrt(var + 1e-5), lambda dy, gamma, var: gamma * dy)},
     "06_activations_and_initialisation": {1: (0.0907, 0.01), 2: (lambda n, a: 2 / (n * (1 + a * a)), lambda n, a: 2 / n), 3: (10, 10**7)},
