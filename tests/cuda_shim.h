@@ -45,7 +45,7 @@ inline float __ldg(const float* p) { return *p; }
 inline float4 __ldg(const float4* p) { return *p; }
 
 static dim3 threadIdx, blockIdx, blockDim, gridDim;
-__attribute__((aligned(16))) float shared_memory[58 << 10];     // for `extern __shared__ float shared_memory[]`: 227 KB and more
+__attribute__((aligned(16))) float shared_memory[60 << 10];     // for `extern __shared__ float shared_memory[]`: at most 227 KB
 __attribute__((used)) __shared__ char at_least_one_variable;     // else there would be no such section
 extern char __start_shared_variables[], __stop_shared_variables[];
 
@@ -73,6 +73,7 @@ static std::vector<Warp> warps;
 static Barrier block_barrier;
 static unsigned current;
 static int falling;
+static size_t shared_size;              // of shared_memory, as launched
 static jmp_buf scheduler;
 static void (*body)(void**);
 static void** arguments;
@@ -151,8 +152,10 @@ static void run_block() {
         makecontext(&f->context, begin_fibre, 0);
     }
     memset(__start_shared_variables, 0xff, __stop_shared_variables - __start_shared_variables);
-    memset(shared_memory, 0xff, sizeof shared_memory);
+    memset(shared_memory, 0xff, shared_size + 4096);
     if (!_setjmp(scheduler)) resume(falling ? count - 1 : 0);
+    for (size_t byte = shared_size; byte < shared_size + 4096; byte++)
+        if (((unsigned char*)shared_memory)[byte] != 0xff) fail("uses more shared memory than it was launched with");
     for (current = 0; current < count; current++) {
         if (!fibres[current]->done) fail("waits for threads that never come");
         for (auto& group : fibres[current]->copies)
@@ -183,8 +186,9 @@ template <class T> T __shfl_down_sync(unsigned, T value, unsigned by) {
     return exchange(value)[from < 32 ? from : current % 32];
 }
 
-// What ptx.cuh wraps where there is a GPU
+// What ptx.cuh wraps where there is a GPU; with __CUDA_ARCH__ below 800 it brings its own copies
 
+#ifndef __CUDA_ARCH__
 inline void copy_async(float* to, const float* from, int bytes, bool valid) {
     if ((uintptr_t)to % bytes || (valid && (uintptr_t)from % bytes)) fail("a copy from or to an address that is not aligned");
     fibres[current]->copies.back().push_back({to, from, bytes, valid});
@@ -198,6 +202,11 @@ template <int LEFT> void wait_for_groups() {    // until at most LEFT closed gro
     for (; copies.size() > LEFT + 1; copies.pop_front())
         for (Copy& copy : copies.front())
             copy.valid ? (void)memcpy(copy.to, copy.from, copy.bytes) : (void)memset(copy.to, 0, copy.bytes);
+}
+
+inline unsigned tf32(float value) {             // to the nearest, as cvt.rna does
+    unsigned bits = __float_as_uint(value);
+    return std::isnan(value) ? 0x7fffe000u : (bits + 0x1000u) & 0xffffe000u;
 }
 
 // c += a b for matrices (16, 8) and (8, 8) spread over a warp (PTX ISA, "Matrix fragments for mma.m16n8k8", .tf32).  Of the
@@ -214,6 +223,8 @@ inline void multiply_tf32(float* c, const unsigned* a, const unsigned* b) {
     }
 }
 
+#endif
+
 // What the test calls
 
 template <class T> std::string letter() { return std::is_same_v<T, float> ? "f" : std::is_same_v<T, int> ? "i" : "?"; }
@@ -227,11 +238,12 @@ template <class... A> void call(void (*f)(A...), void** args) { call(f, args, st
 
 #define EMULATE(function)                                                                                        \
     extern "C" const char* kinds() { static std::string all = kinds_of(function); return all.c_str(); }         \
-    extern "C" void launch(const unsigned* grid, const unsigned* block, void** args, int in_falling_order) {    \
+    extern "C" void launch(const unsigned* grid, const unsigned* block, void** args, int shared, int in_falling_order) { \
         gridDim = {grid[0], grid[1], grid[2]};                                                                   \
         blockDim = {block[0], block[1], block[2]};                                                               \
         body = [](void** args) { call(function, args); };                                                        \
         arguments = args;                                                                                        \
+        shared_size = shared;                                                                                    \
         falling = in_falling_order;                                                                              \
         for (blockIdx.z = 0; blockIdx.z < gridDim.z; blockIdx.z++)                                               \
             for (blockIdx.y = 0; blockIdx.y < gridDim.y; blockIdx.y++)                                           \

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import tempfile
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from unittest import mock
 
@@ -35,7 +35,8 @@ def emulated(capability=90, multiprocessors=4, shared_memory=227 << 10):
     def empty(shape, like):     # whatever is left unwritten shows
         return np.full(shape, np.nan, like.dtype)
 
-    with mock.patch.multiple(compile, kernel=kernel, suits=suits, empty=empty, address=lambda array: array.ctypes.data,
+    architecture = {} if capability >= 80 else {"__CUDA_ARCH__": 10 * capability}       # with the copies of old GPUs
+    with mock.patch.multiple(compile, kernel=partial(kernel, **architecture), suits=suits, empty=empty, address=lambda array: array.ctypes.data,
                              capability=lambda: capability, multiprocessors=lambda: multiprocessors,
                              shared_memory=lambda: shared_memory):
         yield
@@ -59,7 +60,7 @@ def kernel(name, function, shared=0, **defines):
         values = [ctypes.c_void_p(pointer) if kind[0] == "*" else pointer for kind, (pointer, _, _) in zip(kinds, held)]
         pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
         sizes = [(ctypes.c_uint * 3)(*size, *[1] * (3 - len(size))) for size in (grid, block)]
-        library.launch(*sizes, pointers, int(falling))
+        library.launch(*sizes, pointers, shared, int(falling))
         for arg, (_, room, view) in zip(args, held):
             if room is not None:
                 assert _untouched(room, view), f"{function} wrote beyond the end of an array"

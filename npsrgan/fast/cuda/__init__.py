@@ -5,7 +5,10 @@
     compile.py        from a .cu file to a kernel that can be launched; what the twins ask about the GPU and their arrays
     precision.py      set_precision("float32" | "tf32")
     adam.py           Adam's update of a flat buffer, one kernel
+    blas.py           matrix products that a CUDA graph can record
+    linear.py         the fully connected layer
 """
+from npsrgan.fast.cuda import linear  # noqa: F401  (importing registers)
 from npsrgan.fast.cuda.precision import get_precision, set_precision
 
 __all__ = ["get_precision", "set_precision"]

@@ -1,0 +1,141 @@
+// Convolution, forward and back to the image, as a matrix product whose left factor is never laid out in memory.
+//
+//     y[p, :] = bias + sum over taps (a, b) and channels c of  x[pixel of p moved by (a, b), c] * w[tap, c, :]
+//
+// M = all output pixels, N = outputs, K = taps * channels.  A block computes BM x BN entries of y: it walks along K in chunks
+// of BK, and STAGES chunks of both factors are in shared memory at a time, being copied or being multiplied.
+// With GATHER 0 a chunk is BK channels of one tap, copied 16 bytes at a time: channels must be divisible by BK.
+// With GATHER 1 every entry of a chunk is sought by itself: any channels.
+//
+// TURNED 0, forward:  y[stride 1], x[stride * h + a - top], taps in the kernel's order.
+// TURNED 1, backward: `x` is dy and `y` is dx.  Pixels of dx that are `stride` apart meet the same entries of the kernel, so dx
+// falls into stride * stride phases (blockIdx.y).  In a phase, pixel stride * h + phase lies under entry i of output pixel g when
+// stride * g + i - top = stride * h + phase: so i = first, first + stride, ... and g falls as i rises.
+
+#include "ptx.cuh"
+#define A_ALONG_K 1
+#define B_ALONG_K TURNED
+#include "product.cuh"
+
+struct Axis {                       // one axis of the image, as one phase of outputs sees it
+    int taps, entry, step;          // the a-th of its taps is the kernel's entry + step * a; it lies over
+    int stride, before;             // pixel  stride * h + a - before  of x, for
+    int outputs, spread, phase;     // pixel  spread * h + phase  of y, h < outputs
+};
+
+__device__ Axis see(int entries, int before, int stride, int size, int phase) {
+#if TURNED
+    int first = (phase + before) % stride, taps = first < entries ? (entries - 1 - first) / stride + 1 : 0;
+    return {taps, first + stride * (taps - 1), -stride, 1, taps - 1 - (phase + before) / stride,
+            (size - phase + stride - 1) / stride, stride, phase};
+#else
+    return {entries, 0, 1, stride, before, size, 1, 0};
+#endif
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
+convolution(const float* __restrict__ x, const float* __restrict__ w, const float* __restrict__ bias, float* __restrict__ y,
+            int images, int height, int width, int channels, int out_height, int out_width, int outputs,
+            int kernel_height, int kernel_width, int top, int left, int stride) {
+    extern __shared__ __align__(16) float shared_memory[];
+    __shared__ int4 pixels[BM];     // for each row of A: where its window begins in x, as index, row and column; its index in y
+    const Axis down = see(kernel_height, top, stride, out_height, blockIdx.y / stride);
+    const Axis across = see(kernel_width, left, stride, out_width, blockIdx.y % stride);
+    const int tiles = (outputs + BN - 1) / BN, m0 = blockIdx.x / tiles * BM, n0 = blockIdx.x % tiles * BN;
+    const int pixels_count = images * down.outputs * across.outputs, length = down.taps * across.taps * channels;
+    const int chunks = (length + BK - 1) / BK;
+    if (m0 >= pixels_count) return;
+
+    for (int m = threadIdx.x; m < BM; m += THREADS) {
+        int k = (m0 + m) % across.outputs, rest = (m0 + m) / across.outputs, h = rest % down.outputs, n = rest / down.outputs;
+        int row = down.stride * h - down.before, column = across.stride * k - across.before;
+        pixels[m] = m0 + m < pixels_count
+            ? make_int4(((n * height + row) * width + column) * channels, row, column,
+                        ((n * out_height + down.spread * h + down.phase) * out_width + across.spread * k + across.phase) * outputs)
+            : make_int4(0, -(1 << 30), 0, -1);      // a row that lies outside, whatever the tap
+    }
+    __syncthreads();
+
+    // Neighbouring taps in a row follow each other: most of the pixels under them are still in the first-level cache.
+    int chunk = 0, a = 0, b = 0, c = 0;             // of the chunk to be copied next
+    auto copy_chunk = [&](float* tile_a, float* tile_b) {
+#if GATHER
+        const int lane = threadIdx.x % BK, at = chunk * BK + lane;
+        const bool exists = at < length;
+        a = at / channels / across.taps, b = at / channels % across.taps, c = at % channels;
+        for (int m = threadIdx.x / BK; m < BM; m += THREADS / BK) {
+            int4 p = pixels[m];
+            bool inside = exists && unsigned(p.y + a) < unsigned(height) && unsigned(p.z + b) < unsigned(width);
+            copy4(tile_a + m * A_ROW + lane, inside ? x + p.x + (a * width + b) * channels + c : x, inside);
+        }
+#else
+        const int quad = threadIdx.x % (BK / 4) * 4;
+#pragma unroll
+        for (int m = threadIdx.x / (BK / 4); m < BM; m += THREADS / (BK / 4)) {
+            int4 p = pixels[m];
+            bool inside = unsigned(p.y + a) < unsigned(height) && unsigned(p.z + b) < unsigned(width);
+            copy16_reused(tile_a + m * A_ROW + quad, inside ? x + p.x + (a * width + b) * channels + c + quad : x, inside);
+        }
+#endif
+        const int tap = (down.entry + down.step * a) * kernel_width + across.entry + across.step * b;
+#if TURNED && GATHER                // w[tap][n][c]
+        for (int n = threadIdx.x / BK; n < BN; n += THREADS / BK) {
+            bool inside = exists && n0 + n < outputs;
+            copy4(tile_b + n * B_ROW + lane, inside ? w + (tap * outputs + n0 + n) * channels + c : w, inside);
+        }
+#elif TURNED
+#pragma unroll
+        for (int n = threadIdx.x / (BK / 4); n < BN; n += THREADS / (BK / 4)) {
+            bool inside = n0 + n < outputs;
+            copy16(tile_b + n * B_ROW + quad, inside ? w + (tap * outputs + n0 + n) * channels + c + quad : w, inside);
+        }
+#else                               // w[k][n]
+        const int k0 = GATHER ? chunk * BK : tap * channels + c;
+        if (outputs % 4 == 0) {
+#pragma unroll
+            for (int e = threadIdx.x; e < BK * BN / 4; e += THREADS) {
+                int k = e / (BN / 4), n = e % (BN / 4) * 4;
+                bool inside = k0 + k < length && n0 + n < outputs;
+                copy16(tile_b + k * B_ROW + n, inside ? w + (k0 + k) * outputs + n0 + n : w, inside);
+            }
+        } else {
+            for (int e = threadIdx.x; e < BK * BN; e += THREADS) {
+                int k = e / BN, n = e % BN;
+                bool inside = k0 + k < length && n0 + n < outputs;
+                copy4(tile_b + k * B_ROW + n, inside ? w + (k0 + k) * outputs + n0 + n : w, inside);
+            }
+        }
+#endif
+        chunk++;
+        if (!GATHER && ++b == across.taps) {
+            b = 0;
+            if ((c += BK) == channels) c = 0, a++;
+        }
+    };
+
+    auto stage = [&](int s) { return shared_memory + s % STAGES * TILES_SIZE; };
+    for (int s = 0; s < STAGES - 1; s++) {
+        if (s < chunks) copy_chunk(stage(s), stage(s) + A_SIZE);
+        close_group();
+    }
+    Product product;
+    for (int s = 0; s < chunks; s++) {
+        wait_for_groups<STAGES - 2>();
+        __syncthreads();            // chunk s is there, and everybody has done with the one before
+        if (chunk < chunks) copy_chunk(stage(s + STAGES - 1), stage(s + STAGES - 1) + A_SIZE);
+        close_group();
+        product.add(stage(s), stage(s) + A_SIZE);
+    }
+
+    product.each([&](int m, int n, float one, float two) {
+        int to = pixels[m].w;
+        n += n0;
+        if (to < 0 || n >= outputs) return;
+        if (outputs % 2 == 0) {
+            *reinterpret_cast<float2*>(y + to + n) = bias ? make_float2(one + bias[n], two + bias[n + 1]) : make_float2(one, two);
+        } else {
+            y[to + n] = bias ? one + bias[n] : one;
+            if (n + 1 < outputs) y[to + n + 1] = bias ? two + bias[n + 1] : two;
+        }
+    });
+}

@@ -1,0 +1,93 @@
+// The gradient of a convolution with respect to its kernel, as a matrix product along the pixels.
+//
+//     dw[(tap, c), o] = sum over output pixels p of  x[pixel of p moved by the tap, c] * dy[p, o]
+//
+// M = taps * channels, N = outputs, K = output pixels.  A block computes BM x BN entries of dw from `stretch` chunks of BK
+// pixels; blockIdx.y counts the stretches, and sums.cu adds up in order what they leave in `parts`: the same bits every time.
+// With GATHER 0 entries are copied 16 bytes at a time: channels must be divisible by 4.  With GATHER 1, one by one.
+
+#include "ptx.cuh"
+#define A_ALONG_K 0
+#define B_ALONG_K 0
+#include "product.cuh"
+
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
+kernel_gradient(const float* __restrict__ x, const float* __restrict__ dy, float* __restrict__ parts,
+                int images, int height, int width, int channels, int out_height, int out_width, int outputs,
+                int kernel_height, int kernel_width, int top, int left, int stride, int stretch) {
+    extern __shared__ __align__(16) float shared_memory[];
+    __shared__ int4 pixels[2][BK];  // for each row of A, of the chunk being copied and of the next: where its window begins in x
+    const int tiles = (outputs + BN - 1) / BN, m0 = blockIdx.x / tiles * BM, n0 = blockIdx.x % tiles * BN;
+    const int entries = kernel_height * kernel_width * channels, pixels_count = images * out_height * out_width;
+    const int first = blockIdx.y * stretch, chunks = min(stretch, (pixels_count + BK - 1) / BK - first);
+
+    // Every thread copies the same column of A from all chunks: the same tap (i, j) and channel.
+    constexpr int WIDE = GATHER ? 1 : 4, PER_ROW = BM / WIDE;
+    static_assert(THREADS % PER_ROW == 0, "a thread must stay in its column");
+    const int column = threadIdx.x % PER_ROW * WIDE, tap = (m0 + column) / channels;
+    const int i = tap / kernel_width, j = tap % kernel_width, shift = (i * width + j) * channels + (m0 + column) % channels;
+
+    auto locate = [&](int s) {
+        int p = (first + s) * BK + threadIdx.x;
+        if (threadIdx.x >= BK) return;
+        int k = p % out_width, h = p / out_width % out_height, n = p / out_width / out_height;
+        int row = stride * h - top, column = stride * k - left;
+        pixels[s % 2][threadIdx.x] = p < pixels_count ? make_int4(((n * height + row) * width + column) * channels, row, column, 0)
+                                                      : make_int4(0, -(1 << 30), 0, 0);     // outside, whatever the tap
+    };
+    auto copy_chunk = [&](int s, float* tile_a, float* tile_b) {
+#pragma unroll
+        for (int k = threadIdx.x / PER_ROW; k < BK; k += THREADS / PER_ROW) {
+            int4 p = pixels[s % 2][k];
+            bool inside = m0 + column < entries && unsigned(p.y + i) < unsigned(height) && unsigned(p.z + j) < unsigned(width);
+            const float* from = inside ? x + p.x + shift : x;
+            GATHER ? copy4(tile_a + k * A_ROW + column, from, inside) : copy16_reused(tile_a + k * A_ROW + column, from, inside);
+        }
+        const int p0 = (first + s) * BK;
+        if (outputs % 4 == 0) {
+#pragma unroll
+            for (int e = threadIdx.x; e < BK * BN / 4; e += THREADS) {
+                int k = e / (BN / 4), n = e % (BN / 4) * 4;
+                bool inside = p0 + k < pixels_count && n0 + n < outputs;
+                copy16(tile_b + k * B_ROW + n, inside ? dy + (p0 + k) * outputs + n0 + n : dy, inside);
+            }
+        } else {
+            for (int e = threadIdx.x; e < BK * BN; e += THREADS) {
+                int k = e / BN, n = e % BN;
+                bool inside = p0 + k < pixels_count && n0 + n < outputs;
+                copy4(tile_b + k * B_ROW + n, inside ? dy + (p0 + k) * outputs + n0 + n : dy, inside);
+            }
+        }
+    };
+
+    auto stage = [&](int s) { return shared_memory + s % STAGES * TILES_SIZE; };
+    for (int s = 0; s < STAGES - 1; s++) {
+        locate(s);
+        __syncthreads();
+        if (s < chunks) copy_chunk(s, stage(s), stage(s) + A_SIZE);
+        close_group();
+    }
+    locate(STAGES - 1);
+    Product product;
+    for (int s = 0; s < chunks; s++) {
+        wait_for_groups<STAGES - 2>();
+        __syncthreads();            // chunk s is there, the next one's pixels are located, and everybody has done with the one before
+        const int next = s + STAGES - 1;
+        if (next < chunks) copy_chunk(next, stage(next), stage(next) + A_SIZE);
+        close_group();
+        locate(next + 1);
+        product.add(stage(s), stage(s) + A_SIZE);
+    }
+
+    float* part = parts + static_cast<long long>(blockIdx.y) * entries * outputs;
+    product.each([&](int m, int n, float one, float two) {
+        if (m0 + m >= entries || n0 + n >= outputs) return;
+        float* to = part + (m0 + m) * outputs + n0 + n;
+        if (outputs % 2 == 0) {
+            *reinterpret_cast<float2*>(to) = make_float2(one, two);
+        } else {
+            to[0] = one;
+            if (n0 + n + 1 < outputs) to[1] = two;
+        }
+    });
+}

@@ -1,0 +1,98 @@
+// The product of two tiles in shared memory, A (BM, BK) by B (BK, BN), added to sums that a block keeps in its registers.
+//
+// A lies as [m][k] where A_ALONG_K is 1, else as [k][m]; B as [n][k] where B_ALONG_K is 1, else as [k][n].  The rows are padded
+// such that the lanes of a warp, reading as below, meet 32 different banks.
+
+constexpr int A_ROW = A_ALONG_K ? BK + 4 : BM + 8, A_SIZE = A_ROW * (A_ALONG_K ? BM : BK);
+constexpr int B_ROW = B_ALONG_K ? BK + 4 : BN + 8, B_SIZE = B_ROW * (B_ALONG_K ? BN : BK);
+constexpr int TILES_SIZE = A_SIZE + B_SIZE;         // floats of shared memory for both
+
+#if TF32
+
+// On tensor cores: four warps, WARPS_M of them one above the other; each has ROWS x COLUMNS blocks of 16 x 8 sums.
+constexpr int THREADS = 128, WARPS_N = 4 / WARPS_M, ROWS = BM / WARPS_M / 16, COLUMNS = BN / WARPS_N / 8;
+
+struct Product {
+    float sum[ROWS][COLUMNS][4] = {};
+    int group = threadIdx.x % 32 / 4, member = threadIdx.x % 4;         // as in multiply_tf32
+    int top = threadIdx.x / 32 / WARPS_N * (16 * ROWS) + group, left = threadIdx.x / 32 % WARPS_N * (8 * COLUMNS);
+
+    __device__ __forceinline__ void add(const float* a, const float* b) {
+        auto at_a = [=](int m, int k) { return tf32(a[A_ALONG_K ? m * A_ROW + k : k * A_ROW + m]); };
+        auto at_b = [=](int k, int n) { return tf32(b[B_ALONG_K ? n * B_ROW + k : k * B_ROW + n]); };
+#pragma unroll
+        for (int step = 0; step < BK; step += 8) {
+            const int k = step + member;
+            unsigned x[ROWS][4], y[COLUMNS][2];
+#pragma unroll
+            for (int r = 0; r < ROWS; r++)
+#pragma unroll
+                for (int e = 0; e < 4; e++) x[r][e] = at_a(top + 16 * r + 8 * (e % 2), k + 4 * (e / 2));
+#pragma unroll
+            for (int c = 0; c < COLUMNS; c++)
+#pragma unroll
+                for (int e = 0; e < 2; e++) y[c][e] = at_b(k + 4 * e, left + 8 * c + group);
+#pragma unroll
+            for (int r = 0; r < ROWS; r++)
+#pragma unroll
+                for (int c = 0; c < COLUMNS; c++) multiply_tf32(sum[r][c], x[r], y[c]);
+        }
+    }
+
+    // write(m, n, sum[m][n], sum[m][n + 1]) for every pair of neighbours that this thread holds
+    template <class Write> __device__ __forceinline__ void each(Write write) {
+#pragma unroll
+        for (int r = 0; r < ROWS; r++)
+#pragma unroll
+            for (int c = 0; c < COLUMNS; c++) {
+                write(top + 16 * r, left + 8 * c + 2 * member, sum[r][c][0], sum[r][c][1]);
+                write(top + 16 * r + 8, left + 8 * c + 2 * member, sum[r][c][2], sum[r][c][3]);
+            }
+    }
+};
+
+#else
+
+// In float32: every thread has 8 x 8 sums, in runs of RUN_M rows and RUN_N columns.
+constexpr int ACROSS = BN / 8, DOWN = BM / 8, THREADS = ACROSS * DOWN, RUN_M = A_ALONG_K ? 1 : 4, RUN_N = B_ALONG_K ? 2 : 4;
+
+struct Product {
+    float sum[8][8] = {};
+    int across = threadIdx.x % ACROSS, down = threadIdx.x / ACROSS;
+
+    __device__ __forceinline__ int row(int i) { return i / RUN_M * (RUN_M * DOWN) + RUN_M * down + i % RUN_M; }
+    __device__ __forceinline__ int column(int j) { return j / RUN_N * (RUN_N * ACROSS) + RUN_N * across + j % RUN_N; }
+
+    __device__ __forceinline__ static void read(float* to, const float* from) {
+        float4 four = *reinterpret_cast<const float4*>(from);
+        to[0] = four.x, to[1] = four.y, to[2] = four.z, to[3] = four.w;
+    }
+
+    __device__ __forceinline__ void add(const float* a, const float* b) {
+#pragma unroll
+        for (int k = 0; k < BK; k += 4) {
+            float x[8][4], y[8][4];             // [along m][along k], [along n][along k]; or, in the other layout, ...
+#pragma unroll
+            for (int i = 0; i < 8; i++) {       // ... [along k][half of 8 along m]: x[2 * k + half]
+                read(x[i], A_ALONG_K ? a + row(i) * A_ROW + k : a + (k + i / 2) * A_ROW + row(i % 2 * 4));
+                read(y[i], B_ALONG_K ? b + column(i) * B_ROW + k : b + (k + i / 2) * B_ROW + column(i % 2 * 4));
+            }
+#pragma unroll
+            for (int e = 0; e < 4; e++)
+#pragma unroll
+                for (int i = 0; i < 8; i++)
+#pragma unroll
+                    for (int j = 0; j < 8; j++)
+                        sum[i][j] += (A_ALONG_K ? x[i][e] : x[2 * e + i / 4][i % 4]) * (B_ALONG_K ? y[j][e] : y[2 * e + j / 4][j % 4]);
+        }
+    }
+
+    template <class Write> __device__ __forceinline__ void each(Write write) {
+#pragma unroll
+        for (int i = 0; i < 8; i++)
+#pragma unroll
+            for (int j = 0; j < 8; j += 2) write(row(i), column(j), sum[i][j], sum[i][j + 1]);
+    }
+};
+
+#endif

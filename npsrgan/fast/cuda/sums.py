@@ -1,0 +1,23 @@
+"""Sums over many rows, in a fixed order."""
+import numpy as np
+
+from npsrgan.fast.cuda import compile
+
+THREADS = 256
+
+
+def sum_parts(parts, out):
+    """out = parts[0] + parts[1] + ...; parts (count, ...), out (...)."""
+    launch = compile.kernel("sums", "sum_parts")
+    launch((-(-out.size // THREADS),), (THREADS,), (parts, out, np.int32(out.size), np.int32(len(parts))))
+    return out
+
+
+def column_sums(x):
+    """The sum of x (rows, columns) over its rows: (columns,)."""
+    rows, columns = x.shape
+    across = -(-columns // 32)
+    stretch = max(64, -(-rows * across // (8 * compile.multiprocessors())))      # rows for each block
+    parts = compile.empty((-(-rows // stretch), columns), x)
+    compile.kernel("sums", "column_sums")((across, len(parts)), (32, 8), (x, parts, *map(np.int32, (rows, columns, stretch))))
+    return sum_parts(parts, compile.empty((columns,), x))
