@@ -327,13 +327,15 @@ def test_how_a_command_ends(capsys):
     assert ends(PermissionError(13, "Permission denied", "x")) == (2, "error: x: permission denied\n")
     assert ends(OSError(5, "Input/output error")) == (2, "error: Input/output error\n")
     assert ends(MemoryError()) == (2, "error: out of memory: try a smaller --batch-size or smaller images\n")
+    on_gpu = type("OutOfMemoryError", (MemoryError,), {"__module__": "cupy.cuda.memory"})
+    assert ends(on_gpu()) == (2, "error: out of memory on the GPU: try a smaller --batch-size or smaller images\n")
     assert ends(KeyboardInterrupt()) == (130, "interrupted\n")
     with pytest.raises(ZeroDivisionError):          # our own errors keep their traceback
         errors.command(lambda: 1 / 0)()
     assert errors.command(lambda: 7)() == 7
 
 
-def cupy(count=1, product=1.0, count_error=None, product_error=None):
+def cupy(count=1, product=1.0, count_error=None, product_error=None, driver=0):
     """What stands in for CuPy on a machine without it, or without a GPU, or without CUDA's libraries."""
     class Ones:
         def __matmul__(self, other):
@@ -345,13 +347,18 @@ def cupy(count=1, product=1.0, count_error=None, product_error=None):
         if count_error:
             raise count_error
         return count
-    runtime = SimpleNamespace(getDeviceCount=get_count, getDeviceProperties=lambda index: {"name": b"NVIDIA X"})
+    runtime = SimpleNamespace(getDeviceCount=get_count, getDeviceProperties=lambda index: {"name": b"NVIDIA X"},
+                              driverGetVersion=lambda: driver, runtimeGetVersion=lambda: 12090)
     return SimpleNamespace(__version__="14", ones=lambda *args: Ones(), cuda=SimpleNamespace(runtime=runtime))
 
 
 DEVICES = {
     "no CuPy": (None, r'CuPy is not installed; for an NVIDIA GPU: pip install "cupy-cuda12x\[ctk\]"'),
     "no driver": (cupy(count_error=RuntimeError("driver is insufficient\nmore")), r"no usable NVIDIA driver \(driver is insufficient\)"),
+    "old driver": (cupy(count_error=RuntimeError("insufficient"), driver=11080),
+                   r"the NVIDIA driver is too old: it serves CUDA 11\.8, and this CuPy needs CUDA 12\.9; install a newer driver"),
+    "a driver of the same generation": (cupy(count_error=RuntimeError("insufficient"), driver=12020), "no usable NVIDIA driver"),
+    "full memory": (cupy(product_error=MemoryError()), "the GPU's memory is full: end what else computes there, or use --device cpu"),
     "no GPU": (cupy(count=0), "the NVIDIA driver finds no GPU"),
     "no libraries": (cupy(product_error=OSError("libcublas.so.12: cannot open")),
                      r'the GPU does not compute \(libcublas.so.12: cannot open\).*pip install "cupy-cuda12x\[ctk\]"'),
