@@ -14,4 +14,5 @@ ANSWERS = {
     "06_activations_and_initialisation": {1: (0.0907, 0.01), 2: (lambda n, a: 2 / (n * (1 + a * a)), lambda n, a: 2 / n), 3: (10, 10**7)},
     "11_two_players": {1: (0, 1), 2: (0.6931, 1.3863), 3: (lambda z: -1 / (1 + np.exp(z)), lambda z: -1 / (1 + np.exp(-z)))},
     "07_pixel_shuffle": {1: ([4, 6, 6, 9], [5, 5, 5, 5]), 2: (8, 7), 3: (147_456, 36_864)},
+    "08_adam": {1: (2 / 101, 0.02), 2: (0.67, 1)},
 }
