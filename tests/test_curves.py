@@ -15,8 +15,9 @@ STEPS = 50
 
 def test_the_first_steps_of_the_demo_networks_lose_the_same_with_and_without_the_twins():
     """Rounding grows from step to step: Adam turns the smallest gradient into a whole step.  So the curves are compared as wholes."""
+    # On a photograph: dead leaves take a minute to draw.
     s = replace(PRESETS["demo"], gan_steps=0)
-    batches = Batches(Photograph(), s.batch_size, s.patch_size, s.scale, s.seed, report=lambda line: None)     # leaves take a minute to draw
+    batches = Batches(Photograph(), s.batch_size, s.patch_size, s.scale, s.seed, report=lambda line: None)
     stream = [(lr, hr) for _, lr, hr in batches.ahead_from(0, STEPS)]
 
     def curve(context):
