@@ -4,6 +4,7 @@ Top to bottom: the command, the images, the methods, the measurements.  What is 
 """
 import argparse
 import math
+import os
 import sys
 from pathlib import Path
 
@@ -17,15 +18,17 @@ from npsrgan.data import ImageFolder, bicubic, degrade
 from npsrgan.device import select
 from npsrgan.errors import UserError, command
 from npsrgan.fast import keep_memory, set_threads
-from npsrgan.inference import blend, fold, super_resolve
+from npsrgan.inference import blend, fold
 from npsrgan.lpips import LPIPS, SMALLEST
 from npsrgan.metrics import psnr, ssim
 from npsrgan.storage import load_generator
+from npsrgan.tiling import super_resolve_tiles
 
 CLASSICAL = ("nearest", "bicubic", "lanczos")
 RESIZERS = {"matlab": bicubic, "pil": degrade}      # modules with `downscale` and `upscale`
 CAP = 100.0             # dB: what an exact copy counts as, whose PSNR is infinite, so that means stay finite
 BLENDS = 11             # points of the curve
+TILE = 512              # side of the tiles in which a network sees large images, in low-resolution pixels
 CROPS = 6               # rows of --figure
 
 say = tqdm.write        # does not tear the progress bar
@@ -46,7 +49,7 @@ def main(arguments=None):
     methods |= {name: network(generator, device) for name, generator in generators.items()}
     ends, amounts = list(generators)[:2], np.linspace(0, 1, BLENDS).round(9).tolist() if options.curve else []
     blends = {amount: network(blend(*(generators[name] for name in ends), amount), device) for amount in amounts}
-    names = unique([Path(folder).resolve().name for folder in options.folders])
+    names = unique([Path(os.path.abspath(folder)).name for folder in options.folders])
     benchmarks = [Benchmark(name, folder, scale, options.degrade, lpips) for name, folder in zip(names, options.folders)]
 
     summaries, rows, crops, curves, skipped = {}, [], [], {}, 0
@@ -195,9 +198,15 @@ def classical(resizer, scale):
 
 
 def network(generator, device):
-    """The same of a generator."""
-    folded = fold(generator).to(device.array)
-    return lambda lr: super_resolve(folded, lr, device)
+    """The same of a generator, for images of any size."""
+    folded, scale = fold(generator).to(device.array), generator.settings["scale"]
+
+    def enlarge(lr):
+        sr = np.empty((scale * lr.shape[0], scale * lr.shape[1], 3), np.uint8)
+        for top, left, part in super_resolve_tiles(folded, lr, device, TILE):
+            sr[top:top + len(part), left:left + part.shape[1]] = images.to_uint8(part)
+        return sr
+    return enlarge
 
 
 def measure(benchmark, methods, lpips=None):

@@ -17,7 +17,7 @@ from npsrgan.data import bicubic, degrade
 from npsrgan.device import CPU
 from npsrgan.inference import blend, fold, super_resolve
 from npsrgan.lpips import LPIPS
-from npsrgan.metrics import psnr, ssim
+from npsrgan.metrics import luma, psnr, ssim
 from npsrgan.models import SRResNet
 
 BENCHMARKS = Path(__file__).parents[2] / "shared" / "data" / "benchmarks"
@@ -214,6 +214,13 @@ def test_refused_before_anything_is_measured(made, run, monkeypatch, case):
     assert sorted(os.listdir(made)) == before
 
 
+def test_large_images_go_through_a_network_in_tiles(made, monkeypatch):
+    monkeypatch.setattr(evaluate, "TILE", 40)
+    generator, lr = storage.load_network(made / "a.h5"), photograph(0, 70, 97)
+    whole, tiled = super_resolve(fold(generator), lr, CPU), evaluate.network(generator, CPU)(lr)
+    assert tiled.shape == whole.shape and np.abs(tiled.astype(int) - whole).max() <= 1
+
+
 def test_names_are_made_unique():
     assert evaluate.unique(["a", "b", "a", "a-2", "a"]) == ["a", "b", "a-2", "a-2-2", "a-3"]
 
@@ -278,6 +285,13 @@ def test_the_crop_is_where_methods_differ():
     assert [title for title, _, _ in crop.panels] == ["LR", "bicubic", "net", "original"]
     shown = crop.panels[2][1]
     assert shown.shape == (96, 96, 3) and (shown[..., 0] == 140).sum() == 70 * 50
+
+    first, second = np.random.default_rng(0).integers(0, 256, (2, 40, 51, 3), np.uint8)
+    windows = np.lib.stride_tricks.sliding_window_view((luma(first) - luma(second))**2, (24, 24))
+    top, left = np.unravel_index(windows.sum((2, 3)).argmax(), windows.shape[:2])
+    crop = report.telling_crop("a.png", {"bicubic": first, "net": second}, first, {"bicubic": row, "net": row}, 1)
+    assert np.array_equal(crop.panels[0][1], first[top:top + 24, left:left + 24])
+
     small = report.telling_crop("a.png", {"bicubic": grey[:20, :30], "net": other[:20, :30]}, grey[:20, :30],
                                 {"bicubic": row | {"lpips": 0.1234}, "net": row}, 4)
     assert small.panels[0][1].shape == (20, 20, 3) and small.panels[0][2] == "30.00 dB, LPIPS 0.123"

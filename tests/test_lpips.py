@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from test_dispatch import GPU
 
 from npsrgan.errors import UserError
 from npsrgan.lpips import ALEXNET, BIAS, KERNEL, LINEAR, LPIPS
@@ -95,6 +96,12 @@ def test_a_distance(random_weights):
     assert lpips.distance(lpips.features(a), lpips.features(b)) == lpips(a, b)
     with reference_only():
         assert lpips(a, b) == pytest.approx(LPIPS(random_weights)(a, b), rel=1e-5)
+
+
+def test_runs_on_a_gpu(random_weights):
+    """On what stands in for one, which refuses what CuPy lacks."""
+    (a, b), *_ = pairs(40, 50)
+    assert LPIPS(random_weights, GPU)(a, b) == pytest.approx(LPIPS(random_weights)(a, b), rel=1e-5)
 
 
 def test_black_has_no_direction_and_is_no_division_by_zero(random_weights):
