@@ -4,6 +4,7 @@ Inside `with emulated():` npsrgan.fast.cuda.compile hands out these kernels and 
 """
 import ctypes
 import hashlib
+import os
 import re
 import shutil
 import subprocess
@@ -36,9 +37,9 @@ def emulated(capability=90, multiprocessors=4, shared_memory=227 << 10):
         return np.full(shape, np.nan, like.dtype)
 
     architecture = {} if capability >= 80 else {"__CUDA_ARCH__": 10 * capability}       # with the copies of old GPUs
-    with mock.patch.multiple(compile, kernel=partial(kernel, **architecture), suits=suits, empty=empty, address=lambda array: array.ctypes.data,
-                             capability=lambda: capability, multiprocessors=lambda: multiprocessors,
-                             shared_memory=lambda: shared_memory):
+    with mock.patch.multiple(compile, kernel=partial(kernel, **architecture), suits=suits, empty=empty,
+                             address=lambda array: array.ctypes.data, capability=lambda: capability,
+                             multiprocessors=lambda: multiprocessors, shared_memory=lambda: shared_memory):
         yield
 
 
@@ -95,15 +96,36 @@ def _untouched(room, view):
 def build(name, function, options):
     """The path of the library that g++ makes of a kernel; the same text is built only once."""
     text = compile.source(name).replace("extern __shared__", "extern")      # the shim defines what they refer to
-    program = f'#include "{SHIM}"\n{text}\nEMULATE({function})\n'
-    key = hashlib.sha256((SHIM.read_text() + program + " ".join(options)).encode()).hexdigest()[:24]
+    key = _hash(text, *options, SHIM.read_text())
     library = BUILT / f"{function}-{key}.so"
     if not library.exists():
-        BUILT.mkdir(exist_ok=True)
-        partial = library.with_name(f"{library.stem}-{id(text)}.cpp")
-        partial.write_text(program)
-        subprocess.run([GXX, "-O1", "-w", "-U_FORTIFY_SOURCE", "-std=c++17", "-fPIC", "-shared", "-ffp-contract=off", *options,
-                        str(partial), "-o", str(partial.with_suffix(".part"))], check=True)
-        partial.with_suffix(".part").rename(library)
-        partial.unlink()
+        own = [f"#define {option[2:].replace('=', ' ')}" for option in options if "__CUDA_ARCH__" not in option]
+        source = library.with_name(f"{library.stem}-{os.getpid()}.cpp")
+        source.write_text("\n".join([*own, text, f"EMULATE({function})"]))
+        flags = [option for option in options if "__CUDA_ARCH__" in option]
+        _gxx(*flags, "-include", str(_header(*flags)), str(source), "-shared", to=library)
+        source.unlink()
     return str(library)
+
+
+@cache
+def _header(*flags):
+    """The shim, parsed once for all kernels: with the C++ headers it includes, it takes longer than a kernel."""
+    folder = BUILT / _hash(SHIM.read_text(), *flags)
+    folder.mkdir(parents=True, exist_ok=True)
+    header = folder / SHIM.name
+    shutil.copy(SHIM, header)
+    if not (folder / f"{SHIM.name}.gch").exists():
+        _gxx(*flags, "-x", "c++-header", str(header), to=folder / f"{SHIM.name}.gch")
+    return header
+
+
+def _gxx(*arguments, to):
+    part = to.with_name(f"{to.name}-{os.getpid()}")         # other processes may be building the same
+    subprocess.run([GXX, "-O1", "-w", "-U_FORTIFY_SOURCE", "-std=c++17", "-fPIC", "-ffp-contract=off", *arguments, "-o", str(part)],
+                   check=True)
+    part.rename(to)
+
+
+def _hash(*texts):
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:24]

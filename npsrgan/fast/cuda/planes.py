@@ -4,7 +4,8 @@ A matrix product with three columns would read each pixel once for each of 81 ta
 So the taps of one row of the kernel become outputs of their own, kw * O of them, in one product over the kernel's rows; then
 each plane is moved to its tap's place and added:
 
-    y[n, h, k, :] = bias + sum over j of  z[n, h, k + j, j, :],     z[n, h, q, j, :] = sum over i of  x[n, h + i - top, q - left, :] @ w[i, j]
+    y[n, h, k, :] = bias + sum over j of  z[n, h, k + j, j, :]
+    z[n, h, q, j, :] = sum over i of  x[n, h + i - top, q - left, :] @ w[i, j]
 """
 import numpy as np
 
