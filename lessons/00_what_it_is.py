@@ -1,7 +1,7 @@
 """Lesson 00: super-resolution.  What is asked for, why is it impossible, and how does one say which answer is better?
 
 You should know: Python and NumPy; that a neural network is a function with many adjustable numbers.
-Paper: Ledig et al. 2017 (SRGAN), sections 1 and 3.2.  Lives in: npsrgan/data/degrade.py, npsrgan/inference.py, npsrgan/metrics.py.
+Paper: Ledig et al. 2017 (SRGAN), sections 1 and 3.1.  Lives in: npsrgan/data/degrade.py, npsrgan/inference.py, npsrgan/metrics.py.
 """
 # %% The question: a photograph was shrunk to a quarter of its width and height.  What did it look like?
 import sys; sys.path[:0] = ["lessons", "."]
@@ -34,7 +34,7 @@ for name, picture in {"checkerboard": board, "turned checkerboard": turned_board
 
 close = np.s_[176:216, 196:244]
 save(picture_row({"the photograph, a little pale": plain[close], "a checkerboard on it": board[close], "stripes on it": stripes[close],
-                  "the quarter of all three": downscale(board, 4)[44:54, 49:61]}), "00_same_quarter")
+                  "the quarter of all three": downscale(board, 4)[44:54, 49:61]}, height=2.3), "00_same_quarter")
 # No formula can decide between them.  A network that has seen many pictures can say which one is likely: that is all it can do.
 
 # %% A score.  The field's is the peak signal-to-noise ratio, of the luma Y (how bright a pixel looks), without a border of 4 pixels:
@@ -76,8 +76,9 @@ assert all(abs(psnr(hr, alike[name]) - target) < 0.4 for name in ("brighter", "a
 # Prediction: moved by one pixel, the photograph is as good as ever to the eye; PSNR puts it below the blurred enlargement.
 assert psnr(hr, alike["moved by one pixel"]) < target
 view = np.s_[130:350, 140:370]
-save(picture_row({f"{name}\n{psnr(hr, p):.1f} dB, SSIM {ssim(hr, p):.2f}": p[view] for name, p in alike.items()}), "00_same_psnr")
-# SSIM compares means, contrasts and patterns in small windows.  It sees through "brighter", but not through "moved".
+titled = {f"{name}\n{psnr(hr, picture):.1f} dB, SSIM {ssim(hr, picture):.2f}": picture[view] for name, picture in alike.items()}
+save(picture_row(titled, height=2.0), "00_same_psnr")
+# SSIM compares means, contrasts and patterns in small windows.  It forgives "brighter", and even "a patch", but not "moved".
 
 # %% What PSNR rewards.  Suppose the truth is `board` or `turned_board`, each as likely.  Guess one of them, or the mean of both?
 # Prediction: a guess is right, or wrong by 60: the MSE's mean is 60^2 / 2.  The mean of both is always wrong by 30, MSE 30^2: 3 dB better.
@@ -100,8 +101,8 @@ for name, picture in pictures.items():
     print(f"{name:15} {psnr(hr, picture):6.2f} dB   SSIM {ssim(hr, picture):.4f}")
 assert psnr(hr, pictures["low resolution"]) < psnr(hr, bicubic)
 titles = [f"{name}\n{psnr(hr, picture):.1f} dB" if picture is not hr else name for name, picture in pictures.items()]
-save(picture_row({title: p[150:330, 160:350] for title, p in zip(titles, pictures.values())}, height=3.2), "00_side_by_side")
-# Lessons 01 to 12 build these networks, from the first multiplication on.  Lesson 15 comes back to this row of pictures.
+save(picture_row({title: p[150:330, 160:350] for title, p in zip(titles, pictures.values())}, height=2.1), "00_side_by_side")
+# Lessons 01 to 12 build these networks, from the first multiplication on.  The last lesson comes back to this row of pictures.
 
 # %% Exercises: put your answer in the place of None.
 exercise(1, "Two methods differ by 1 dB.  By what factor do their mean squared errors differ?", answer=None,

@@ -40,9 +40,9 @@ assert np.array_equal(right, images.to_uint8(output))
 
 crop = np.s_[20:170, 140:400]
 save(picture_row({"the photograph": photo[crop], "sharpened: clipped, then rounded": right[crop],
-                  "the same numbers, wrapped": wrapped[crop]}, height=3.8), "01_bright_spots")
+                  "the same numbers, wrapped": wrapped[crop]}, height=3.0), "01_bright_spots")
 # Brightest turns black, blackest turns white, channel by channel: hence the colours.  It looks like a badly trained network, and has been
-# taken for one: the author of a well-known tutorial first trained longer.  No training helps.  np.clip does.
+# taken for one: the author of a public tutorial first trained longer.  No training helps.  np.clip does.
 
 # %% Truncating.  A cast to integers does not round, it cuts off.  For a round trip level -> x -> level that should not matter ...
 level = np.arange(256, dtype=np.uint8)
@@ -85,7 +85,7 @@ moved, cut = photo.transpose(2, 0, 1), photo.reshape(3, 600, 512)
 # Prediction: moved[0] is the red channel.  cut[0] is the upper third of the photograph, its colours laid out side by side: each of its
 # rows is a third of a row of the photograph, so that three thirds of the picture lie on top of each other.
 assert np.array_equal(moved[0], photo[..., 0]) and np.array_equal(cut[0].ravel(), photo[:200].ravel())
-save(picture_row({"photo": photo, "photo.transpose(2, 0, 1)[0]": moved[0], "photo.reshape(3, 600, 512)[0]": cut[0]}, height=3.3), "01_axes")
+save(picture_row({"photo": photo, "photo.transpose(2, 0, 1)[0]": moved[0], "photo.reshape(3, 600, 512)[0]": cut[0]}, height=2.8), "01_axes")
 # A network trained on `cut` learns something, slowly, and no error is ever raised.  Here images stay (N, H, W, C) throughout.
 
 # %% The gradient of to_uint8.  Move a pixel by a little: its level stays.  Prediction: the slope is 0, except where it jumps.

@@ -1,7 +1,7 @@
 """Lesson 02: gradients by finite differences.  How do we know that a gradient is right, and which checks let anything pass?
 
-You should know: what a derivative is; that a rule takes dL/d(output) to dL/d(input); mean and standard deviation.
-Paper: Griewank and Walther 2008, "Evaluating Derivatives", section 1.3 (why differences lose digits).  Lives in: npsrgan/gradcheck.py.
+You should know: what a derivative is; mean and standard deviation.
+Book: Press et al. 2007, "Numerical Recipes", section 5.7 (differences).  Lives in: npsrgan/gradcheck.py.
 """
 # %% The question: a derivative, from values only
 import sys; sys.path[:0] = ["lessons", "."]
@@ -41,10 +41,9 @@ axis.set(title="the error of a finite difference: too long a step bends, too sho
 axis.legend()
 save(figure, "02_step")
 
-# %% Arrays.  Rules are checked through a number: L = sum(cotangent * f(x)).  Its gradient by differences moves one entry at a time.
-# Our patient is batch norm in its simplest form (lesson 05 derives the rule): every channel gets mean 0 and standard deviation 1.
-
-
+# %% Arrays.  An operation y = f(x) comes with a rule: a function from dy = dL/dy, the cotangent, to dL/dx.  To check it, make a number of
+# y: L = sum(cotangent * f(x)); then differences want two values of L for each entry of x.  Our patient is batch norm at its simplest:
+# every column gets mean 0 and standard deviation 1.  (Lesson 05 derives the rule.)
 def normalise(x):
     return (x - x.mean(0)) / x.std(0)
 
@@ -129,7 +128,7 @@ for name in ("right", "all zeros", "wrong sign"):
 similarity = [(picture * target).mean() for picture in found.values()]
 assert similarity[0] > 0.99 and abs(similarity[1]) < 0.1 and similarity[2] < -0.9
 pictures = {"start": noise} | {f"rule: {name}": picture for name, picture in found.items()}
-save(picture_row({name: picture.reshape(photo.shape) for name, picture in pictures.items()}, height=3.0), "02_three_rules")
+save(picture_row({name: picture.reshape(photo.shape) for name, picture in pictures.items()}, height=2.3), "02_three_rules")
 
 # %% A network has too many numbers to move each one.  Move all of them along random directions d of length 1, and compare
 # (L(w + h d) - L(w - h d)) / 2h with sum(gradient * d).  One direction already sees every entry; a few make sure.

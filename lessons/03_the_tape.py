@@ -115,7 +115,7 @@ for _ in range(150):
 
 # %% The package's tape, on the same functions: the same numbers.  It adds what a framework needs: tapes that end, frozen parts skipped,
 # memory dropped on the way, errors in words.  And a gradient is the answer to a question: nothing is stored on a tensor, so two losses
-# can be asked for one after the other, and neither leaks into the other.  (In SRGAN that leak is the costliest bug: lesson 13.)
+# can be asked for one after the other, and neither leaks into the other.  (In SRGAN that leak is the costliest bug: see the bug museum.)
 records.clear()
 mine = gradient(loss(p, operation), p)
 q = PackageTensor(p.array)
@@ -138,7 +138,7 @@ axis.set_xticks(range(10), ["p", "shrink", "minus lr", "square", "down", "square
 axis.spines["left"].set_visible(False)
 save(figure, "03_tape")
 save(picture_row({f"4x4 block means: {psnr(blocks):.1f} dB": blocks, f"150 steps down L: {psnr(p.array):.1f} dB": p.array,
-                  "the photograph": hr}, height=3.2, vmin=0, vmax=1), "03_descent")
+                  "the photograph": hr}, height=2.9, vmin=0, vmax=1), "03_descent")
 assert psnr(p.array) > psnr(blocks) + 0.5           # smoother than the blocks, and closer; to know what hair looks like takes a network
 
 # %% Exercises: put your answer in the place of None.

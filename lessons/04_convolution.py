@@ -40,7 +40,7 @@ found = {name: ops.conv2d(photo, kernel[..., None, None]).array[0, 1:-1, 1:-1, 0
 # Prediction: three of the kernels sum to 0, answer 0 where nothing changes, and on the average answer nothing.
 assert all((abs(picture.mean()) < 0.02) == (abs(kernels[name].sum()) < 1e-9) for name, picture in found.items())
 found = {name: np.clip(picture, *np.percentile(picture, (1, 99))) for name, picture in found.items()}        # for the eye
-save(picture_row({"a photograph": photo[0, ..., 0]} | found), "04_filters")
+save(picture_row({"a photograph": photo[0, ..., 0]} | found, height=2.0), "04_filters")
 
 
 # %% The same loops in another order.  For one (i, j) the sum over c is a matrix product, all pixels at once: nine of them, added.

@@ -103,7 +103,7 @@ def mosaic(tiles):
     return np.array(tiles).reshape(4, 4, 64, 64, -1).swapaxes(1, 2).reshape(256, 256, -1).squeeze()
 
 
-figure, axes = plt.subplots(1, 4, figsize=(11.5, 3.1), layout="constrained")
+figure, axes = plt.subplots(1, 4, figsize=(10.5, 2.9), layout="constrained")
 for axis, values, reach, title in zip(axes, (x, x_hat), (12, 4), ("three channels of x: no two alike", "x_hat: mean 0, deviation 1")):
     axis.hist([values[..., c].ravel() for c in (1, 2, 3)], 80, range=(-reach, reach), histtype="stepfilled", alpha=0.6)
     axis.set(title=title, yticks=[], xlabel="value of a pixel")
@@ -135,7 +135,7 @@ trained = mosaic([ops.batch_norm(t[None], gamma, beta).array for t in tiles])
 assert np.abs(evaluated - photo).max() < 1e-3
 assert np.allclose([trained[:64, :64].mean((0, 1)), trained[64:128, 192:].mean((0, 1))], beta)
 save(picture_row({"the photograph": to_uint8(photo), "tile by tile, evaluation mode:\nthe photograph": to_uint8(evaluated),
-                  "tile by tile, training mode:\nall tiles get one mean and one contrast": to_uint8(trained)}, height=3.6), "05_modes")
+                  "tile by tile, training mode:\nall tiles get one mean and one contrast": to_uint8(trained)}, height=3.0), "05_modes")
 # That is what forgetting `network.eval()` looks like: seams, false colours, noise where the sky was.
 
 # %% Exercises: put your answer in the place of None.
