@@ -16,7 +16,7 @@ from npsrgan.errors import UserError
 ANY, JPEG, WEBP = (("L", "LA", "RGB", "RGBA", "I;16"), 2**31 - 1), (("L", "RGB"), 65_500), (("RGB", "RGBA"), 16_383)
 FORMATS = {".png": ANY, ".jpg": JPEG, ".jpeg": JPEG, ".webp": WEBP, ".tif": ANY, ".tiff": ANY}     # PIL modes, longest side
 PROFILE_SPACES = {b"GRAY": "L", b"RGB ": "RGB"}     # in the header of a colour profile: the mode of the images that it is for
-ORIENTATION, EXIF_IFD, PIXEL_SIZES = 0x0112, 0x8769, (0xA002, 0xA003)       # EXIF tags
+EXIF_IFD, PIXEL_SIZES = 0x8769, (0xA002, 0xA003)       # EXIF tags
 
 
 class Picture(NamedTuple):
@@ -78,12 +78,14 @@ def _from_cmyk(image, profile):
 
 
 def _exif(image, remarks):
-    """EXIF data for a result that stands upright and has another size; without a thumbnail, which Pillow leaves out."""
+    """EXIF data of an upright image, from which the orientation has gone, for a result of another size.
+
+    Pillow leaves the thumbnail out.
+    """
     if "exif" not in image.info:
         return None
     try:
         exif = image.getexif()
-        exif.pop(ORIENTATION, None)
         if EXIF_IFD in exif:
             for tag in PIXEL_SIZES:
                 exif.get_ifd(EXIF_IFD).pop(tag, None)
@@ -99,8 +101,7 @@ def without_fringes(pixels, alpha):
     What a file holds where nothing is visible, often black, would bleed into the visible edge when it is enlarged.
     """
     weights = alpha[..., None].astype(np.float32)
-    colours = np.rint(_spread(pixels * weights, weights)).astype(pixels.dtype)
-    return np.where(weights > 0, pixels, colours)
+    return np.rint(_spread(pixels * weights, weights)).astype(pixels.dtype)
 
 
 def _spread(sums, weights):
