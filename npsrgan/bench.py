@@ -1,6 +1,8 @@
-"""Measure our speed and memory on the CPU, against PyTorch's where torch is installed.
+"""Measure our speed and memory, on the CPU or the GPU, against PyTorch's where torch is installed.
 
-    python -m npsrgan.bench [--quick] [--json FILE] [--profile] [--methods] [--threads N] [--channels-last]
+    python -m npsrgan.bench [--device gpu] [--quick] [--json FILE] [--profile] [--methods] [--threads N] [--channels-last]
+
+What is measured is in bench_rows.py; how, on a GPU, in bench_gpu.py; on a CPU:
 
 Both sides compute the same with the same weights, on the same number of threads, in turns: A B A B.  Each has a process of
 its own, so that neither inherits the other's settings, threads or memory.
@@ -15,137 +17,17 @@ import resource
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 
 import numpy as np
 from tqdm import tqdm
 
-from npsrgan import fast, ops, tape
-from npsrgan.adam import Adam
+from npsrgan import fast, tape
 from npsrgan.bench_methods import print_methods
-from npsrgan.device import CPU
+from npsrgan.bench_rows import CONVOLUTIONS, QUICK, cpu_rows, draw, plain, training
 from npsrgan.errors import UserError, command
-from npsrgan.inference import fold
-from npsrgan.models import Discriminator, SRResNet
-from npsrgan.settings import PRESETS
-from npsrgan.trainer import Trainer
 
-# What the three networks convolve, at batch 4: size of the image, size of the kernel, channels in and out, stride.
-CONVOLUTIONS = [
-    (44, 9, 3, 64, 1), (44, 3, 64, 64, 1), (44, 3, 64, 256, 1), (88, 3, 64, 256, 1), (176, 9, 64, 3, 1),
-    (176, 3, 3, 64, 1), (176, 3, 64, 64, 1), (176, 3, 64, 64, 2), (88, 3, 64, 128, 1), (88, 3, 128, 128, 1), (88, 3, 128, 128, 2),
-    (44, 3, 128, 256, 1), (44, 3, 256, 256, 1), (44, 3, 256, 256, 2), (22, 3, 256, 512, 1), (22, 3, 512, 512, 1),
-    (22, 3, 512, 512, 2), (11, 3, 512, 512, 1)]
-QUICK = CONVOLUTIONS[1], CONVOLUTIONS[4], CONVOLUTIONS[10]
 PAUSE = 0.05        # seconds between the turns: torch's threads keep spinning for a moment
-
-
-@dataclass
-class Row:
-    """One thing to measure.  prepare("ours") and prepare("torch") return functions to be timed."""
-
-    name: str
-    prepare: Callable
-    flops: float = 0            # additions and multiplications as the definition counts them
-    result: dict = field(default_factory=dict)
-
-
-def draw(*shape, seed=0):
-    """Standard normal float32 entries, the same for the same shape and seed."""
-    return np.random.default_rng([seed, *shape]).standard_normal(shape, np.float32)
-
-
-def operation(name, ours, arguments, theirs, flops=0, channels=None):
-    """Two rows for an operation: its value alone, and with all its gradients.
-
-    theirs(F, *tensors), with torch's F.   channels: the order of x's channels in which torch computes the same.
-    """
-    arrays = [a for a in arguments if isinstance(a, np.ndarray)]
-    for gradients in (False, True):
-        def prepare(side, gradients=gradients):
-            cotangent = draw(*ours(*arguments).shape, seed=1) if gradients else None
-            if side == "torch":
-                from npsrgan import bench_torch
-                return bench_torch.operation(theirs, arrays, cotangent, channels)
-
-            def run():
-                y, rules = tape._evaluate(ours, arguments, {})      # as under a tape, but without one
-                return [rule(cotangent) for rule in rules][0] if gradients else y
-            return run
-        yield Row(name + " +gradients" * gradients, prepare, flops=flops * (1 + 2 * gradients))
-
-
-def operations(quick):
-    """Rows for the operations: every distinct convolution, batch norm, PReLU, pixel shuffle."""
-    for size, k, c, o, stride in QUICK if quick else CONVOLUTIONS:
-        arguments = draw(4, size, size, c), draw(k, k, c, o) / np.float32((k * k * c) ** 0.5), draw(o), stride
-        yield from operation(f"conv {k}x{k} {c}->{o} at {size}" + "/2" * (stride == 2), ops.conv2d, arguments,
-                             lambda F, x, w, b, s=stride, p=k // 2: F.conv2d(x, w, b, s, p),
-                             2 * 4 * (size // stride) ** 2 * k * k * c * o)
-    for size, c in [(44, 64)] if quick else [(44, 64), (88, 128), (22, 512)]:
-        yield from operation(f"batch_norm {c} at {size}", ops.batch_norm, (draw(4, size, size, c), draw(c), draw(c)),
-                             lambda F, x, gamma, beta: F.batch_norm(x, None, None, gamma, beta, True))
-    for size in [88] if quick else [44, 88, 176]:
-        yield from operation(f"prelu 64 at {size}", ops.prelu, (draw(4, size, size, 64), np.full(64, 0.25, np.float32)),
-                             lambda F, x, slope: F.prelu(x, slope))
-    if not quick:
-        yield from operation("pixel_shuffle 256 at 88", ops.pixel_shuffle, (draw(4, 88, 88, 256),), lambda F, x: F.pixel_shuffle(x, 2),
-                             channels=np.arange(256).reshape(4, 64).T.ravel())      # their c*4 + i is our i*64 + c
-
-
-def adam_step(side):
-    """One step of Adam on the discriminator at 176x176: 68 million parameters."""
-    discriminator = Discriminator()
-    if side == "torch":
-        from npsrgan import bench_torch
-        return bench_torch.adam_step(discriminator)
-    adam, gradients = Adam(discriminator), [draw(*p.shape) for p in discriminator.parameters()]
-    return lambda: adam.step(gradients)
-
-
-def inference(height, width):
-    """A paper-size SRResNet, folded, on one image of height x width pixels."""
-    def prepare(side):
-        generator, lr = SRResNet().eval(), draw(1, height, width, 3)
-        if side == "torch":
-            from npsrgan import bench_torch
-            return bench_torch.inference(generator, lr)
-        generator = fold(generator)
-        return lambda: generator(lr).array
-    return prepare
-
-
-def training(method, batch=4):
-    """A step of preset `seed`, 44x44 -> 176x176: `srresnet_step`, or `step`, which is SRResNet and SRGAN with VGG19."""
-    def prepare(side):
-        settings = replace(PRESETS["seed"], batch_size=batch, together=method == "step")
-        trainer = Trainer(settings, CPU, say=lambda line: None)
-        lr, hr = (np.tanh(draw(batch, size, size, 3)) for size in (44, 176))
-        if side == "torch":
-            from npsrgan import bench_torch
-            trainer, lr, hr = bench_torch.Trainer(trainer), bench_torch.tensor(lr), bench_torch.tensor(hr)
-
-        def run():
-            losses = getattr(trainer, method)(lr, hr)
-            return np.array([losses[name] for name in ("srresnet_pixel", "pixel", "perceptual") if name in losses])
-        return run
-    return prepare
-
-
-def all_rows(quick):
-    """Yield every Row, or a few of them."""
-    yield from operations(quick)
-    yield Row("srresnet_infer_small", inference(44, 54))
-    yield Row("srresnet_step", training("srresnet_step"))
-    if not quick:
-        yield Row("adam_step discriminator", adam_step)
-        yield Row("srresnet_infer_large", inference(256, 256))
-        yield Row("srgan_step", training("step"))
-        for name, method in (("srresnet_step", "srresnet_step"), ("srgan_step", "step")):
-            for batch in (1, 2, 8):
-                yield Row(f"{name} batch {batch}", training(method, batch))
 
 
 def serve(pipe, side, name, threads, channels_last):
@@ -156,8 +38,8 @@ def serve(pipe, side, name, threads, channels_last):
         bench_torch.settle(threads, channels_last)
     else:
         fast.keep_memory()          # as the training command does
-    run = next(row for row in all_rows(quick=False) if row.name == name).prepare(side)
-    pipe.send(run())                # this is the warm-up, too
+    run = next(row for row in cpu_rows(quick=False) if row.name == name).prepare(side)
+    pipe.send(plain(run()))         # this is the warm-up, too
     while pipe.recv():
         start = time.perf_counter()
         run()
@@ -290,11 +172,14 @@ def describe(row):
 @command
 def main(arguments=None):
     """The command: measure every row, print it, and write the JSON file after each."""
-    parser = argparse.ArgumentParser(prog="python -m npsrgan.bench", description="Our speed and memory on the CPU, against PyTorch's.")
+    parser = argparse.ArgumentParser(prog="python -m npsrgan.bench", description="Our speed and memory, against PyTorch's.")
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="where to compute (default: cpu); the GPU measures a "
+                        "whole training step, and its pieces, at batch 16")
     parser.add_argument("--quick", action="store_true", help="a few rows only, about a minute")
     parser.add_argument("--pairs", type=int, default=5, help="times each side is measured (default: 5)")
     parser.add_argument("--only", metavar="WORD", help="only the rows whose name contains this")
     parser.add_argument("--json", metavar="FILE", help="also write the results here")
+    parser.add_argument("--precision", choices=("tf32", "float32"), default="tf32", help="of convolutions on a GPU (default: tf32)")
     parser.add_argument("--profile", action="store_true", help="print where the time of our SRGAN step goes, and nothing else")
     parser.add_argument("--methods", action="store_true", help="print the time of every way to convolve, and nothing else")
     parser.add_argument("--threads", type=int, help="threads of both sides (default: one for each core)")
@@ -302,6 +187,9 @@ def main(arguments=None):
     arguments = parser.parse_args(arguments)
     if arguments.pairs < 1 or (arguments.threads or 1) < 1:
         raise UserError("--pairs and --threads must be at least 1")
+    if arguments.device == "gpu":
+        from npsrgan import bench_gpu
+        return bench_gpu.main(arguments)
     fast.set_threads(arguments.threads)
     sides = ["ours"] + ["torch"] * (importlib.util.find_spec("torch") is not None)
     gemm = gemm_rate()
@@ -314,14 +202,18 @@ def main(arguments=None):
         return print_methods(QUICK if arguments.quick else CONVOLUTIONS, draw)
     if "torch" not in sides:
         print("torch is not installed: our times alone")
-    rows = [row for row in all_rows(arguments.quick) if not arguments.only or arguments.only in row.name]
+    rows = [row for row in cpu_rows(arguments.quick) if not arguments.only or arguments.only in row.name]
     for row in tqdm(rows, desc="bench"):
         measure(row, sides, arguments.pairs, arguments.channels_last)
         tqdm.write(describe(row))
-        if arguments.json:
-            finished = [{"name": r.name} | r.result for r in rows if r.result]
-            with open(arguments.json, "w") as file:
-                json.dump({"rows": finished, "machine": facts}, file, indent=1)
+        write_report(arguments.json, rows, facts)
+
+
+def write_report(path, rows, facts):
+    """Write what has been measured so far, and on what, as JSON; path may be None."""
+    if path:
+        with open(path, "w") as file:
+            json.dump({"rows": [{"name": row.name} | row.result for row in rows if row.result], "machine": facts}, file, indent=1)
 
 
 if __name__ == "__main__":

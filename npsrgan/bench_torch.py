@@ -8,7 +8,7 @@ from npsrgan import layers
 from npsrgan.models import Discriminator
 from npsrgan.models.vgg19 import LAYERS, VGG19
 
-_layout = torch.contiguous_format
+_layout, _device, _adam = torch.contiguous_format, "cpu", {}
 
 
 def settle(threads, channels_last):
@@ -18,17 +18,46 @@ def settle(threads, channels_last):
     torch.set_num_threads(threads)
 
 
+def settle_on_gpu(best, precision):
+    """Compute on the GPU: as users run it, with cudnn.benchmark on; or at its best, with our layout and Adam in one kernel, ready to be
+    captured.  precision: of convolutions, "tf32" or "float32"; matrix products are in float32, PyTorch's default."""
+    global _layout, _device, _adam
+    _layout, _device = torch.channels_last if best else torch.contiguous_format, "cuda"
+    _adam = {"fused": True, "capturable": True} if best else {}
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+
+
+def captured(run, warm_up=3):
+    """A function that does what `run` does, as one CUDA graph."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(warm_up):
+            run()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = run()
+
+    def replay():
+        graph.replay()
+        return result
+    return replay
+
+
 def tensor(values):
     """Images (N, H, W, C) -> (N, C, H, W); kernels (kh, kw, C, O) -> (O, C, kh, kw); anything else as it is."""
     if values.ndim != 4:
-        return torch.from_numpy(values.copy())
+        return torch.from_numpy(values.copy()).to(_device)
     kernel = values.shape[0] == values.shape[1]
-    return torch.from_numpy(values.transpose((3, 2, 0, 1) if kernel else (0, 3, 1, 2)).copy()).contiguous(memory_format=_layout)
+    moved = torch.from_numpy(values.transpose((3, 2, 0, 1) if kernel else (0, 3, 1, 2)).copy())
+    return moved.to(_device).contiguous(memory_format=_layout)
 
 
 def array(tensor):
-    """(N, C, H, W) -> (N, H, W, C)."""
-    return tensor.detach().numpy().transpose(0, 2, 3, 1)
+    """(N, C, H, W) -> (N, H, W, C), where it is."""
+    return tensor.detach().permute(0, 2, 3, 1)
 
 
 def operation(function, arrays, cotangent, channels=None):
@@ -39,13 +68,14 @@ def operation(function, arrays, cotangent, channels=None):
     x, *others = arrays
     tensors = [tensor(a).requires_grad_(cotangent is not None) for a in (x if channels is None else x[..., channels], *others)]
     seed = None if cotangent is None else tensor(cotangent)
+    back = None if channels is None else torch.from_numpy(np.argsort(channels)).to(_device)
 
     def run():
         y = function(F, *tensors)
         if seed is None:
             return array(y)
         dx = array(torch.autograd.grad(y, tensors, seed)[0])
-        return dx if channels is None else dx[..., np.argsort(channels)]
+        return dx if back is None else dx[..., back]
     return run
 
 
@@ -54,7 +84,7 @@ def adam_step(ours):
     module = network(ours)
     for p in module.parameters():
         p.grad = torch.ones_like(p)
-    return torch.optim.Adam(module.parameters(), 1e-4).step
+    return torch.optim.Adam(module.parameters(), 1e-4, **_adam).step
 
 
 def inference(ours, lr):
@@ -137,7 +167,7 @@ def network(ours):
         module = nn.Sequential(*steps).requires_grad_(False)
     else:
         module = SRResNet(ours)
-    return module.to(memory_format=_layout)
+    return module.to(_device, memory_format=_layout)
 
 
 class Trainer:
@@ -146,7 +176,7 @@ class Trainer:
     def __init__(self, ours):
         self.settings = ours.settings
         self.networks = {name: network(each) for name, each in ours.networks.items()}
-        self.adam = {name: torch.optim.Adam(module.parameters(), 1e-4) for name, module in self.networks.items()}
+        self.adam = {name: torch.optim.Adam(module.parameters(), 1e-4, **_adam) for name, module in self.networks.items()}
         if ours.vgg:
             self.vgg, self.feature_scale = network(ours.vgg), ours.vgg.settings["feature_scale"]
 
@@ -156,7 +186,7 @@ class Trainer:
         loss = F.mse_loss(self.networks["srresnet"](lr), hr)
         loss.backward()
         adam.step()
-        return {"srresnet_pixel": loss.item()}
+        return {"srresnet_pixel": loss.detach()}
 
     def srgan_step(self, lr, hr):
         s, generator, discriminator = self.settings, self.networks["srgan"], self.networks["discriminator"]
@@ -174,7 +204,7 @@ class Trainer:
                 parameter.grad = gradient
         for name in ("srgan", "discriminator"):
             self.adam[name].step()
-        return {"pixel": pixel.item(), "perceptual": perceptual.item()}
+        return {"pixel": pixel.detach(), "perceptual": perceptual.detach()}
 
     def step(self, lr, hr):
         return self.srresnet_step(lr, hr) | self.srgan_step(lr, hr)

@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from npsrgan import bench, fast, tape
+from npsrgan import bench, bench_rows, fast, tape
 from npsrgan.bench_methods import WAYS, print_methods
 from npsrgan.models import Discriminator, SRResNet
 from npsrgan.models.vgg19 import VGG19
@@ -40,19 +40,19 @@ def test_without_torch_our_times_alone(monkeypatch, capsys):
 
 
 def test_a_process_that_dies_is_reported(capsys):
-    row = bench.Row("no such row", None)
+    row = bench_rows.Row("no such row", None)
     with pytest.raises(bench.UserError, match="ended early"):
         bench.measure(row, ["ours"], 1, False)
 
 
 def test_rows_have_different_names_and_the_promised_ones_are_there():
-    names = [row.name for row in bench.all_rows(quick=False)]
+    names = [row.name for row in bench_rows.cpu_rows(quick=False)]
     assert len(set(names)) == len(names) and set(names) >= NAMES
-    assert {row.name for row in bench.all_rows(quick=True)} < set(names)
+    assert {row.name for row in bench_rows.cpu_rows(quick=True)} < set(names)
 
 
 def test_every_convolution_of_the_networks_is_measured():
-    trainer = Trainer(bench.replace(bench.PRESETS["seed"], vgg_layer="conv5_4"), bench.CPU, say=lambda line: None)
+    trainer = Trainer(bench_rows.replace(bench_rows.PRESETS["seed"], vgg_layer="conv5_4"), bench_rows.CPU, say=lambda line: None)
     seen, evaluate = set(), tape._evaluate
 
     def watch(function, arrays, kwargs):
@@ -68,7 +68,7 @@ def test_every_convolution_of_the_networks_is_measured():
         sr = trainer.networks["srgan"](np.zeros((1, 44, 44, 3), np.float32))
         trainer.networks["discriminator"].features(sr)
         trainer.vgg(sr)
-    assert seen == set(bench.CONVOLUTIONS)
+    assert seen == set(bench_rows.CONVOLUTIONS)
 
 
 def test_methods_are_timed_and_the_chosen_one_is_marked(capsys):
@@ -82,7 +82,8 @@ def test_methods_are_timed_and_the_chosen_one_is_marked(capsys):
 
 def test_torch_gets_the_channels_in_its_own_order():
     pytest.importorskip("torch", reason="torch is not installed")
-    for row in bench.operation("shuffle", bench.ops.pixel_shuffle, (bench.draw(1, 3, 2, 20),), lambda F, x: F.pixel_shuffle(x, 2),
+    for row in bench_rows.operation("shuffle", bench_rows.ops.pixel_shuffle, lambda: (bench.draw(1, 3, 2, 20),),
+                                    lambda F, x: F.pixel_shuffle(x, 2),
                                channels=np.arange(20).reshape(4, 5).T.ravel()):
         assert np.array_equal(row.prepare("ours")(), row.prepare("torch")())
 
@@ -109,7 +110,7 @@ def test_twins_in_torch_compute_the_same():
         bench_torch.settle(1, channels_last=evaluation)
         for ours in (generator.train(not evaluation), discriminator.features, vgg):
             module = bench_torch.network(ours) if ours is not discriminator.features else bench_torch.twin(ours)
-            theirs = bench_torch.array(module(bench_torch.tensor(image)))
+            theirs = bench_rows.plain(bench_torch.array(module(bench_torch.tensor(image))))
             assert np.abs(ours(image).array - theirs).max() < 1e-4 * np.abs(theirs).max()
     bench_torch.settle(1, channels_last=False)
 
