@@ -76,6 +76,7 @@ def gradient(loss, wrt):
 
 
 assert gradient(t, a) == 2**10                      # ten records, ten visits
+
 # %% In another order it goes wrong.  b = a + a, c = b * b, d = b + c.  Go from d to b at once, and b hands on 1, before c has added its 2b.
 records.clear()
 multiply = operation(lambda a, b: (a * b, (lambda dy: dy * b, lambda dy: dy * a)))
@@ -133,9 +134,8 @@ figure, axis = plt.subplots(figsize=(9, 2.5), layout="constrained")
 for made, used in arrows:
     axis.annotate("", (used, 0), (made, 0), arrowprops={"arrowstyle": "->", "connectionstyle": "arc3,rad=-0.4", "color": "C0"})
 axis.plot(range(10), np.zeros(10), "o", ms=11, color="C1")
-axis.set(xlim=(-0.5, 9.5), ylim=(-0.2, 0.7), yticks=[], title="the tape of L: arrows point to the right, so gradients walk to the left")
+axis.set(xlim=(-0.5, 9.5), ylim=(-0.2, 0.7), yticks=[], frame_on=False, title="the tape of L: arrows point right, so gradients walk left")
 axis.set_xticks(range(10), ["p", "shrink", "minus lr", "square", "down", "square", "across", "square", "plus", "plus: L"])
-axis.spines["left"].set_visible(False)
 save(figure, "03_tape")
 save(picture_row({f"4x4 block means: {psnr(blocks):.1f} dB": blocks, f"150 steps down L: {psnr(p.array):.1f} dB": p.array,
                   "the photograph": hr}, height=2.9, vmin=0, vmax=1), "03_descent")

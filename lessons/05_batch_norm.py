@@ -20,6 +20,7 @@ rng = np.random.default_rng(5)
 filters = rng.standard_normal((3, 3, 3, 8))
 x = ops.conv2d(tiles, filters).array
 print("standard deviations of the channels:", x.std((0, 1, 2)).round(1))    # many such layers, and the signal explodes or is gone
+
 # %% The formula, for each channel by itself, over the m = N*H*W numbers that it has in the batch:
 #
 #       mean = sum(x) / m       var = sum((x - mean)^2) / m       x_hat = (x - mean) / sqrt(var + eps)       y = gamma * x_hat + beta
@@ -78,8 +79,7 @@ def by_hand(x, gamma, beta):
     return gamma * x_hat + beta, (lambda dy: gradient_short(dy, gamma, x), lambda dy: (dy * x_hat).sum(AXES), lambda dy: dy.sum(AXES))
 
 
-small = x[:2, :3, :3, :3]
-for result in check(by_hand, small, gamma[:3], beta[:3]):
+for result in check(by_hand, x[:2, :3, :3, :3], gamma[:3], beta[:3]):
     print(result)
     assert result.passed
 # And the package's version: the same numbers.
