@@ -38,6 +38,9 @@ def main(arguments=None):
         arrays = networks.to_torch(network)
         with replacing(out) as temporary, open(temporary, "wb") as file:
             pytorch.write(file, arrays)
+        if {"unit_input", "tanh"} & network.settings.keys():
+            print("a state dict does not say so, but these weights take pixels in [0, 1] (unit input) or end in tanh (tanh): "
+                  "the PyTorch modules must do that")
     else:
         storage.save_network(out, network, f"converted from {source.name}")
     print(f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB): {described(network)}")

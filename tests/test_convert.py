@@ -23,6 +23,12 @@ torch.set_num_threads(1)
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch):
+    """That files are flushed is tested in test_storage.py; here it would take longer than everything else."""
+    monkeypatch.setattr(os, "fsync", lambda fd: None)
+
+
 def run(*words):
     """The command.  Returns its exit status."""
     try:
@@ -166,12 +172,17 @@ def without(part):
     return lambda state: {name: array for name, array in state.items() if part not in name}
 
 
+def with_trained_slopes(state):
+    return Generator(unused=True).state_dict() | {"second.unused.weight": torch.full((8,), 0.3)}
+
+
 UNMAPPED = {
     "a layer of something else": (lambda state: state | {"mean": torch.zeros(3), "extra.table": torch.zeros(2, 2)},
                                   r"SRResNet has nothing like mean, extra\.table"),
     "no batch norm after the blocks": (without("second.bn"), r"4 batch norms for 2 blocks, where SRResNet has two in each block"),
     "no activations": (without("act"), r"3 PReLUs for 2 blocks, where SRResNet has 5, each with 1 or 8 slopes"),
     "no last convolution": (without("last"), r"its convolutions are 3->8 9x9, 5 times 8->8 3x3, 2 times 8->32 3x3, and SRRes"),
+    "PReLUs that were trained, but where we have none": (with_trained_slopes, r"8 PReLUs for 2 blocks, where SRResNet has 5"),
     "slopes before the shuffle": (lambda state: state | {"up.0.2.weight": torch.zeros(32)}, r"5 PReLUs for 2 blocks"),
     "a tensor alone": (lambda state: {"w": torch.zeros(4, 4)}, r"holds no state dict with convolutions"),
 }
@@ -230,13 +241,18 @@ def test_the_pixels_are_found_by_trying(taken, given):
     values = {"symmetric": pixels, "unit": (pixels + 1) / 2, "tanh": np.arctanh(pixels), "sigmoid": 2 * np.arctanh(pixels)}[given]
     network = enlarger(knots, values)
     if taken == given == "symmetric":       # which does the same for the half of its range that would be [0, 1]
-        with pytest.raises(UserError, match="cannot be told .*--input unit --output unit: .*: give --input and --output"):
+        with pytest.raises(UserError, match=r"cannot be told .*--input unit --output unit: .*\): give --input and --output"):
             ranges.judge(network)
     else:
         found, score, bicubic = ranges.judge(network)
         assert found == (taken, given) and score > bicubic - 4
     found, score, bicubic = ranges.judge(network, taken, given)
     assert found == (taken, given) and score > bicubic - 4          # as repeated pixels are
+
+
+def test_noise_is_in_no_units():
+    with pytest.raises(UserError, match="cannot be told"):
+        ranges.judge(SRResNet(4, 1, 2))
 
 
 # ---------------------------------------------------------------- VGG19

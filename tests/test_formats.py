@@ -98,7 +98,8 @@ def test_a_hostile_pickle_is_refused_and_nothing_ran(tmp_path, capsys, name, con
     with pytest.raises(SystemExit) as end:
         convert.main([str(path), "-o", str(tmp_path / "out.h5")])
     sentence = capsys.readouterr().err
-    assert end.value.code == 2 and sentence.count("\n") == 1 and str(path) in sentence
+    assert end.value.code == 2 and sentence.count("\n") == 1
+    assert re.match(f"error: {path} (was not read: it asks for '|is damaged or cut short \\()", sentence)
     assert not marker.exists() and not (tmp_path / "out.h5").exists()
     assert before == (dict(vars(pickles)), dict(vars(pickles.Dict)), dict(vars(pickles._encode)))
 
@@ -119,6 +120,14 @@ def test_what_was_asked_for_is_named(tmp_path):
         as_zip(tmp_path / "x.pth", program)
         with pytest.raises(pickles.Refused, match=words):
             formats.read(tmp_path / "x.pth")
+
+
+def test_attributes_of_a_dict_are_left_out(tmp_path):
+    """PyTorch keeps `_metadata` so; another name could stand before a method."""
+    state = pickle.dumps({"items": 1, "_metadata": 2}, 2)[2:-1]
+    as_zip(tmp_path / "x.pth", b"\x80\x02ccollections\nOrderedDict\n)R" + state + b"b.")
+    found = formats.read(tmp_path / "x.pth").contents
+    assert found == {} and list(found.items()) == [] and not vars(found)
 
 
 # ---------------------------------------------------------------- sizes that lie
@@ -172,7 +181,7 @@ def test_memory_is_not_filled(tmp_path):
     bombs["a string of 2**62 bytes"].write_bytes(b"\x80\x04\x8e" + struct.pack("<Q", 2**62) + b"x.")
     bombs["a line without end"].write_bytes(b"\x80\x02I" + b"9" * 10**6 + b"\n.")
     for path in bombs.values():
-        with pytest.raises(UserError, match="damaged or cut short|its members are compressed"):
+        with pytest.raises(UserError, match="damaged or cut short|larger than the file"):
             formats.read(path)
 
 
@@ -184,7 +193,7 @@ def test_members_that_overlap(tmp_path):
     for found in re.finditer(b"PK\1\2", bytes(contents)):
         contents[found.start() + 20:found.start() + 28] = sizes
     path.write_bytes(contents)
-    with pytest.raises(UserError, match="claim to be larger than the file"):
+    with pytest.raises(UserError, match="larger than the file, compressed or invented"):
         formats.read(path)
 
 

@@ -20,7 +20,8 @@ INPUTS = {"symmetric": "[-1, 1]", "unit": "[0, 1]"}
 # and sigmoid(x) is tanh(x / 2).
 OUTPUTS = {"symmetric": ("[-1, 1]", 1, 0, False), "unit": ("[0, 1]", 2, -1, False),
            "tanh": ("tanh", 1, 0, True), "sigmoid": ("sigmoid", 0.5, 0, True)}
-MARGIN = 1.0        # dB by which one reading must beat all others to be believed
+MARGIN = 1.0        # dB by which one reading must beat all others to be believed,
+FLOOR = 10.0        # and dB below bicubic enlargement at which none is
 
 
 def interpret(network, input, output):
@@ -49,8 +50,8 @@ def judge(network, input=None, output=None):
               for reading in tqdm(readings, "trying", delay=2, leave=False)}
     bicubic = psnr(upscale(lr, scale), hr, scale, "rgb")
     best, *others = sorted(scores, key=scores.get, reverse=True)
-    if others and scores[best] < scores[others[0]] + MARGIN:
-        tried = "; ".join(f"--input {i} --output {o}: {scores[i, o]:.1f} dB" for i, o in (best, *others))
-        raise UserError(f"which pixels the weights take and give cannot be told from what they make of a photograph ({tried}): "
-                        "give --input and --output")
+    if others and (scores[best] < scores[others[0]] + MARGIN or scores[best] < bicubic - FLOOR):
+        tried = "; ".join(f"--input {i} --output {o}: {scores[i, o]:.1f} dB" for i, o in (best, *others[:2]))
+        raise UserError("which pixels the weights take and give cannot be told from what they make of a photograph "
+                        f"({tried}; bicubic: {bicubic:.1f} dB): give --input and --output")
     return best, scores[best], bicubic
