@@ -11,8 +11,7 @@ from _lesson import exercise, picture_row, plt, save
 from npsrgan.data import Photograph
 from npsrgan.gradcheck import check
 from npsrgan.metrics import luma
-from npsrgan.tape import Tape, op
-from npsrgan.tape import Tensor as PackageTensor
+from npsrgan.tape import Tape, Tensor as PackageTensor, op
 
 
 class Tensor:                                       # an array with an identity, so that it can be a key
@@ -101,7 +100,7 @@ for function in (shrink, step(0), step(1), square(16), minus(1.0)):
 
 hr = luma(Photograph().load(0))[150:350, 140:400] / 255
 lr = block_means(hr)
-blocks = np.kron(lr, np.ones((4, 4)))
+blocks, psnr = np.kron(lr, np.ones((4, 4))), lambda x: -10 * np.log10(np.mean((x - hr) ** 2))
 
 
 def loss(p, operation):
@@ -126,15 +125,16 @@ assert np.allclose(tape.gradient(total, q, keep=True), mine, atol=1e-12)
 assert np.allclose(tape.gradient(other, q), 2 * q.array)            # and not mine + 2q, as where gradients pile up in `q.grad`
 
 # %% Pictures: the tape of L, and the picture it found
-psnr = lambda x: -10 * np.log10(np.mean((x - hr) ** 2))
 place = {p: 0} | {output: position for position, (output, _, _) in enumerate(records, start=1)}
 arrows = [(place[tensor], place[output]) for output, inputs, _ in records for tensor in inputs]
 assert all(made < used for made, used in arrows)    # the whole secret
-figure, axis = plt.subplots(figsize=(9, 2.5), layout="constrained")
+figure, axis = plt.subplots(figsize=(9, 2.3), layout="constrained")
 for made, used in arrows:
-    axis.annotate("", (used, 0), (made, 0), arrowprops={"arrowstyle": "->", "connectionstyle": "arc3,rad=-0.4", "color": "C0"})
-axis.plot(range(10), np.zeros(10), "o", ms=11, color="C1")
-axis.set(xlim=(-0.5, 9.5), ylim=(-0.2, 0.7), yticks=[], frame_on=False, title="the tape of L: arrows point right, so gradients walk left")
+    axis.annotate("", (used, 0), (made, 0), arrowprops={"arrowstyle": "-|>", "connectionstyle": "arc3,rad=-0.4", "lw": 2.5, "shrinkB": 9,
+                                                        "color": "C0" if made else "C3"})
+axis.plot(range(10), np.zeros(10), "o", ms=20, color="C1")
+axis.set(xlim=(-0.5, 9.5), ylim=(-0.2, 0.7), yticks=[], frame_on=False,
+         title="the tape of L: arrows point right, so gradients walk left; red: three of them meet in p")
 axis.set_xticks(range(10), ["p", "shrink", "minus lr", "square", "down", "square", "across", "square", "plus", "plus: L"])
 save(figure, "03_tape")
 save(picture_row({f"4x4 block means: {psnr(blocks):.1f} dB": blocks, f"150 steps down L: {psnr(p.array):.1f} dB": p.array,
