@@ -136,7 +136,7 @@ for name, (duration, operations, moved) in ways.items():
 axis.set(xlim=(0.05, 2000), xlabel="operations for each byte moved", ylabel="GFLOP/s", title="a 3x3 convolution, 64 to 64 channels\n"
          f"the roof: copying {bandwidth / 1e9:.0f} GB/s, multiplying matrices {peak / 1e9:.0f} GFLOP/s")
 save(figure, "04_roofline")
-# Python's loops are far below the roof.  Matrix products come near it.  The package's rate counts the multiplications of the formula, of
+# Python's loops are far below the roof.  Matrix products get close.  The package's rate counts the multiplications of the formula, of
 # which it makes a quarter: so it may stand above the roof.  By hand the same trick need not pay: what it saves in multiplications it
 # spends on memory moved.  ReLU hangs below the slope: no better arithmetic would make it faster, only fewer bytes.
 
