@@ -78,8 +78,8 @@ Examples:
     parser.add_argument("-o", "--out", metavar="OUT",
                         help="for one image, the file to write, as .png, .jpg, .webp or .tif; else the folder for all results")
     parser.add_argument("--weights", default="srgan", metavar="W",
-                        help="srgan (default): sharp, with invented texture; srresnet: smooth, nearest to the truth pixel by pixel; "
-                             "srgan-faces, srresnet-faces: for small faces; or FILE.h5 of your own training")
+                        help="srgan (default): sharp, with invented texture; srresnet: smooth, nearest to the truth pixel by "
+                             "pixel; srgan-faces, srresnet-faces: for small faces; or FILE.h5 of your own training")
     parser.add_argument("--blend", type=float, metavar="A",
                         help="mix SRResNet and SRGAN (for faces, if --weights is for faces): 0 is all SRResNet, 1 all SRGAN")
     parser.add_argument("--compare", action="store_true",
@@ -130,8 +130,10 @@ def plan(inputs, out, scale):
     jobs = []
     for path in inputs:
         if path.is_dir():
-            root = folder or path.absolute().with_name(f"{path.absolute().name}_x{scale}")
-            found = [(path / name, (root / name).with_name(f"{Path(name).stem}_x{scale}.png")) for name in ImageFolder(path).names]
+            named = path if path.name not in ("", "..") else path.resolve()      # "." has no name to add to
+            root = folder or named.with_name(f"{named.name}_x{scale}")
+            names = ImageFolder(path).names
+            found = [(path / name, (root / name).with_name(f"{Path(name).stem}_x{scale}.png")) for name in names]
             earlier = {target.absolute() for _, target in found}        # results of the last time, where `out` lies inside
             jobs += [(source, target) for source, target in found if source.absolute() not in earlier]
         else:

@@ -146,7 +146,8 @@ def test_visible_colours_stay_as_they_are():
 
 # Writing
 
-MODES = {"L": GREY, "LA": np.dstack([GREY, ALPHA]), "RGB": RGB, "RGBA": np.dstack([RGB, ALPHA]), "I;16": GREY.astype(np.uint16) * 200}
+MODES = {"L": GREY, "LA": np.dstack([GREY, ALPHA]), "RGB": RGB, "RGBA": np.dstack([RGB, ALPHA]),
+         "I;16": GREY.astype(np.uint16) * 200}
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -198,7 +199,7 @@ def test_a_profile_is_kept_where_it_is_for_such_pixels(tmp_path, name, mode, pro
 
 def test_formats_that_are_unknown_or_too_small_are_user_errors():
     picture.require_format("a.webp", 16_383, 16_383)
-    for name, width, words in (("a.webp", 16_384, "16384x9 .* 16383"), ("a.jpg", 70_000, "65500"), ("a.gif", 9, "end the name in"),
-                               ("a", 9, "end the name in")):
+    for name, width, words in (("a.webp", 16_384, "16384x9 .* 16383"), ("a.jpg", 70_000, "65500"),
+                               ("a.gif", 9, "end the name in"), ("a", 9, "end the name in")):
         with pytest.raises(UserError, match=words):
             picture.require_format(name, width, 9)

@@ -70,7 +70,8 @@ def test_spans_cover_everything_once(length, size, radius):
 
 
 @pytest.mark.parametrize("scale, size, tile", [
-    (4, (9, 5), 32), (4, (33, 20), 32), (4, (70, 50), 32), (4, (64, 32), 32), (4, (150, 20), 128), (2, (90, 50), 40), (2, (1, 70), 32)])
+    (4, (9, 5), 32), (4, (33, 20), 32), (4, (70, 50), 32), (4, (64, 32), 32), (4, (150, 20), 128),
+    (2, (90, 50), 40), (2, (1, 70), 32)])
 def test_tiles_equal_the_whole(scale, size, tile):
     network = generator(scale=scale)
     lr = np.random.default_rng(1).integers(0, 256, (*size, 3), np.uint8)

@@ -132,7 +132,8 @@ def test_blending_mixes_the_pair(run, weights):
             network.flat[...], network.tail.bias.array[...] = 0, level
             storage.save_network(weights / f"{name}{kind}.h5", network)
     save(Path("a.png"), RGB)
-    for arguments, level in (([], 0.6), (["--blend", 0], 0.2), (["--blend", 0.25], 0.3), (["--blend", 0.25, "--weights", "srresnet"], 0.3),
+    for arguments, level in (([], 0.6), (["--blend", 0], 0.2), (["--blend", 0.25], 0.3),
+                             (["--blend", 0.25, "--weights", "srresnet"], 0.3),
                              (["--blend", 0.75, "--weights", "srgan-faces"], -0.5), (["--weights", "srresnet-faces"], -0.8)):
         run("a.png", *arguments)
         assert np.unique(load("a_x4.png")[1]) == [round((level + 1) * 127.5)], arguments
@@ -301,4 +302,5 @@ def test_a_comparison_is_written_beside_the_result(run, array):
 def test_the_program_ends_in_one_sentence(tmp_path):
     done = subprocess.run([sys.executable, "-m", "npsrgan.upscale", "a.png", "--weights", "nowhere.h5"], cwd=tmp_path, text=True,
                           capture_output=True, env={**os.environ, "PYTHONPATH": str(Path(upscale.__file__).parents[1])})
-    assert done.returncode == 2 and done.stderr.startswith("error: there are no weights nowhere.h5") and done.stderr.count("\n") == 1
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: there are no weights nowhere.h5") and done.stderr.count("\n") == 1
