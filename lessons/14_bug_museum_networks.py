@@ -132,8 +132,7 @@ for bug, style in ((False, "o-"), (True, "x-")):
     axes[0, 1].plot(averaged(noise[:150], bug), style[1:], lw=2 - bug, label="swapped" if bug else "right", zorder=2 - bug)
 axes[0, 0].set(title="1. Signal behind D's batch norms", xlabel="batch norm number", ylabel="standard deviation", yscale="log")
 axes[0, 1].set(title="3. A running average of noise", xlabel="step")
-axes[0, 0].legend()
-axes[0, 1].legend()
+_ = axes[0, 0].legend(), axes[0, 1].legend()
 pictures = {"4. The original": tiles[0], "4. Evaluation mode": enlarge_first(black, False),
             "4. Training mode, photographs beside it": enlarge_first(friends, True),
             "4. Training mode, black pictures beside it": enlarge_first(black, True)}
