@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import numpy as np
 from PIL import Image
@@ -159,6 +160,7 @@ def enlarge(source, target, generator, device, options):
         picture.require_format(target, scale * width, scale * height)
         room = require_memory(source, width, height, scale)
         original = picture.read(source)
+    require_folder(target.parent)
     tile = options.tile or choose_tile(generator, room if device.module is np else free_memory(device))
     with tqdm(total=width * height, desc=source.name, unit=" pixels", unit_scale=True, delay=1, leave=False) as progress:
         try:
@@ -183,6 +185,15 @@ def require_memory(source, width, height, scale):
         raise UserError(f"{source}: the result, {scale * width}x{scale * height} pixels, needs {needed / 1e9:.1f} GB of memory, "
                         f"and {free / 1e9:.1f} GB are free; cut the image into parts")
     return free - needed
+
+
+def require_folder(folder):
+    """Create the folder of a result.  Raises UserError where nothing can be written to it, before much is computed."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UserError(f"cannot write to {folder} ({error.strerror}): name another place with -o") from None
 
 
 def super_resolve(original, generator, device, tile, progress):

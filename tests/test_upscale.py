@@ -266,6 +266,9 @@ def test_what_cannot_be_written_is_said_before_anything_is_computed(run, monkeyp
     for arguments, words in ((["long.png", "-o", "a.webp"], "16383"), (["a.png", "-o", "a.xyz"], "end the name in")):
         status, _, complaints = run(*arguments)
         assert status == 2 and words in complaints
+    Path("file").touch()
+    status, _, complaints = run("a.png", "-o", "file/a.png")
+    assert status == 2 and "cannot write to file" in complaints
     monkeypatch.setattr(upscale, "free_memory", lambda device: 4 * 160 * 96 - 1)
     status, _, complaints = run("a.png")
     assert status == 2 and "160x96 pixels, needs 0.0 GB" in complaints
