@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from test_dispatch import GPU
 from test_inference import trained
 
 from npsrgan import images, ops, tiling
@@ -106,6 +107,16 @@ def test_grey_and_16_bits_are_what_they_are_in_colour():
     expected = assemble(network, grey.repeat(3, 2), 32)[0]
     assert np.array_equal(assemble(network, grey, 32)[0], expected)
     assert np.abs(assemble(network, grey.astype(np.uint16) * 257, 32)[0] - expected).max() < 1e-5
+
+
+def test_the_stand_in_for_a_gpu_computes_the_same():
+    network, lr = generator(channels=4), np.random.default_rng(2).integers(0, 256, (40, 35, 3), np.uint8)
+    with reference_only():
+        expected = list(super_resolve_tiles(network, lr, CPU, 32))
+        parts = list(super_resolve_tiles(network.to(GPU.array), lr, GPU, 32))
+    assert len(parts) == len(expected) == 4
+    for (*place, sr), (*expected_place, expected_sr) in zip(parts, expected):
+        assert place == expected_place and isinstance(sr, np.ndarray) and np.array_equal(sr, expected_sr)
 
 
 # Memory
