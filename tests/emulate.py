@@ -99,6 +99,7 @@ def build(name, function, options):
     key = _hash(text, *options, SHIM.read_text())
     library = BUILT / f"{function}-{key}.so"
     if not library.exists():
+        BUILT.mkdir(exist_ok=True)
         own = [f"#define {option[2:].replace('=', ' ')}" for option in options if "__CUDA_ARCH__" not in option]
         source = library.with_name(f"{library.stem}-{os.getpid()}.cpp")
         source.write_text("\n".join([*own, text, f"EMULATE({function})"]))
