@@ -17,7 +17,7 @@ from npsrgan.trainer import Trainer, numbers
 
 SETTINGS = Settings(steps=9, together=True, patch_size=4, channels=4, blocks=1, discriminator_channels=2, vgg_layer="conv2_1",
                     adversarial_weight=0.1, schedule="cosine", gan_schedule="drop", learning_rate=1e-2, gan_learning_rate=1e-2)
-ALONE = dataclasses.replace(SETTINGS, together=False, steps=4, gan_steps=5)
+ALONE = dataclasses.replace(SETTINGS, together=False, steps=4, gan_steps=8)
 
 
 @pytest.fixture
@@ -68,8 +68,9 @@ def plainly(card, settings, **audited):
 @pytest.mark.parametrize("settings", [SETTINGS, ALONE], ids=["together", "one after the other"])
 def test_training_by_graphs_is_training(card, settings):
     """Batches, rates and counts change from step to step, and the graph follows them all; running statistics too."""
-    assert_same(run(trainer_on(card, settings), audited=(6,)), plainly(card, settings, audited=(6,)))
-    assert [graph.launched for graph in card.graphs] == ([7, 6] if settings.together else [2, 2])     # without warm-up and audit
+    audited = range(5, 8) if settings.together else range(6, 10)
+    assert_same(run(trainer_on(card, settings), audited=audited), plainly(card, settings, audited=audited))
+    assert [graph.launched for graph in card.graphs] == ([7, 4] if settings.together else [2, 2])     # without warm-up and audits
     assert all(len(graph.thunks) > 50 for graph in card.graphs)
 
 
@@ -129,6 +130,16 @@ def test_each_function_and_shape_has_its_graph_and_forget_drops_them(card):
     gc.collect()
     graphs(double, x)
     assert len(calls) == 2 * (WARM_UP + 1) + 1
+
+
+def test_adam_tells_the_card_the_rate_and_the_count_of_every_step(card):
+    trainer = trainer_on(card)
+    for step in range(9):
+        trainer.step(*batch(step))
+        for mine in trainer.adam.values():
+            rate, count = (array.get() for array in mine._on_gpu)
+            assert rate == np.float32(mine.learning_rate(step)) and count == step + 1
+            assert (rate.dtype, count.dtype, rate.shape, count.shape) == (np.float32, np.int32, (1,), (1,))
 
 
 def test_numbers_waits_for_nothing_on_a_cpu():
