@@ -242,6 +242,9 @@ def load_vgg19(settings, say):
 def _initial_weights(settings, wanted):
     """The arrays of the generator in --init, which must have the sizes that the settings say."""
     generator = storage.load_network(settings.init, SRResNet)
+    if generator.settings.keys() - wanted.keys():
+        raise UserError(f"{settings.init} was converted from elsewhere and takes or gives other pixels than [-1, 1] as they are: "
+                        "it can be used but not trained on")
     if generator.settings != wanted:
         raise UserError(f"{settings.init} holds another generator: give "
                         + " ".join(f"--{name} {value}" for name, value in generator.settings.items()))
