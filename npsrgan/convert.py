@@ -102,9 +102,9 @@ def load_keras(path):
 
 def described(network):
     """A network's class and settings in words."""
-    return f"{type(network).__name__}, " + ", ".join(
-        name.replace("_", " ") if value is True else f"{name.replace('_', ' ')} {value:.4g}" if isinstance(value, float)
-        else f"{name.replace('_', ' ')} {value}" for name, value in network.settings.items())
+    values = {name: "" if value is True else f" {value:.4g}" if isinstance(value, float) else f" {value}"
+              for name, value in network.settings.items()}
+    return ", ".join([type(network).__name__, *[name.replace("_", " ") + value for name, value in values.items()]])
 
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
 """Weights from elsewhere: what PyTorch computes with them we compute, what is no weights is named."""
+import json
 import os
+import pickle
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,9 +15,11 @@ from test_storage import by_hand, keras_file
 from npsrgan import convert, formats, storage
 from npsrgan.errors import UserError
 from npsrgan.formats import ranges
+from npsrgan.inference import fold
 from npsrgan.layers import BatchNorm, Conv2d, PReLU
 from npsrgan.models import Discriminator, SRResNet
 from npsrgan.models.vgg19 import LAYERS, PLAN, random_vgg19
+from npsrgan.trainer import _initial_weights
 
 torch = pytest.importorskip("torch", reason="torch is not installed; the files to convert are made with it")
 from torch import nn  # noqa: E402
@@ -135,6 +140,7 @@ def test_a_converted_generator_computes_what_torch_computes(tmp_path, capsys, na
     y = nhwc(theirs(nchw(x if taken == "symmetric" else x / 2 + 0.5)))
     symmetric = given == "symmetric" or theirs.end is torch.tanh
     assert np.abs(ours(x).array - (y if symmetric else 2 * y - 1)).max() < 2e-5 * max(1, np.abs(y).max())
+    assert np.abs(fold(ours)(x).array - ours(x).array).max() < 2e-5 * max(1, np.abs(y).max())
     assert ours.settings["blocks"] == variant.get("blocks", 2) and ours.settings["scale"] == 2 ** variant.get("doublings", 2)
     printed = capsys.readouterr().out
     assert f"SRResNet, {ranges.INPUTS[taken]} in, {ranges.OUTPUTS[given][0]} out" in printed and "channels" in printed
@@ -196,8 +202,21 @@ def test_what_cannot_be_mapped_is_listed(tmp_path, capsys, name):
     assert re.search(sentence, capsys.readouterr().err) and not (tmp_path / "ours.h5").exists()
 
 
+def test_tensors_that_share_their_numbers(tmp_path, capsys):
+    """A small file can describe a network of any size."""
+    one = torch.zeros(64, 64, 3, 3)
+    torch.save({f"{i}.weight": one for i in range(1000)}, tmp_path / "theirs.pth")
+    assert run(tmp_path / "theirs.pth", "-o", tmp_path / "ours.h5") == 2
+    assert "together would be far larger than it is" in capsys.readouterr().err
+
+
 def test_other_architectures(tmp_path, capsys):
+    grey = torch_vgg("conv1_2").state_dict()
+    grey["features.0.weight"] = grey["features.0.weight"][:, :1]
     for network, sentence in [
+            (grey, "its convolutions are 1->64 3x3, 64->64 3x3"),
+            (Generator().state_dict() | {"first.0.bias": torch.zeros(1)}, "its convolutions are 5 times 8->8"),
+            (Generator().state_dict() | {"second.bn.running_var": torch.zeros(1)}, "4 batch norms for 2 blocks"),
             (Generator(doublings=3), "3 times 8->32 3x3"),
             (Generator(act=nn.ReLU), "0 PReLUs for 2 blocks.*if it uses ReLU give --slope 0, for LeakyReLU.0.2. --slope 0.2"),
             (nn.Sequential(nn.Conv2d(3, 64, 3), nn.Conv2d(64, 32, 3)), "its convolutions are 3->64 3x3, 64->32 3x3"),
@@ -206,6 +225,13 @@ def test_other_architectures(tmp_path, capsys):
         torch.save(network if isinstance(network, dict) else network.state_dict(), tmp_path / "theirs.pth")
         assert run(tmp_path / "theirs.pth", "-o", tmp_path / "ours.h5") == 2
         assert re.search(sentence, capsys.readouterr().err)
+
+
+def test_training_does_not_start_from_other_pixels(tmp_path):
+    for settings in ({"unit_input": True}, {"tanh": True}):
+        storage.save_network(tmp_path / "theirs.h5", SRResNet(4, 1, 2, **settings))
+        with pytest.raises(UserError, match="theirs.h5 was converted from elsewhere .* can be used but not trained on"):
+            _initial_weights(SimpleNamespace(init=tmp_path / "theirs.h5"), SRResNet(4, 1, 2).settings)
 
 
 # ---------------------------------------------------------------- the pixels that a generator takes and gives
@@ -305,7 +331,6 @@ def test_vgg19_of_torchvision(tmp_path, capsys, until, new):
 @pytest.mark.parametrize("sliced", [False, True])
 def test_vgg19_of_paddle(tmp_path, protocol, sliced):
     """PaddleClas's VGG19 has no biases; a pickle of protocol 2 may have to cut an array into slices."""
-    import pickle
     theirs = torch_vgg("conv2_2", bias=False)
     names = ["_conv_block_1._conv_1", "_conv_block_1._conv_2", "_conv_block_2._conv_1", "_conv_block_2._conv_2"]
     state = {f"{name}.weight": array.numpy() for name, array in zip(names, theirs.features.state_dict().values())}
@@ -320,6 +345,19 @@ def test_vgg19_of_paddle(tmp_path, protocol, sliced):
     (tmp_path / "VGG19_pretrained.pdparams").write_bytes(pickle.dumps(state, protocol))
     assert run(tmp_path / "VGG19_pretrained.pdparams", "-o", tmp_path / "vgg19.h5", "--feature-scale", 1.0) == 0
     same_features(tmp_path / "vgg19.h5", theirs, "conv2_2")
+
+
+def test_a_generator_of_paddle(tmp_path):
+    theirs = Generator(act=lambda: nn.PReLU(8))
+    names = {f"{name}.{ours}": f"{name}.{paddles}" for name, module in theirs.named_modules() for kind, ours, paddles in [
+        (nn.PReLU, "weight", "_weight"), (nn.BatchNorm2d, "running_mean", "_mean"), (nn.BatchNorm2d, "running_var", "_variance")]
+        if isinstance(module, kind)}
+    state = {names.get(name, name): array.numpy() for name, array in theirs.state_dict().items() if "num_batches" not in name}
+    assert len([name for name in state if name.endswith(("._weight", "._mean", "._variance"))]) == 5 + 5 + 5
+    (tmp_path / "x.pdparams").write_bytes(pickle.dumps(state, 4))
+    assert run(tmp_path / "x.pdparams", "-o", tmp_path / "x.h5", "--input", "symmetric", "--output", "symmetric") == 0
+    x = image(5, 6)
+    assert np.allclose(storage.load_network(tmp_path / "x.h5").eval()(x).array, nhwc(theirs(nchw(x))), atol=1e-5)
 
 
 @pytest.mark.parametrize("naming", ["old", "newer"])
@@ -419,12 +457,15 @@ def test_only_generators_and_vgg19_go_to_torch(tmp_path, capsys):
 # ---------------------------------------------------------------- the command
 
 def test_a_safetensors_file(tmp_path):
-    import json
     theirs = Generator(blocks=1)
     state = {name: array.numpy() for name, array in theirs.state_dict().items()}
     header, place = {"__metadata__": {"format": "pt"}}, 0
     for name, array in state.items():
-        code = {"float32": "F32", "int64": "I64"}[str(array.dtype)]
+        if name == "first.0.weight":        # one in half precision, the kind with the wide range
+            theirs.first[0].weight.data = theirs.first[0].weight.data.bfloat16().float()
+            array = theirs.first[0].weight.data.bfloat16().view(torch.int16).numpy()
+            state = state | {name: array}
+        code = {"float32": "F32", "int64": "I64", "int16": "BF16"}[str(array.dtype)]
         header[name] = {"dtype": code, "shape": list(array.shape), "data_offsets": [place, place + array.nbytes]}
         place += array.nbytes
     text = json.dumps(header).encode()

@@ -7,6 +7,7 @@ order, so it does not matter how a file interleaves them.
 PyTorch and Paddle keep a kernel as (out, in, height, width), we as (height, width, in, out).  Their pixel shuffle takes channel
 c*r*r + i*r + j to offset (i, j), ours channel (i*r + j)*C + c: the kernels before one are reordered (see `ops.pixel_shuffle`).
 """
+import math
 from itertools import groupby
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from npsrgan.models.vgg19 import LAYERS, PLAN
 IMAGENET_MEAN, IMAGENET_STD = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])      # of RGB in [0, 1]
 _PADDLE = {"_mean": "running_mean", "_variance": "running_var", "_weight": "weight"}
 _UNTOUCHED = 0.25       # PReLU's slope before training
+_SHARED = 16            # times the size of the file: more than honest tensors take in memory, even 8-bit ones made float32
 
 
 class Unmapped(UserError):
@@ -47,6 +49,8 @@ def find(source, path, key=None, slope=None):
         raise UserError(f"{path} holds no state dict with convolutions" + (f" under the name {key!r}" if key is not None else ""))
     fitting, trouble = {}, {}
     for name, arrays in dicts.items():
+        if 4 * sum(math.prod(array.shape) for array in arrays.values()) > _SHARED * path.stat().st_size:
+            raise UserError(f"{path} was not read: its tensors share their numbers, and together would be far larger than it is")
         try:
             fitting[name] = _network(arrays, slope)
         except Unmapped as error:
@@ -91,13 +95,14 @@ def _layers(arrays):
         groups.setdefault(path, {})[_PADDLE.get(leaf, leaf)] = name
     for group in groups.values():
         group.pop("num_batches_tracked", None)
-        layer, parts = {leaf: arrays[name] for leaf, name in group.items()}, set(group)
-        dimensions = len(layer["weight"].shape) if "weight" in layer else 0
-        if dimensions == 4 and parts <= {"weight", "bias"}:
+        layer = {leaf: arrays[name] for leaf, name in group.items()}
+        shape = layer["weight"].shape if "weight" in layer else ()
+        per_channel = {leaf for leaf, array in layer.items() if array.shape == shape[:1]}
+        if len(shape) == 4 and layer.keys() - per_channel == {"weight"} and per_channel <= {"bias"}:
             layers.convolutions.append(layer)
-        elif parts == {"weight", "bias", "running_mean", "running_var"}:
+        elif layer.keys() == per_channel == {"weight", "bias", "running_mean", "running_var"}:
             layers.norms.append(layer)
-        elif dimensions == 1 and parts == {"weight"}:
+        elif layer.keys() == per_channel == {"weight"}:
             layers.slopes.append(layer)
         else:
             layers.others.extend(group.values())
@@ -109,9 +114,11 @@ def _network(arrays, slope):
     shapes = [layer["weight"].shape for layer in layers.convolutions]
     if not shapes:
         raise Unmapped(f"it has no convolutions, only {', '.join(arrays)}")
-    plan = [(channels, 3, 3) for _, channels, depth in PLAN for _ in range(depth)]
-    is_vgg = len(shapes) > 1 and [(shape[0], *shape[2:]) for shape in shapes] == plan[:len(shapes)]
-    return _vgg19(layers, arrays) if is_vgg else Found(_srresnet(layers, shapes, slope), [])
+    channels = [3, *[channels for _, channels, depth in PLAN for _ in range(depth)]]
+    vgg19 = [(after, before, 3, 3) for before, after in zip(channels, channels[1:])]
+    if len(shapes) > 1 and shapes == vgg19[:len(shapes)]:
+        return _vgg19(layers, arrays)
+    return Found(_srresnet(layers, shapes, slope), [])
 
 
 def _vgg19(layers, arrays):
@@ -124,7 +131,8 @@ def _vgg19(layers, arrays):
         raise Unmapped(f"it is a VGG19 with {len(layers.norms)} batch norms, which the VGG19 of the perceptual loss has not")
     network = VGG19(LAYERS[len(layers.convolutions) - 1])
     network.input_gain[...], network.input_shift[...] = 0.5 / IMAGENET_STD, (0.5 - IMAGENET_MEAN) / IMAGENET_STD
-    own = {name: arrays[name].read() for name in ("input_gain", "input_shift", "feature_scale") if name in arrays}
+    own = {name: arrays[name].read() for name, shape in (("input_gain", (3,)), ("input_shift", (3,)), ("feature_scale", ()))
+           if name in arrays and arrays[name].shape == shape}
     if len(own) == 3:       # written by `to_torch`
         network.input_gain[...], network.input_shift[...] = own["input_gain"], own["input_shift"]
         network.settings["feature_scale"] = float(own["feature_scale"])

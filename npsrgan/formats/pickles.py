@@ -12,6 +12,8 @@ import numpy as np
 
 from npsrgan.errors import UserError
 
+BFLOAT16 = "bfloat16"       # a type that NumPy does not have: the upper half of a float32
+
 
 class Refused(UserError):
     """A pickle that asks for more than arrays and plain containers."""
@@ -88,6 +90,13 @@ class Stored(Sealed):
         return np.array(array, np.float32 if array.dtype.kind == "f" else None, order="C")
 
 
+def numbers(contents, dtype):
+    """The array of a NumPy type, or BFLOAT16, in some bytes."""
+    if dtype == BFLOAT16:
+        return (np.frombuffer(contents, "<u2").astype(np.uint32) << 16).view(np.float32)
+    return np.frombuffer(contents, dtype)
+
+
 class Dict(dict):
     """In place of OrderedDict.  What BUILD would add (PyTorch's _metadata) is left out."""
 
@@ -122,7 +131,7 @@ class _Array(Stored):
 
 
 def _numbers(dtype, contents):
-    return np.frombuffer(contents.encode("latin1") if isinstance(contents, str) else contents, dtype.dtype)
+    return numbers(contents.encode("latin1") if isinstance(contents, str) else contents, dtype.dtype)
 
 
 def _encode(text, encoding):

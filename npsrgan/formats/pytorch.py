@@ -14,11 +14,10 @@ from functools import cached_property
 import numpy as np
 
 from npsrgan.errors import UserError
-from npsrgan.formats.pickles import PLAIN, Sealed, Stored, load
+from npsrgan.formats.pickles import BFLOAT16, PLAIN, Sealed, Stored, load, numbers
 
 MAGIC = 0x1950A86A20F9469CFC6C
-_BFLOAT16 = "bfloat16"      # which NumPy does not have: the upper half of a float32
-_DTYPES = {"BFloat16": _BFLOAT16, **{name: np.dtype(code) for name, code in {
+_DTYPES = {"BFloat16": BFLOAT16, **{name: np.dtype(code) for name, code in {
     "Float": "<f4", "Double": "<f8", "Half": "<f2", "Long": "<i8", "Int": "<i4", "Short": "<i2", "Char": "i1", "Byte": "u1",
     "Bool": "?"}.items()}}
 
@@ -28,14 +27,12 @@ class _Storage(Sealed):
 
     def __init__(self, dtype, length, load=None):
         self.dtype, self.length = dtype, operator.index(length)
-        self.bytes = self.length * (2 if dtype == _BFLOAT16 else dtype.itemsize)
+        self.bytes = self.length * (2 if dtype == BFLOAT16 else dtype.itemsize)
         self.load = load        # () -> bytes; of the older format known only when the whole file was gone through
 
     @cached_property
     def array(self):
-        if self.dtype == _BFLOAT16:
-            return (np.frombuffer(self.load(), "<u2").astype(np.uint32) << 16).view(np.float32)
-        return np.frombuffer(self.load(), self.dtype)
+        return numbers(self.load(), self.dtype)
 
 
 def _tensor(storage, offset, size, stride, *_):
