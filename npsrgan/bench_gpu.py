@@ -45,7 +45,7 @@ class Ours:
 
     def memory(self):
         """The bytes that all pools have taken from the card, and cuBLAS's scratch memory."""
-        pools = [self.cupy.get_default_memory_pool(), *(o.pool for o in gc.get_objects() if isinstance(o, graph.Graphs))]
+        pools = [self.cupy.get_default_memory_pool(), *(o.pool for o in gc.get_objects() if type(o) is graph.Graphs)]
         return sum(pool.total_bytes() for pool in pools) + sum(workspace.size for workspace in blas._workspaces)
 
     def clear(self):

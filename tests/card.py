@@ -57,6 +57,10 @@ for _name in ("__getitem__", "sum", "mean", "var", "max", "argmax", "all", "resh
 Array.T = property(lambda self: Array(self._values.T))
 
 
+def pool():
+    return SimpleNamespace(malloc=None, free_all_blocks=lambda: None, total_bytes=lambda: 1000)
+
+
 class Card:
     """`module` is what stands in for cupy.  `did`: what the streams and events were asked for, in order.  `graphs`: all recorded."""
 
@@ -64,9 +68,9 @@ class Card:
         self.recording, self.did, self.graphs, self.clock, self.streams = None, [], [], 0.0, 0
         self.kind = type("Array", (Array,), {"card": self})
         self.module = SimpleNamespace(
-            array=self.upload, empty=lambda shape, dtype: self.kind(np.full(shape, np.nan, dtype)),
+            get_default_memory_pool=pool, array=self.upload, empty=lambda shape, dtype: self.kind(np.full(shape, np.nan, dtype)),
             cuda=SimpleNamespace(Stream=lambda non_blocking=False: Stream(self, non_blocking), Event=lambda **kwargs: Event(self),
-                                 MemoryPool=lambda: SimpleNamespace(malloc=None, free_all_blocks=lambda: None),
+                                 MemoryPool=pool,
                                  using_allocator=lambda malloc: contextmanager(lambda: (yield))(),
                                  get_elapsed_time=lambda a, b: 1000 * (b.time - a.time),
                                  alloc_pinned_memory=bytearray, Device=lambda: SimpleNamespace(synchronize=lambda: None)))
@@ -131,9 +135,9 @@ class Event:
     def __init__(self, card):
         self.card, self.time = card, None
 
-    def record(self, stream):
+    def record(self, stream=None):
         self.time = self.card.clock
-        self.card.did.append((stream.name + " passes", self))
+        self.card.did.append((f"{stream.name if stream else 'default'} passes", self))
 
     def synchronize(self):
         self.card.did.append(("Python waits", self))

@@ -1,9 +1,11 @@
 """The benchmark on a GPU, without one: what is asked of each side, what is made of the answers, and that no failure stops it."""
 import json
+import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from card import Card
 
 from npsrgan import bench, bench_gpu, bench_rows
 from npsrgan.device import CPU, Device
@@ -146,6 +148,34 @@ def test_a_row_computes_where_it_is_told_to():
     finally:
         bench_rows.settle(CPU)
     assert uploaded == [(1, 2, 2, 3), (3,), (1, 2, 2, 3), (3,), (1, 2, 2, 3)]
+
+
+def test_our_side_replays_its_operations_and_counts_its_memory(monkeypatch):
+    card = Card()
+    monkeypatch.setitem(sys.modules, "cupy", card.module)
+    monkeypatch.setattr(bench_gpu.device, "select", lambda choice: (Device(card.module, "a stand-in"), None))
+    evaluated, rows = [], bench_rows.operation("square", bench_rows.ops.square, lambda: (bench_rows.draw(2, 3, 3, 2),), None)
+
+    def counted(x):
+        evaluated.append(x)
+        return bench_rows.ops.square.reference(x)
+    monkeypatch.setattr(bench_rows.ops.square, "twins", [counted])
+    try:
+        side = bench_gpu.Ours("tf32")
+        for row in rows:
+            evaluated.clear()
+            first, times, held = bench_gpu.time_row(side, row)
+            x = bench_rows.draw(2, 3, 3, 2)
+            dy = bench_rows.draw(2, 3, 3, 2, seed=1)
+            assert np.allclose(first, 2 * x * dy if "gradients" in row.name else x * x)
+            assert len(times) == bench_gpu.REPEATS and held >= 2000       # two pools, and those that other tests left
+            assert card.graphs[-1].launched == bench_gpu.REPEATS + bench_gpu.WARM_UP - 1
+            assert sum(isinstance(a, card.kind) for a in evaluated) == 3        # twice to warm up, once to be recorded
+            side.clear()
+        step = bench_rows.Row("step", lambda side: lambda: None, step=True)
+        assert side.prepare(step)() is None
+    finally:
+        bench_rows.settle(CPU)
 
 
 def test_no_gpu_is_said():
