@@ -135,7 +135,7 @@ def describe(row):
 
 def figure(path, crops):
     """The page of crops: a row for each image."""
-    images.figure(path, [crop.panels for crop in crops], title="Where the methods differ most")
+    images.figure(path, [crop.panels for crop in crops], title="Where the methods differ most (numbers: of the whole image)")
 
 
 def plot_curves(path, curves, ends):
