@@ -88,8 +88,8 @@ def play(bug, steps=700):
 figure, axes = plt.subplots(1, 2, figsize=(9, 4.4), layout="constrained")
 for axis, bug in zip(axes, (True, False)):
     made, loss_d = play(bug)
-    axis.plot(*made.T, "k.", ms=4, label="made by G")
-    axis.plot(*spots.T, "o", mfc="none", mec="green", ms=14, label="photographs")
+    axis.plot(*made.T, "k.", ms=6, label="made by G")
+    axis.plot(*spots.T, "o", mfc="none", mec="green", mew=2, ms=14, label="photographs")
     axis.set(title=f"{'with' if bug else 'without'} the leak: D pays {loss_d:.2g}", aspect="equal", xlim=(-5, 5), ylim=(-5, 5))
     axis.legend(loc="upper right", fontsize=8)
 save(figure, "13_leak")

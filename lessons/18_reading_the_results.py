@@ -90,9 +90,9 @@ recorded = weights / "perception_distortion.json"
 folders = json.loads(recorded.read_text(encoding="utf-8")) if recorded.exists() else {}
 print("recorded curves, PSNR against LPIPS:", ", ".join(folders) or "none (python -m npsrgan.evaluate --curve makes them)")
 
-figure, axes = plt.subplots(1, 1 + bool(folders), figsize=(6 + 5 * bool(folders), 4), squeeze=False, layout="constrained")
+figure, axes = plt.subplots(1, 1 + bool(folders), figsize=(5 + 5 * bool(folders), 3.5), squeeze=False, layout="constrained")
 for name, (x, y) in curves.items():
-    axes[0, 0].plot(x, y, "o-", label=name)
+    axes[0, 0].plot(x, y, "o-", lw=3, ms=9, label=name)
 axes[0, 0].set(title="The trade: right is accurate, down is natural", xlabel="PSNR (Y), dB", ylabel="strangeness of the texture")
 axes[0, 0].legend()
 for name, found in folders.items():
@@ -131,8 +131,8 @@ print(f"the plates differ by up to {np.abs(a - b).max():.0f} levels, their small
 assert np.array_equal(small_a, small_b) and np.abs(a - b).max() > 60
 figure, axes = plt.subplots(2, 2, figsize=(9, 4), layout="constrained")
 titles = "A", "B", "the small picture of A", "the small picture of B: the same numbers"
-for axis, title, page in zip(axes.flat, titles, (a[4:20, 4:44], b[4:20, 4:44], small_a[1:5, 1:11], small_b[1:5, 1:11])):
-    axis.imshow(page, cmap="gray", vmin=0, vmax=230)
+for axis, title, page in zip(axes.flat, titles, (a[4:20, 4:48], b[4:20, 4:48], small_a[1:5, 1:12], small_b[1:5, 1:12])):
+    axis.imshow(page[..., 0] if page.ndim > 2 else page, cmap="gray", vmin=58, vmax=185)
     axis.set_title(title)
     axis.axis("off")
 save(figure, "18_two_plates")
