@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from npsrgan.errors import UserError, describe
 from npsrgan.formats import paddle, pytorch, safetensors
+from npsrgan.formats.pickles import one_sentence
 
 
 class Source(NamedTuple):
@@ -24,13 +25,8 @@ def read(path):
     """
     path = Path(path)
     kind, reader = _recognise(path)
-    try:
+    with one_sentence(path):
         return Source(kind, reader(path))
-    except UserError:
-        raise
-    except Exception as error:      # damaged bytes can raise nearly anything: EOFError, IndexError, TypeError, MemoryError...
-        reason = str(error).replace("\n", " ")[:120] or type(error).__name__
-        raise UserError(f"{path} is damaged or cut short ({reason}): download it again") from error
 
 
 def _recognise(path):

@@ -7,6 +7,7 @@ refuses the whole file.
 import pickle
 import pickletools
 import re
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -17,6 +18,18 @@ BFLOAT16 = "bfloat16"       # a type that NumPy does not have: the upper half of
 
 class Refused(UserError):
     """A pickle that asks for more than arrays and plain containers."""
+
+
+@contextmanager
+def one_sentence(path):
+    """Whatever damaged bytes raise, and they can raise nearly anything, becomes a UserError about the file."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = str(error).replace("\n", " ")[:120] or type(error).__name__
+        raise UserError(f"{path} is damaged or cut short ({reason}): download it again") from error
 
 
 def load(file, path, admitted, persistent=None):

@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 
 from npsrgan.errors import UserError
-from npsrgan.formats.pickles import BFLOAT16, PLAIN, Sealed, Stored, load, numbers
+from npsrgan.formats.pickles import BFLOAT16, PLAIN, Sealed, Stored, load, numbers, one_sentence
 
 MAGIC = 0x1950A86A20F9469CFC6C
 _DTYPES = {"BFloat16": BFLOAT16, **{name: np.dtype(code) for name, code in {
@@ -52,7 +52,7 @@ def _tensor(storage, offset, size, stride, *_):
 _ADMITTED = PLAIN | {
     ("torch._utils", "_rebuild_tensor"): _tensor, ("torch._utils", "_rebuild_tensor_v2"): _tensor,
     ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
-    ("torch", "Size"): tuple, ("torch", "device"): lambda *words: ":".join(map(str, words)),
+    ("torch", "Size"): tuple, ("torch", "device"): lambda *_: "device",
     **{(module, f"{name}Storage"): dtype for module in ("torch", "torch.cuda") for name, dtype in _DTYPES.items()}}
 
 
@@ -76,10 +76,8 @@ def read_zip(path):
         raise UserError(f"{path} is not as torch.save writes it: what is in it is larger than the file, compressed or invented")
 
     def contents(name):
-        try:
+        with one_sentence(path):
             return archive.read(members[name])
-        except (zipfile.BadZipFile, EOFError, KeyError, NotImplementedError, RuntimeError) as error:
-            raise UserError(f"{path} is damaged ({error}): download it again") from None
 
     if folder + "byteorder" in members and contents(folder + "byteorder") == b"big":
         raise UserError(f"{path} was written on a big-endian machine, whose numbers are not read here")
@@ -87,7 +85,7 @@ def read_zip(path):
 
     def storage(pid):
         kind, dtype, key, _, length = pid
-        name = f"{folder}data/{key}"
+        name = folder + "data/" + key
         if name not in storages:
             storages[name] = _Storage(dtype.stand_in, length, lambda: contents(name))
         if kind != "storage" or members[name].file_size != storages[name].bytes:
