@@ -51,4 +51,6 @@ class SRResNet(Layer):
     def enlarge(self, features):
         """The second half: (N, h, w, channels) -> (N, scale*h, scale*w, 3)."""
         sr = self.tail(self.upsampling(features))
-        return ops.scale(ops.sigmoid(ops.scale(sr, 2)), 2) - 1.0 if "tanh" in self.settings else sr     # tanh(x) = 2 sigmoid(2x) - 1
+        if "tanh" in self.settings:
+            sr = ops.scale(ops.sigmoid(ops.scale(sr, 2)), 2) - 1.0      # tanh(x) = 2 sigmoid(2x) - 1
+        return sr
