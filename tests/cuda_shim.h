@@ -2,8 +2,7 @@
 //
 // A fibre runs until it waits for others: at a barrier, or in an exchange with its warp.  What threads of a block may not rely
 // on is made visible: shared memory begins as NaN in every block; an asynchronous copy arrives only when it is waited for, not
-// before; threads run in rising or in falling order, as the test asks; a barrier that some thread never reaches ends the
-// program with a message.
+// before; threads run in rising or in falling order, as the test asks; a barrier that some thread never reaches is an error.
 #include <ucontext.h>
 
 #include <cmath>
@@ -74,13 +73,15 @@ static Barrier block_barrier;
 static unsigned current;
 static int falling;
 static size_t shared_size;              // of shared_memory, as launched
-static jmp_buf scheduler;
+static jmp_buf scheduler;               // where a block begins and ends
+static char failure[200];
+static std::vector<std::pair<const char*, const char*>> arrays;         // begin and end of every array the kernel was given
 static void (*body)(void**);
 static void** arguments;
 
 [[noreturn]] inline void fail(const char* what) {
-    fprintf(stderr, "block (%u, %u, %u), thread %u: %s\n", blockIdx.x, blockIdx.y, blockIdx.z, current, what);
-    abort();
+    snprintf(failure, sizeof failure, "block (%u, %u, %u), thread %u: %s", blockIdx.x, blockIdx.y, blockIdx.z, current, what);
+    _longjmp(scheduler, 2);
 }
 
 inline bool ready(unsigned index) {
@@ -132,7 +133,7 @@ inline void begin_fibre() {
     next();
 }
 
-static void run_block() {
+static const char* run_block() {        // what went wrong, or null
     unsigned count = blockDim.x * blockDim.y * blockDim.z;
     while (fibres.size() < count) fibres.push_back(new Fibre);
     while (fibres.size() > count) { delete fibres.back(); fibres.pop_back(); }
@@ -153,7 +154,10 @@ static void run_block() {
     }
     memset(__start_shared_variables, 0xff, __stop_shared_variables - __start_shared_variables);
     memset(shared_memory, 0xff, shared_size + 4096);
-    if (!_setjmp(scheduler)) resume(falling ? count - 1 : 0);
+    switch (_setjmp(scheduler)) {
+        case 0: resume(falling ? count - 1 : 0);
+        case 2: return failure;
+    }
     for (size_t byte = shared_size; byte < shared_size + 4096; byte++)
         if (((unsigned char*)shared_memory)[byte] != 0xff) fail("uses more shared memory than it was launched with");
     for (current = 0; current < count; current++) {
@@ -161,6 +165,7 @@ static void run_block() {
         for (auto& group : fibres[current]->copies)
             if (!group.empty()) fail("ends before its asynchronous copies have arrived");
     }
+    return nullptr;
 }
 
 // What a kernel may call
@@ -191,6 +196,9 @@ template <class T> T __shfl_down_sync(unsigned, T value, unsigned by) {
 #ifndef __CUDA_ARCH__
 inline void copy_async(float* to, const float* from, int bytes, bool valid) {
     if ((uintptr_t)to % bytes || (valid && (uintptr_t)from % bytes)) fail("a copy from or to an address that is not aligned");
+    bool known = !valid;
+    for (auto& [begin, end] : arrays) known |= (const char*)from >= begin && (const char*)from + bytes <= end;
+    if (!known) fail("copies from beyond the end of an array");
     fibres[current]->copies.back().push_back({to, from, bytes, valid});
 }
 inline void copy4(float* to, const float* from, bool valid) { copy_async(to, from, 4, valid); }
@@ -236,16 +244,20 @@ template <class... A> std::string kinds_of(void (*)(A...)) { return (kind<A>() +
 template <class... A, size_t... I> void call(void (*f)(A...), void** args, std::index_sequence<I...>) { f(*(A*)args[I]...); }
 template <class... A> void call(void (*f)(A...), void** args) { call(f, args, std::index_sequence_for<A...>()); }
 
-#define EMULATE(function)                                                                                        \
-    extern "C" const char* kinds() { static std::string all = kinds_of(function); return all.c_str(); }         \
-    extern "C" void launch(const unsigned* grid, const unsigned* block, void** args, int shared, int in_falling_order) { \
-        gridDim = {grid[0], grid[1], grid[2]};                                                                   \
-        blockDim = {block[0], block[1], block[2]};                                                               \
-        body = [](void** args) { call(function, args); };                                                        \
-        arguments = args;                                                                                        \
-        shared_size = shared;                                                                                    \
-        falling = in_falling_order;                                                                              \
-        for (blockIdx.z = 0; blockIdx.z < gridDim.z; blockIdx.z++)                                               \
-            for (blockIdx.y = 0; blockIdx.y < gridDim.y; blockIdx.y++)                                           \
-                for (blockIdx.x = 0; blockIdx.x < gridDim.x; blockIdx.x++) run_block();                          \
+#define EMULATE(function)                                                                                               \
+    extern "C" const char* kinds() { static std::string all = kinds_of(function); return all.c_str(); }                \
+    extern "C" void know(const char* begin, size_t size) { arrays.emplace_back(begin, begin + size); }                 \
+    extern "C" const char* launch(const unsigned* grid, const unsigned* block, void** args, int shared, int order) {   \
+        gridDim = {grid[0], grid[1], grid[2]};                                                                          \
+        blockDim = {block[0], block[1], block[2]};                                                                      \
+        body = [](void** args) { call(function, args); };                                                               \
+        arguments = args;                                                                                               \
+        shared_size = shared;                                                                                           \
+        falling = order;                                                                                                \
+        for (blockIdx.z = 0; blockIdx.z < gridDim.z; blockIdx.z++)                                                      \
+            for (blockIdx.y = 0; blockIdx.y < gridDim.y; blockIdx.y++)                                                  \
+                for (blockIdx.x = 0; blockIdx.x < gridDim.x; blockIdx.x++)                                              \
+                    if (run_block()) return arrays.clear(), failure;                                                    \
+        arrays.clear();                                                                                                 \
+        return nullptr;                                                                                                 \
     }

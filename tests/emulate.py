@@ -49,7 +49,7 @@ def kernel(name, function, shared=0, **defines):
     if shared > 227 << 10:
         raise ValueError(f"{function} asks for {shared} bytes of shared memory: no GPU has so much")
     library = ctypes.CDLL(build(name, function, compile.options(defines)))
-    library.kinds.restype = ctypes.c_char_p
+    library.kinds.restype = library.launch.restype = ctypes.c_char_p
     kinds = re.findall(r"\*?[fi?]", library.kinds().decode())
 
     def launch(grid, block, args):
@@ -60,8 +60,12 @@ def kernel(name, function, shared=0, **defines):
         held = [_hold(kind, arg) for kind, arg in zip(kinds, args)]
         values = [ctypes.c_void_p(pointer) if kind[0] == "*" else pointer for kind, (pointer, _, _) in zip(kinds, held)]
         pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
+        for _, room, view in held:
+            if room is not None:
+                library.know(ctypes.c_void_p(view.ctypes.data), ctypes.c_size_t(view.nbytes))
         sizes = [(ctypes.c_uint * 3)(*size, *[1] * (3 - len(size))) for size in (grid, block)]
-        library.launch(*sizes, pointers, shared, int(falling))
+        if trouble := library.launch(*sizes, pointers, shared, int(falling)):
+            raise RuntimeError(f"{function}, {trouble.decode()}")
         for arg, (_, room, view) in zip(args, held):
             if room is not None:
                 assert _untouched(room, view), f"{function} wrote beyond the end of an array"

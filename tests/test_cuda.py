@@ -102,6 +102,14 @@ def test_the_emulation_shows_what_is_wrong(monkeypatch, tmp_path):
         trial("t[i] = i; x[i] = t[63 - i];")
         results.append(x.copy())
     assert not np.array_equal(*results)
+    with pytest.raises(RuntimeError, match="never come"):
+        trial("if (i < 7) __syncthreads(); x[i] = 0;")
+    with pytest.raises(RuntimeError, match="have arrived"):
+        trial("copy4(t + i, x + i, true); close_group(); x[i] = 1;")
+    with pytest.raises(RuntimeError, match="beyond the end"):
+        trial("copy4(t + i, x + i + 1, true);")
+    with pytest.raises(RuntimeError, match="not aligned"):
+        trial("copy16(t, x + 1, true);")
     for wrong in [(x, 64), (x, np.int64(64)), (x, np.float32(64)), (x.astype(np.float64), np.int32(64)), (x,),
                   (x.reshape(8, 8).T, np.int32(64)), (np.ones(64, np.int32), np.int32(64))]:
         with pytest.raises(TypeError):

@@ -28,7 +28,7 @@ CASES = [
     ((2, 11, 13, 64), (9, 9, 64, 3), 1, None, 8),       # three outputs
     ((1, 9, 8, 16), (3, 3, 16, 10), 1, None, 1),
     ((1, 1, 1, 32), (3, 3, 32, 5), 1, None, 1),         # smaller than the kernel, odd outputs
-    ((1, 6, 5, 6), (3, 3, 6, 70), 1, None, 1),          # channels of no use
+    ((1, 6, 5, 42), (3, 3, 42, 70), 1, None, 1),        # channels and outputs that fit nothing
     ((2, 9, 14, 32), (3, 3, 32, 24), 1, 4, 1),          # other paddings,
     ((2, 9, 14, 24), (3, 3, 24, 16), 1, 0, 1),
     ((1, 9, 12, 32), (9, 9, 32, 2), 1, 2, 1),

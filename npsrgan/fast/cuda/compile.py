@@ -42,24 +42,27 @@ NULL = np.intp(0)
 
 
 @cache
-def _attributes():
+def _device():
     import cupy
-    return cupy.cuda.Device().attributes
+    return cupy.cuda.Device()
 
 
+@cache
 def capability():
     """The GPU's compute capability: 70 for 7.0, 90 for 9.0."""
-    return 10 * _attributes()["ComputeCapabilityMajor"] + _attributes()["ComputeCapabilityMinor"]
+    return int(_device().compute_capability)
 
 
+@cache
 def multiprocessors():
     """How many of its blocks the GPU really runs at the same time, if each fills a multiprocessor."""
-    return _attributes()["MultiProcessorCount"]
+    return _device().attributes["MultiProcessorCount"]
 
 
+@cache
 def shared_memory():
     """Bytes of shared memory that one block can have at most."""
-    return _attributes()["MaxSharedMemoryPerBlockOptin"]
+    return _device().attributes["MaxSharedMemoryPerBlockOptin"]
 
 
 def suits(*arrays):
