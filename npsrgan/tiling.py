@@ -18,7 +18,7 @@ from npsrgan.tape import Tensor
 SMALLEST = 32               # side of a tile: below it, nearly all work would go into the overlap
 GIGABYTE = 1 << 30
 MEMINFO, CONTAINER = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
-LIVE_ARRAYS = 4             # in the first half: its own input to the sum, a block's input, a convolution's input and output
+LIVE_ARRAYS = 4             # of the first half at once: what its last sum needs, a block's input, a convolution's input and output
 
 
 class Span(NamedTuple):
@@ -84,7 +84,8 @@ def _times(factor, stretch):
 def choose_tile(generator, free):
     """The side of a tile that a generator can afford with `free` bytes of memory: it takes half of them, at most a gigabyte.
 
-    More than that would save little: at 64 channels, the overlap is then a sixth of the work.
+    More than that would save little: at 64 channels, the overlap is then a sixth of the work.  Another tile gives the same
+    result within rounding, but only the same tile the same bits.
     """
     budget = min(free // 2, GIGABYTE)
     per_pixel = LIVE_ARRAYS * 4 * generator.settings["channels"]
