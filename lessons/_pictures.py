@@ -1,0 +1,39 @@
+"""The small pictures of lessons/README.md:  python lessons/_pictures.py, after the lessons have run.
+
+One for each lesson, from lessons/output/, as lessons/.pictures/NN.jpg of less than 60 kilobytes.
+"""
+import io
+
+from _lesson import FOLDER, OUTPUT
+from PIL import Image
+
+CHOSEN = ("00_side_by_side", "01_bright_spots", "02_checks", "03_tape", "04_roofline", "05_modes", "06_what_g_is_told",
+          "07_checkerboards", "08_adam", "09_by_heart", "10_what_they_draw", "11_ring", "12_health", "13_leak", "14_networks",
+          "15_one_face", "16_downscaling", "17_gpu", "18_two_plates")
+WIDTH, LARGEST = 800, 60_000
+
+
+def shrink(path):
+    """The picture at most 800 pixels wide, as JPEG in the best quality that stays below 60 kilobytes: bytes."""
+    picture = Image.open(path).convert("RGB")
+    picture.thumbnail((WIDTH, WIDTH), Image.Resampling.LANCZOS)
+    for quality in (90, 80, 70, 60, 50, 40):
+        memory = io.BytesIO()
+        picture.save(memory, "JPEG", quality=quality, optimize=True)
+        if memory.tell() < LARGEST:
+            break
+    return memory.getvalue()
+
+
+def main():
+    """Write them all; say which lesson has not run yet."""
+    (FOLDER / ".pictures").mkdir(exist_ok=True)
+    for name in CHOSEN:
+        if (OUTPUT / f"{name}.png").exists():
+            (FOLDER / ".pictures" / f"{name[:2]}.jpg").write_bytes(shrink(OUTPUT / f"{name}.png"))
+        else:
+            print(f"lesson {name[:2]} has not drawn {name}.png yet")
+
+
+if __name__ == "__main__":
+    main()
