@@ -18,7 +18,7 @@ from npsrgan.tape import Tensor
 SMALLEST = 32               # side of a tile: below it, nearly all work would go into the overlap
 GIGABYTE = 1 << 30
 MEMINFO, CONTAINER = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
-LIVE_ARRAYS = 4             # of the first half at once: what its last sum needs, a block's input, a convolution's input and output
+LIVE_ARRAYS = 4             # of the first half at once: for its last sum, for a block's sum, a convolution's input and its output
 
 
 class Span(NamedTuple):
