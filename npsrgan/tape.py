@@ -147,25 +147,50 @@ def op(reference):
     The operation takes tensors, arrays and numbers, always returns a Tensor, and is recorded when a tape is active.
     `operation.reference` is the function itself.
     """
-    signature = inspect.signature(reference)
+    def run(operation, args, kwargs):
+        return _record(operation, args, *_evaluate(operation, _arrays(args), kwargs))
+    return _operation(reference, run)
 
-    @wraps(reference)
+
+def composite(function):
+    """Make an operation of a function on tensors that is nothing but operations in a row: for twins that do all of it at once.
+
+    Where no twin takes the arguments, the function runs, and the operations in it are recorded one by one, as ever.
+    `operation.reference` is the function itself.
+    """
+    def run(operation, args, kwargs):
+        result = _ask_twins(operation, _arrays(args), kwargs)
+        return operation.reference(*args, **kwargs) if result is NotImplemented else _record(operation, args, *result)
+    return _operation(function, run)
+
+
+def _operation(function, run):
+    signature = inspect.signature(function)
+
+    @wraps(function)
     def operation(*args, **kwargs):
         if kwargs:                       # a tensor passed by keyword still belongs to its position
             bound = signature.bind(*args, **kwargs)
             args, kwargs = bound.args, bound.kwargs
-        arrays = [a.array if isinstance(a, Tensor) else a for a in args]
-        value, rules = _evaluate(operation, arrays, kwargs)
-        output = Tensor(value)
-        tape = _active_tape.get()
-        if tape is not None:
-            tape._records.append(Record(output, tuple(a if isinstance(a, Tensor) else None for a in args[:len(rules)]),
-                                        rules, reference.__name__))
-        return output
+        return run(operation, args, kwargs)
 
-    operation.reference = reference
+    operation.reference = function
     operation.twins = []
     return operation
+
+
+def _arrays(args):
+    return [a.array if isinstance(a, Tensor) else a for a in args]
+
+
+def _record(operation, args, value, rules):
+    """The value as a tensor, which the active tape, if there is one, remembers."""
+    output = Tensor(value)
+    tape = _active_tape.get()
+    if tape is not None:
+        inputs = tuple(a if isinstance(a, Tensor) else None for a in args[:len(rules)])
+        tape._records.append(Record(output, inputs, rules, operation.__name__))
+    return output
 
 
 @op
@@ -187,11 +212,17 @@ def twin(operation):
 
 
 def _evaluate(operation, arrays, kwargs):
+    result = _ask_twins(operation, arrays, kwargs)
+    return operation.reference(*arrays, **kwargs) if result is NotImplemented else result
+
+
+def _ask_twins(operation, arrays, kwargs):
+    """The answer of the first twin that gives one; else NotImplemented."""
     for function in operation.twins if _twins_enabled.get() else ():
         result = function(*arrays, **kwargs)
         if result is not NotImplemented:
             return result
-    return operation.reference(*arrays, **kwargs)
+    return NotImplemented
 
 
 @contextmanager

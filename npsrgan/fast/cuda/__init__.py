@@ -5,10 +5,16 @@
     compile.py        from a .cu file to a kernel that can be launched; what the twins ask about the GPU and their arrays
     precision.py      set_precision("float32" | "tf32")
     adam.py           Adam's update of a flat buffer, one kernel
+    convolution.py    chooses how to convolve, and registers the twin of conv2d
+    implicit.py       convolution as matrix products whose large factor is never laid out: every shape
+    planes.py         few outputs: the 9x9 convolution from 64 channels to 3
     blas.py           matrix products that a CUDA graph can record
     linear.py         the fully connected layer
+    rows.py           how threads lie over rows of channels
+    sums.py           sums over rows in a fixed order
+    normalisation.py  batch normalisation, alone and with what follows it
 """
-from npsrgan.fast.cuda import linear  # noqa: F401  (importing registers)
+from npsrgan.fast.cuda import convolution, linear, normalisation  # noqa: F401  (importing registers)
 from npsrgan.fast.cuda.precision import get_precision, set_precision
 
 __all__ = ["get_precision", "set_precision"]

@@ -6,6 +6,9 @@ each plane is moved to its tap's place and added:
 
     y[n, h, k, :] = bias + sum over j of  z[n, h, k + j, j, :]
     z[n, h, q, j, :] = sum over i of  x[n, h + i - top, q - left, :] @ w[i, j]
+
+Counted for 9x9, 64 -> 3, 16 images of 176 x 176, in tiles of 128 x 32 (not measured): straight 164 Gflop with the idle columns,
+and 12.8 GB copied into shared memory; by planes 19 Gflop and 1.5 GB, and 0.11 GB for writing and reading z.
 """
 import numpy as np
 

@@ -9,8 +9,8 @@ constexpr int TILES_SIZE = A_SIZE + B_SIZE;         // floats of shared memory f
 
 #if TF32
 
-// On tensor cores: four warps, WARPS_M of them one above the other; each has ROWS x COLUMNS blocks of 16 x 8 sums.
-constexpr int THREADS = 128, WARPS_N = 4 / WARPS_M, ROWS = BM / WARPS_M / 16, COLUMNS = BN / WARPS_N / 8;
+// On tensor cores: WARPS_M x WARPS_N warps share the tile; each has ROWS x COLUMNS blocks of 16 x 8 sums.
+constexpr int THREADS = 32 * WARPS_M * WARPS_N, ROWS = BM / WARPS_M / 16, COLUMNS = BN / WARPS_N / 8;
 
 struct Product {
     float sum[ROWS][COLUMNS][4] = {};

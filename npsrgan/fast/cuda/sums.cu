@@ -1,13 +1,20 @@
 // Sums in a fixed order: the same bits every time.
 
-// total[i] = parts[0][i] + parts[1][i] + ...   One thread for each i.
+// total[i] = parts[0][i] + parts[1][i] + ...   A thread adds up every blockDim.y-th part of one i.
 extern "C" __global__ void sum_parts(const float* __restrict__ parts, float* __restrict__ total, int size, int count) {
+    __shared__ float sums[256];
     int i = blockIdx.x * blockDim.x + threadIdx.x;
-    if (i >= size) return;
     float sum = 0;
+    if (i < size) {
 #pragma unroll 8
-    for (int part = 0; part < count; part++) sum += parts[static_cast<long long>(part) * size + i];
-    total[i] = sum;
+        for (int part = threadIdx.y; part < count; part += blockDim.y) sum += parts[static_cast<long long>(part) * size + i];
+    }
+    sums[threadIdx.y * blockDim.x + threadIdx.x] = sum;
+    __syncthreads();
+    if (threadIdx.y == 0 && i < size) {
+        for (int y = 1; y < blockDim.y; y++) sum += sums[y * blockDim.x + threadIdx.x];
+        total[i] = sum;
+    }
 }
 
 // parts[s][c] = the sum of column c over the s-th stretch of rows of x (rows, columns).  A block of 32 x 8 threads has one

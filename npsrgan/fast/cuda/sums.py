@@ -8,8 +8,10 @@ THREADS = 256
 
 def sum_parts(parts, out):
     """out = parts[0] + parts[1] + ...; parts (count, ...), out (...)."""
+    down = 1 if len(parts) <= 16 else 32        # a thread for each entry is enough for few parts, not for hundreds of them
+    across = THREADS // down
     launch = compile.kernel("sums", "sum_parts")
-    launch((-(-out.size // THREADS),), (THREADS,), (parts, out, np.int32(out.size), np.int32(len(parts))))
+    launch((-(-out.size // across),), (across, down), (parts, out, np.int32(out.size), np.int32(len(parts))))
     return out
 
 

@@ -1,0 +1,173 @@
+// Batch normalisation of x (rows, columns), a column being a channel, with what may follow it in the same pass:
+//
+//     y = leaky(gamma * x_hat + beta) + residual,     x_hat = (x - mean) * inv_std,     leaky(v) = v where v > 0, else slope * v
+//
+// slopes: one for each channel, or NULL for one for all.  Everywhere but in finish_moments, threads lie as rows.cuh says.
+
+#include "rows.cuh"
+
+// Of some values: how many, their mean, and the sum of their squared deviations from it.
+struct Moments {
+    float count, mean, squares;
+
+    __device__ void join(const Moments& other) {            // Chan, Golub and LeVeque 1979
+        float sum = count + other.count;
+        if (sum == 0) return;
+        float delta = other.mean - mean, share = other.count / sum;
+        mean += delta * share;
+        squares += other.squares + delta * delta * count * share;
+        count = sum;
+    }
+};
+
+struct PackMoments {
+    Moments of[WIDTH];
+    __device__ void join(const PackMoments& other) { for (int k = 0; k < WIDTH; k++) of[k].join(other.of[k]); }
+};
+
+// parts (3, gridDim.y, columns) = count, mean and sum of squared deviations of each column over the rows of each row of blocks.
+// A thread adds up differences from the first value it meets.  However large the mean, this costs no digits: of n squares about
+// a value among them, the n-th part at least belongs to the deviations.
+extern "C" __global__ void moments(const float* __restrict__ x, float* __restrict__ parts, int rows, int columns) {
+    __shared__ PackMoments all[THREADS];
+    Place at(columns);
+    PackMoments mine = {};
+    if (at.row < rows) {
+        Pack first = at.load(x, at.row);
+        float sum[WIDTH] = {}, square[WIDTH] = {}, count = 0;
+#pragma unroll 4
+        for (int row = at.row; row < rows; row += at.step) {
+            Pack value = at.load(x, row);
+            for (int k = 0; k < WIDTH; k++) {
+                float difference = value.of[k] - first.of[k];
+                sum[k] += difference;
+                square[k] += difference * difference;
+            }
+            count++;
+        }
+        for (int k = 0; k < WIDTH; k++)
+            mine.of[k] = {count, first.of[k] + sum[k] / count, max(0.0f, square[k] - sum[k] * sum[k] / count)};
+    }
+    join_threads(mine, all);
+    if (threadIdx.y == 0 && at.pack < at.packs) {
+        for (int k = 0; k < WIDTH; k++) {
+            int i = blockIdx.y * columns + at.column + k, next = gridDim.y * columns;
+            parts[i] = mine.of[k].count;
+            parts[i + next] = mine.of[k].mean;
+            parts[i + 2 * next] = mine.of[k].squares;
+        }
+    }
+}
+
+// statistics (2, columns) = mean and inv_std of each column, and the running averages moved towards mean and unbiased variance.
+// A block of 8 x 32 threads has 8 columns; a thread joins every 32nd part.
+extern "C" __global__ void finish_moments(const float* __restrict__ parts, float* __restrict__ statistics,
+                                          float* __restrict__ running_mean, float* __restrict__ running_var,
+                                          int count, int columns, float momentum, float eps) {
+    __shared__ Moments all[THREADS];
+    int column = blockIdx.x * 8 + threadIdx.x, next = count * columns;
+    Moments mine = {};
+    if (column < columns) {
+        for (int i = threadIdx.y * columns + column; i < next; i += 32 * columns)
+            mine.join({parts[i], parts[i + next], parts[i + 2 * next]});
+    }
+    join_threads(mine, all);
+    if (threadIdx.y == 0 && column < columns) {
+        statistics[column] = mine.mean;
+        statistics[column + columns] = 1 / sqrtf(mine.squares / mine.count + eps);
+        if (running_mean) {
+            running_mean[column] = momentum * running_mean[column] + (1 - momentum) * mine.mean;
+            running_var[column] = momentum * running_var[column] + (1 - momentum) * (mine.squares / max(mine.count - 1, 1.0f));
+        }
+    }
+}
+
+// What a thread knows about its channels
+struct Channels {
+    float mean[WIDTH], inv_std[WIDTH], gamma[WIDTH], beta[WIDTH], slope[WIDTH];
+
+    __device__ Channels(const Place& at, int columns, const float* statistics, const float* gammas, const float* betas,
+                        const float* slopes, float constant) {
+        for (int k = 0; k < WIDTH; k++) {
+            int column = min(at.column + k, columns - 1);
+            mean[k] = statistics[column];
+            inv_std[k] = statistics[column + columns];
+            gamma[k] = gammas[column];
+            beta[k] = betas[column];
+            slope[k] = slopes ? slopes[column] : constant;
+        }
+    }
+    __device__ float normalised(int k, float x) const { return (x - mean[k]) * inv_std[k]; }
+    __device__ float before(int k, float x_hat) const { return fmaf(gamma[k], x_hat, beta[k]); }     // the activation
+};
+
+// y, as above; residual may be NULL.
+extern "C" __global__ void normalise(const float* __restrict__ x, const float* __restrict__ statistics, const float* __restrict__ gamma,
+                                     const float* __restrict__ beta, const float* __restrict__ slopes, float slope,
+                                     const float* __restrict__ residual, float* __restrict__ y, int rows, int columns) {
+    Place at(columns);
+    Channels channels(at, columns, statistics, gamma, beta, slopes, slope);
+#pragma unroll 4
+    for (int row = at.row; row < rows; row += at.step) {
+        Pack value = at.load(x, row), more = {};
+        if (residual) more = at.load(residual, row);
+        for (int k = 0; k < WIDTH; k++)
+            value.of[k] = leaky(channels.before(k, channels.normalised(k, value.of[k])), channels.slope[k]) + more.of[k];
+        at.store(y, row, value);
+    }
+}
+
+// parts (gridDim.y, 3, columns) = of each column, summed over the rows of each row of blocks: what the gradients of gamma, beta
+// and slope are made of.  dv = dL/d(what enters the activation), found again from x: it was never stored.
+//     d_gamma = sum of dv * x_hat,     d_beta = sum of dv,     d_slope = sum of dy * v where v <= 0
+extern "C" __global__ void gradient_sums(const float* __restrict__ x, const float* __restrict__ dy, const float* __restrict__ statistics,
+                                         const float* __restrict__ gamma, const float* __restrict__ beta,
+                                         const float* __restrict__ slopes, float slope, float* __restrict__ parts, int rows, int columns) {
+    __shared__ Sums all[THREADS];
+    Place at(columns);
+    Channels channels(at, columns, statistics, gamma, beta, slopes, slope);
+    Sums d_gamma = {}, d_beta = {}, d_slope = {};
+#pragma unroll 2
+    for (int row = at.row; row < rows; row += at.step) {
+        Pack value = at.load(x, row), d = at.load(dy, row);
+        for (int k = 0; k < WIDTH; k++) {
+            float x_hat = channels.normalised(k, value.of[k]), v = channels.before(k, x_hat);
+            float dv = v > 0 ? d.of[k] : channels.slope[k] * d.of[k];
+            d_gamma.of[k] += dv * x_hat;
+            d_beta.of[k] += dv;
+            d_slope.of[k] += v > 0 ? 0 : d.of[k] * v;
+        }
+    }
+    parts += blockIdx.y * 3 * columns;
+    Sums* sums[3] = {&d_gamma, &d_beta, &d_slope};
+    for (int s = 0; s < 3; s++) {
+        join_threads(*sums[s], all);
+        if (threadIdx.y == 0 && at.pack < at.packs) sums[s]->write(parts + s * columns, at);
+    }
+}
+
+// dx = gamma * inv_std * (dv - share * (d_beta + x_hat * d_gamma)), sums (3, columns) being the totals of gradient_sums and
+// share 1 / rows: through the mean and the variance, every output depends on every input of its channel.  share is 0 where the
+// statistics are constants.
+extern "C" __global__ void gradient(const float* __restrict__ x, const float* __restrict__ dy, const float* __restrict__ statistics,
+                                    const float* __restrict__ gamma, const float* __restrict__ beta, const float* __restrict__ slopes,
+                                    float slope, const float* __restrict__ sums, float share, float* __restrict__ dx, int rows, int columns) {
+    Place at(columns);
+    Channels channels(at, columns, statistics, gamma, beta, slopes, slope);
+    float by_x_hat[WIDTH] = {}, level[WIDTH] = {};
+    for (int k = 0; k < WIDTH && share != 0; k++) {
+        int column = min(at.column + k, columns - 1);
+        by_x_hat[k] = share * sums[column];
+        level[k] = share * sums[column + columns];
+    }
+#pragma unroll 2
+    for (int row = at.row; row < rows; row += at.step) {
+        Pack value = at.load(x, row), d = at.load(dy, row);
+        for (int k = 0; k < WIDTH; k++) {
+            float x_hat = channels.normalised(k, value.of[k]);
+            float dv = channels.before(k, x_hat) > 0 ? d.of[k] : channels.slope[k] * d.of[k];
+            value.of[k] = channels.gamma[k] * channels.inv_std[k] * (dv - level[k] - x_hat * by_x_hat[k]);
+        }
+        at.store(dx, row, value);
+    }
+}

@@ -1,0 +1,96 @@
+"""The twins of batch_norm, alone and with what follows it.
+
+Nothing is saved but x, which the convolution before it made, and two numbers for each channel.  In arrays of x's size read or
+written, against the least there must be, which is 2 forward if a single pass could know the statistics before it has them:
+
+                                 forward                         backward
+    batch_norm                   3 (moments 1, normalise 2)      5 (sums 2, d_x 3)
+    ... and PReLU or LeakyReLU   3 (one by one: 5)               5 (one by one: 8, or 10 with d_slope)
+    ... and an addition          4 (one by one: 6)               5
+"""
+import numpy as np
+
+from npsrgan import ops
+from npsrgan.fast.blocks import shared
+from npsrgan.fast.cuda import compile
+from npsrgan.fast.cuda.compile import NULL, packed
+from npsrgan.fast.cuda.rows import LIMIT, Rows
+from npsrgan.fast.cuda.sums import sum_parts
+from npsrgan.ops import fused
+from npsrgan.tape import twin
+
+
+@twin(ops.batch_norm)
+def batch_norm(x, gamma, beta, running_mean=None, running_var=None, training=True, momentum=0.9, eps=1e-5):
+    """As the reference.  The running averages are updated on the GPU, and nothing waits for them."""
+    done = _normalise(x, gamma, beta, running_mean, running_var, training, momentum, eps)
+    return done if done is NotImplemented else (done[0], done[1][:3])
+
+
+@twin(fused.batch_norm_prelu)
+def batch_norm_prelu(x, gamma, beta, slope, running_mean=None, running_var=None, training=True, momentum=0.9, eps=1e-5):
+    """Rules for x, gamma, beta and slope."""
+    return _normalise(x, gamma, beta, running_mean, running_var, training, momentum, eps, slopes=slope)
+
+
+@twin(fused.batch_norm_leaky_relu)
+def batch_norm_leaky_relu(x, gamma, beta, running_mean=None, running_var=None, training=True, momentum=0.9, eps=1e-5, slope=0.2):
+    """Rules for x, gamma and beta."""
+    done = _normalise(x, gamma, beta, running_mean, running_var, training, momentum, eps, slope=slope)
+    return done if done is NotImplemented else (done[0], done[1][:3])
+
+
+@twin(fused.batch_norm_add)
+def batch_norm_add(x, gamma, beta, residual, running_mean=None, running_var=None, training=True, momentum=0.9, eps=1e-5):
+    """Rules for x, gamma, beta and residual."""
+    done = _normalise(x, gamma, beta, running_mean, running_var, training, momentum, eps, residual=residual)
+    return done if done is NotImplemented else (done[0], (*done[1][:3], lambda dy: dy))
+
+
+def _normalise(x, gamma, beta, running_mean, running_var, training, momentum, eps, slopes=None, slope=1.0, residual=None):
+    """(y, (d_x, d_gamma, d_beta, d_slopes)) of leaky(batch_norm(x)) + residual; the slope 1 leaves things as they are."""
+    channels = [a for a in (gamma, beta, running_mean, running_var, slopes) if a is not None]
+    if not compile.suits(x, *channels, *([] if residual is None else [residual])) or not 0 < x.size < LIMIT:
+        return NotImplemented
+    columns = x.shape[-1]
+    if any(a.shape != (columns,) or not a.flags.c_contiguous for a in channels) or (residual is not None and residual.shape != x.shape):
+        return NotImplemented
+    x = packed(x)
+    m = x.size // columns
+    launch = Rows("normalisation", m, columns)
+    if training:
+        statistics = _moments(launch, x, running_mean, running_var, momentum, eps)
+    else:
+        statistics = np.stack([running_mean, 1 / np.sqrt(running_var + eps)])
+    by_channel = statistics, gamma, beta, NULL if slopes is None else slopes, np.float32(slope)
+
+    @shared
+    def sums(dy):       # d_gamma, d_beta and d_slopes, the first two of which d_x needs too
+        parts = compile.empty((launch.parts, 3, columns), x)
+        launch("gradient_sums", x, packed(dy), *by_channel, parts)
+        return sum_parts(parts, compile.empty((3, columns), x))
+
+    def d_gamma(dy):  return sums(dy)[0]
+    def d_beta(dy):   return sums(dy)[1]
+    def d_slopes(dy): return sums(dy)[2]
+
+    def d_x(dy):
+        dx = compile.empty(x.shape, x)
+        total, share = (sums(dy), 1 / m) if training else (NULL, 0)
+        launch("gradient", x, packed(dy), *by_channel, total, np.float32(share), dx)
+        return dx
+
+    y = compile.empty(x.shape, x)
+    launch("normalise", x, *by_channel, NULL if residual is None else packed(residual), y)
+    return y, (d_x, d_gamma, d_beta, d_slopes)
+
+
+def _moments(launch, x, running_mean, running_var, momentum, eps):
+    """(2, C): the mean of each channel and 1 / sqrt(variance + eps)."""
+    columns = x.shape[-1]
+    parts, statistics = compile.empty((3, launch.parts, columns), x), compile.empty((2, columns), x)
+    launch("moments", x, parts)
+    running = (NULL, NULL) if running_mean is None else (running_mean, running_var)
+    numbers = np.int32(launch.parts), np.int32(columns), np.float32(momentum), np.float32(eps)
+    compile.kernel("normalisation", "finish_moments")((-(-columns // 8),), (8, 32), (parts, statistics, *running, *numbers))
+    return statistics

@@ -1,0 +1,48 @@
+// An array of rows and columns, in which a column (a channel) has numbers of its own.
+//
+// A thread has WIDTH neighbouring columns, its pack, of every at.step-th row: what belongs to the columns it reads but once.
+// Threads with consecutive threadIdx.x have consecutive packs, those with the same threadIdx.x the same packs of other rows.
+
+#ifndef WIDTH
+#define WIDTH 4
+#endif
+#define THREADS 256         // in a block
+
+struct __align__(4 * WIDTH) Pack { float of[WIDTH]; };         // read and written at once
+
+struct Place {
+    int pack, packs, column, row, step;
+
+    __device__ Place(int columns) {
+        pack = blockIdx.x * blockDim.x + threadIdx.x;
+        packs = columns / WIDTH;
+        column = pack * WIDTH;
+        row = pack < packs ? blockIdx.y * blockDim.y + threadIdx.y : 0x7fffffff;     // beyond the last column there are no rows
+        step = gridDim.y * blockDim.y;
+    }
+    __device__ Pack load(const float* x, int r) const { return reinterpret_cast<const Pack*>(x)[r * packs + pack]; }
+    __device__ void store(float* x, int r, const Pack& p) const { reinterpret_cast<Pack*>(x)[r * packs + pack] = p; }
+};
+
+// What the threads with one threadIdx.x have, joined two by two, always in the same order; all of it is then threadIdx.y 0's.
+template <class T> __device__ void join_threads(T& mine, T* all) {
+    int me = threadIdx.y * blockDim.x + threadIdx.x;
+    for (int half = blockDim.y / 2; half > 0; half /= 2) {
+        all[me] = mine;
+        __syncthreads();
+        if (threadIdx.y < half) mine.join(all[me + half * blockDim.x]);
+        __syncthreads();
+    }
+}
+
+// One sum for each of a pack's columns
+struct Sums {
+    float of[WIDTH];
+
+    __device__ void join(const Sums& other) { for (int k = 0; k < WIDTH; k++) of[k] += other.of[k]; }
+    __device__ void write(float* parts, const Place& at) const {           // parts (.., columns)
+        for (int k = 0; k < WIDTH; k++) parts[at.column + k] = of[k];
+    }
+};
+
+__device__ inline float leaky(float x, float slope) { return x > 0 ? x : slope * x; }

@@ -1,0 +1,30 @@
+"""How threads lie over an array of rows and columns, where a column (a channel) has numbers of its own; see rows.cuh."""
+import numpy as np
+
+from npsrgan.fast.cuda import compile
+
+THREADS = 256       # in a block
+LIMIT = 2**31 - 2**24       # entries of an array: the kernels count with 32 bits, and a little beyond the end
+
+
+class Rows:
+    """The launches of kernels that include rows.cuh, for arrays (rows, columns)."""
+
+    def __init__(self, file, rows, columns):
+        self.file, self.numbers = file, (np.int32(rows), np.int32(columns))
+        self.width = 4 if columns % 4 == 0 else 1
+        packs = columns // self.width
+        side = min(32, 1 << (packs - 1).bit_length())           # threads beside each other: a power of two
+        across, down = -(-packs // side), -(-rows * side // THREADS)
+        self.block = side, THREADS // side
+        # Enough for every multiprocessor to have memory at work all the time, and few partial sums to add up afterwards.
+        self.grid = across, min(down, max(1, 4 * compile.multiprocessors() // across))
+
+    @property
+    def parts(self):
+        """How many partial sums a column has: one from each row of blocks."""
+        return self.grid[1]
+
+    def __call__(self, function, *arguments):
+        """Launch a kernel with these arguments and, after them, the numbers of rows and columns."""
+        compile.kernel(self.file, function, WIDTH=self.width)(self.grid, self.block, (*arguments, *self.numbers))

@@ -1,0 +1,153 @@
+"""The GPU's kernels that are bound by memory, played on the CPU, against the operations one reads."""
+import emulate
+import numpy as np
+import pytest
+from emulate import emulated
+from test_cuda import NO_NVRTC, cubin
+
+from npsrgan import ops
+from npsrgan.fast.cuda import compile, normalisation  # noqa: F401  (importing registers the twins)
+from npsrgan.ops import fused
+from npsrgan.tape import Tape, Tensor, reference_only
+
+pytestmark = pytest.mark.skipif(emulate.GXX is None, reason="no g++, with which the emulated kernels are built")
+LIMIT = 2e-4        # norm of the difference over norm of the result in float64
+
+
+def draw(*shape, seed=0):
+    return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(np.float32)
+
+
+def norms(*shape):
+    """x, gamma, beta"""
+    return 3 * draw(*shape) + 1, draw(shape[-1]), draw(shape[-1], seed=1)
+
+
+def running(channels):
+    return {"running_mean": draw(channels, seed=2), "running_var": np.abs(draw(channels, seed=3)) + 0.1}
+
+
+CASES = [
+    (ops.batch_norm, norms(2, 5, 7, 64), running(64)),
+    (ops.batch_norm, norms(3, 9, 4, 6), {}),                                # channels one by one
+    (ops.batch_norm, norms(1, 40, 41, 3), running(3)),                      # more rows than threads
+    (ops.batch_norm, norms(4, 3, 3, 260), {"momentum": 0.5, "eps": 0.1}),   # a second row of blocks, nearly empty
+    (ops.batch_norm, norms(1, 1, 1, 8), running(8) | {"training": False}),
+    (ops.batch_norm, norms(5, 1), running(1)),
+    (ops.batch_norm, (draw(2, 30, 20, 4) + 1000, *norms(4)[1:], ), {}),     # a mean much larger than the deviation
+    (ops.batch_norm, norms(2, 6, 5, 20), running(20) | {"training": False}),
+    (fused.batch_norm_prelu, (*norms(2, 9, 7, 64), draw(64, seed=4)), running(64)),
+    (fused.batch_norm_prelu, (*norms(3, 5, 5, 5), draw(5, seed=4)), running(5) | {"training": False}),
+    (fused.batch_norm_leaky_relu, norms(2, 6, 7, 132), running(132) | {"slope": 0.2}),
+    (fused.batch_norm_leaky_relu, norms(2, 6, 7, 10), {"slope": -0.5}),
+    (fused.batch_norm_add, (*norms(2, 9, 7, 64), draw(2, 9, 7, 64, seed=4)), running(64)),
+    (fused.batch_norm_add, (*norms(3, 1, 5, 7), draw(3, 1, 5, 7, seed=4)), running(7) | {"training": False}),
+]
+
+
+def name(case):
+    operation, (x, *_), options = case
+    return f"{operation.__name__}-{'x'.join(map(str, x.shape))}" + "-evaluation" * (options.get("training") is False)
+
+
+def cuda_twin(operation):
+    return next(twin for twin in operation.twins if twin.__module__.startswith("npsrgan.fast.cuda"))
+
+
+def copies(options, dtype=np.float32):
+    return {key: value.astype(dtype) if isinstance(value, np.ndarray) else value for key, value in options.items()}
+
+
+def arrays(options):
+    return [value for value in options.values() if isinstance(value, np.ndarray)]
+
+
+def exact(case):
+    """(value, gradients, running averages afterwards, dy), by the reference in float64."""
+    operation, inputs, options = case
+    tensors, options = [Tensor(a.astype(np.float64)) if isinstance(a, np.ndarray) else a for a in inputs], copies(options, np.float64)
+    with reference_only(), Tape() as tape:
+        value = operation(*tensors, **options)
+        dy = draw(*value.shape, seed=9)
+        loss = ops.sum(value * dy.astype(np.float64))
+    return value.array, tape.gradient(loss, [t for t in tensors if isinstance(t, Tensor)]), arrays(options), dy
+
+
+def played(case, dy, change=lambda a: a):
+    """The same by the twin; `change` is done to all arrays that it gets."""
+    operation, inputs, options = case
+    options = copies(options)
+    value, rules = cuda_twin(operation)(*[change(a) if isinstance(a, np.ndarray) else a for a in inputs], **options)
+    return value, [rule(change(dy)) for rule in rules], arrays(options)
+
+
+def assert_close(mine, theirs):
+    assert mine.dtype == np.float32 and mine.shape == theirs.shape and np.isfinite(mine).all()
+    assert np.linalg.norm(mine - theirs) <= LIMIT * np.linalg.norm(theirs)
+
+
+def compare(case, change=lambda a: a):
+    value, gradients, running, dy = exact(case)
+    my_value, my_gradients, my_running = played(case, dy, change)
+    assert_close(my_value, value)
+    for mine, theirs in zip([*my_gradients, *my_running], [*gradients, *running], strict=True):
+        assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("case", CASES, ids=name)
+def test_equals_the_reference(case):
+    with emulated(multiprocessors=1):
+        compare(case)
+
+
+@pytest.mark.parametrize("case", CASES[::3], ids=name)
+def test_the_same_bits_in_either_order_of_threads(case, monkeypatch):
+    dy = exact(case)[3]
+    results = []
+    for falling in (False, True):
+        monkeypatch.setattr(emulate, "falling", falling)
+        with emulated(multiprocessors=2):
+            value, gradients, running = played(case, dy)
+        results.append([value, *gradients, *running])
+    assert all(np.array_equal(one, two) for one, two in zip(*results))
+
+
+def gaps(a):
+    """The same values, every second float."""
+    wide = np.full((*a.shape, 2), np.nan, np.float32)
+    wide[..., 0] = a
+    return wide[..., 0]
+
+
+def shifted(a):
+    """The same values at an address that four floats at a time cannot be read from."""
+    view = np.empty(a.size + 4, np.float32)
+    start = 1 if view.ctypes.data % 16 == 0 else 2
+    view[start:start + a.size] = a.ravel()
+    return view[start:start + a.size].reshape(a.shape)
+
+
+@pytest.mark.parametrize("case", CASES[::2], ids=name)
+def test_views(case):
+    with emulated(multiprocessors=1):
+        compare(case, shifted)
+        compare(case, lambda a: gaps(a) if a.ndim > 1 else a)
+
+
+@pytest.mark.parametrize("case", CASES, ids=name)
+def test_declines_what_it_is_not_made_for(case):
+    operation, inputs, options = case
+    twin = cuda_twin(operation)
+    assert twin(*inputs, **options) is NotImplemented               # NumPy's arrays, that is
+    with emulated():
+        double = [a.astype(np.float64) if isinstance(a, np.ndarray) else a for a in inputs]
+        assert twin(*double, **copies(options, np.float64)) is NotImplemented
+        assert twin(double[0], *inputs[1:], **options) is NotImplemented
+        assert twin(inputs[0][:0], *inputs[1:], **options) is NotImplemented
+
+
+@pytest.mark.skipif(NO_NVRTC is not None, reason=str(NO_NVRTC))
+@pytest.mark.parametrize("file", ["normalisation"])
+def test_compiles_for_channels_one_by_one(file):
+    for width in (1, 4):
+        assert cubin(file, 90, compile.options({"WIDTH": width}))
