@@ -127,8 +127,8 @@ def _header(*flags):
 
 def _gxx(*arguments, to):
     part = to.with_name(f"{to.name}-{os.getpid()}")         # other processes may be building the same
-    subprocess.run([GXX, "-O1", "-w", "-U_FORTIFY_SOURCE", "-std=c++17", "-fPIC", "-ffp-contract=off", *arguments, "-o", str(part)],
-                   check=True)
+    flags = ["-O1", "-w", "-U_FORTIFY_SOURCE", "-std=c++17", "-fPIC", "-ffp-contract=off"]
+    subprocess.run([GXX, *flags, *arguments, "-o", str(part)], check=True)
     part.rename(to)
 
 

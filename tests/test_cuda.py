@@ -1,4 +1,7 @@
 """The CUDA kernels where there is no GPU: compiled by NVRTC for several, and run on the CPU behind a shim."""
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from comparisons import relative_error, wave
@@ -44,6 +47,14 @@ def cubin(name, architecture, options=()):
 @pytest.mark.parametrize("name", FILES)
 def test_compiles(name, architecture):
     assert cubin(name, architecture)[:4] == b"\x7fELF"
+
+
+def test_importing_the_package_registers_every_twin():
+    """In a process of its own: here, the tests have imported the modules one by one.  And none of it needs CuPy."""
+    twins = [f"npsrgan.fast.cuda.{file.stem}" for file in compile.FOLDER.glob("*.py") if "\n@twin(" in file.read_text()]
+    code = f"import sys, npsrgan.fast.cuda; assert 'cupy' not in sys.modules and not set({twins}) - set(sys.modules)"
+    assert "npsrgan.fast.cuda.convolution" in twins
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=compile.FOLDER.parents[2])
 
 
 def test_precision():

@@ -38,7 +38,7 @@ convolution(const float* __restrict__ x, const float* __restrict__ w, const floa
             int images, int height, int width, int channels, int out_height, int out_width, int outputs,
             int kernel_height, int kernel_width, int top, int left, int stride) {
     extern __shared__ __align__(16) float shared_memory[];
-    __shared__ int4 pixels[BM];     // for each row of A: where its window begins in x, as index, row and column; its index in y
+    __shared__ int4 pixels[BM];     // for each row of A: where its window begins in x (index, row, column); its index in y
     const Axis down = see(kernel_height, top, stride, out_height, blockIdx.y / stride);
     const Axis across = see(kernel_width, left, stride, out_width, blockIdx.y % stride);
     const int tiles = (outputs + BN - 1) / BN, m0 = blockIdx.x / tiles * BM, n0 = blockIdx.x % tiles * BN;
@@ -51,7 +51,8 @@ convolution(const float* __restrict__ x, const float* __restrict__ w, const floa
         int row = down.stride * h - down.before, column = across.stride * k - across.before;
         pixels[m] = m0 + m < pixels_count
             ? make_int4(((n * height + row) * width + column) * channels, row, column,
-                        ((n * out_height + down.spread * h + down.phase) * out_width + across.spread * k + across.phase) * outputs)
+                        ((n * out_height + down.spread * h + down.phase) * out_width
+                         + across.spread * k + across.phase) * outputs)
             : make_int4(0, -(1 << 30), 0, -1);      // a row that lies outside, whatever the tap
     }
     __syncthreads();

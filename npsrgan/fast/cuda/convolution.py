@@ -25,8 +25,9 @@ about 60 % of the first.
                      3x3  512 -> 512         22    36.5    41     74 us    545 us     10 us
                      3x3  512 -> 512         11     9.1    17     18 us    136 us      4 us
 
-So on tensor cores the layers with three channels, and those that halve large images, are bound by memory.  Those with three input channels are a product over
-K = 27 or 243, in chunks of 32 gathered entry by entry (5 to 16 % of it zeros); with three outputs, see planes.py.
+So on tensor cores the layers with three channels, and those that halve large images, are bound by memory.  Those with three
+input channels are a product over K = 27 or 243, in chunks of 32 gathered entry by entry (5 to 16 % of it zeros); those with
+three outputs, see planes.py.
 """
 from npsrgan import ops
 from npsrgan.fast.cuda import compile, implicit, planes

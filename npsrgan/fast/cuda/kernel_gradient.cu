@@ -16,7 +16,7 @@ kernel_gradient(const float* __restrict__ x, const float* __restrict__ dy, float
                 int images, int height, int width, int channels, int out_height, int out_width, int outputs,
                 int kernel_height, int kernel_width, int top, int left, int stride, int stretch) {
     extern __shared__ __align__(16) float shared_memory[];
-    __shared__ int4 pixels[2][BK];  // for each row of A, of the chunk being copied and of the next: where its window begins in x
+    __shared__ int4 pixels[2][BK];  // of the chunk being copied and of the next, for each row of A: where its window begins
     const int tiles = (outputs + BN - 1) / BN, m0 = blockIdx.x / tiles * BM, n0 = blockIdx.x % tiles * BN;
     const int entries = kernel_height * kernel_width * channels, pixels_count = images * out_height * out_width;
     const int first = blockIdx.y * stretch, chunks = min(stretch, (pixels_count + BK - 1) / BK - first);
@@ -32,8 +32,9 @@ kernel_gradient(const float* __restrict__ x, const float* __restrict__ dy, float
         if (threadIdx.x >= BK) return;
         int k = p % out_width, h = p / out_width % out_height, n = p / out_width / out_height;
         int row = stride * h - top, column = stride * k - left;
-        pixels[s % 2][threadIdx.x] = p < pixels_count ? make_int4(((n * height + row) * width + column) * channels, row, column, 0)
-                                                      : make_int4(0, -(1 << 30), 0, 0);     // outside, whatever the tap
+        pixels[s % 2][threadIdx.x] = p < pixels_count
+            ? make_int4(((n * height + row) * width + column) * channels, row, column, 0)
+            : make_int4(0, -(1 << 30), 0, 0);       // outside, whatever the tap
     };
     auto copy_chunk = [&](int s, float* tile_a, float* tile_b) {
 #pragma unroll
@@ -71,7 +72,7 @@ kernel_gradient(const float* __restrict__ x, const float* __restrict__ dy, float
     Product product;
     for (int s = 0; s < chunks; s++) {
         wait_for_groups<STAGES - 2>();
-        __syncthreads();            // chunk s is there, the next one's pixels are located, and everybody has done with the one before
+        __syncthreads();            // chunk s is there, the next one's pixels are located, and all have done with the one before
         const int next = s + STAGES - 1;
         if (next < chunks) copy_chunk(next, stage(next), stage(next) + A_SIZE);
         close_group();

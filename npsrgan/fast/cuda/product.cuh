@@ -83,7 +83,8 @@ struct Product {
                 for (int i = 0; i < 8; i++)
 #pragma unroll
                     for (int j = 0; j < 8; j++)
-                        sum[i][j] += (A_ALONG_K ? x[i][e] : x[2 * e + i / 4][i % 4]) * (B_ALONG_K ? y[j][e] : y[2 * e + j / 4][j % 4]);
+                        sum[i][j] += (A_ALONG_K ? x[i][e] : x[2 * e + i / 4][i % 4])
+                                   * (B_ALONG_K ? y[j][e] : y[2 * e + j / 4][j % 4]);
         }
     }
 

@@ -1,4 +1,4 @@
-// The instructions that C++ has no words for.  Before compute capability 8.0 the copies are plain ones, and the rest is not there.
+// The instructions that C++ has no words for.  Before compute capability 8.0 the copies are plain ones, the rest is not there.
 
 #if __CUDA_ARCH__ >= 800
 
@@ -11,13 +11,16 @@ __device__ __forceinline__ void copy4(float* to, const float* from, bool valid) 
 __device__ __forceinline__ void copy16(float* to, const float* from, bool valid) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" :: "r"(shared_address(to)), "l"(from), "r"(valid ? 16 : 0));
 }
-__device__ __forceinline__ void copy16_reused(float* to, const float* from, bool valid) {      // keep it in the first-level cache
+// The same, by way of the first-level cache: for what will be wanted again.
+__device__ __forceinline__ void copy16_reused(float* to, const float* from, bool valid) {
     asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;" :: "r"(shared_address(to)), "l"(from), "r"(valid ? 16 : 0));
 }
 
 // The copies begun since the last call are a group; wait until all but the last LEFT groups of this thread have arrived.
 __device__ __forceinline__ void close_group() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-template <int LEFT> __device__ __forceinline__ void wait_for_groups() { asm volatile("cp.async.wait_group %0;" :: "n"(LEFT) : "memory"); }
+template <int LEFT> __device__ __forceinline__ void wait_for_groups() {
+    asm volatile("cp.async.wait_group %0;" :: "n"(LEFT) : "memory");
+}
 
 // Rounded to the nearest TF32 number.  (Adding half a unit to the bits would do too, except that it makes a zero of a NaN.)
 __device__ __forceinline__ unsigned tf32(float value) {
@@ -27,9 +30,11 @@ __device__ __forceinline__ unsigned tf32(float value) {
 }
 
 // c += a b, (16, 8) by (8, 8), spread over the 32 lanes of a warp.  With group = lane / 4 and member = lane % 4 a lane holds
-// a: [group (+ 8)][member], [group (+ 8)][member + 4];  b: [member][group], [member + 4][group];  c: [group (+ 8)][2 * member (+ 1)].
+// a: [group (+ 8)][member], [group (+ 8)][member + 4];    b: [member][group], [member + 4][group];
+// c: [group (+ 8)][2 * member (+ 1)].
 __device__ __forceinline__ void multiply_tf32(float* c, const unsigned* a, const unsigned* b) {
-    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "
+                 "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
                  : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
