@@ -29,7 +29,7 @@ from npsrgan import storage  # noqa: E402
 from npsrgan.device import select  # noqa: E402
 from npsrgan.errors import UserError, command  # noqa: E402
 
-SHARES = {"tests": 0.3, "steps": 0.2, "training": 0.28, "operations": 0.17}     # of the time; the rest is for starting and ending
+SHARES = {"tests": 0.28, "benchmark": 0.38, "training": 0.28}     # of the time; the rest is for starting and ending
 HEADER = [("ours", 9), ("torch", 9), ("best", 9), ("/torch", 8), ("/best", 7), ("MB", 8), ("torch", 8), ("GEMM", 6), ("copy", 6)]
 LARGEST = 16 * 2**20 - 1
 KEPT = {"log.csv": "log.csv", "srresnet.h5": "srresnet.h5", "srgan.h5": "srgan.h5", "result.png": "result.png", "loss.png": "loss.png"}
@@ -74,22 +74,12 @@ def tests(work, seconds, options):
         {"ended": "out of time"} if status in (2, None) else {})
 
 
-def benchmark(work, seconds, name, words):
-    """Rows of the benchmark, as many as the time allows."""
-    path = work / f"bench_{name}.json"
-    status = run(["-m", "npsrgan.bench", "--device", "gpu", "--json", path, *words], seconds, work / "output.txt")
+def benchmark(work, seconds, options):
+    """Rows of the benchmark, whole training steps first, as many as the time allows."""
+    path = work / "benchmark.json"
+    status = run(["-m", "npsrgan.bench", "--device", "gpu", "--json", path], seconds, work / "output.txt")
     result = json.loads(path.read_text()) if path.exists() else {"error": "no row was finished"}
     return result | ({} if status == 0 else {"ended": "out of time" if status is None else f"with status {status}"})
-
-
-def steps(work, seconds, options):
-    """Whole training steps against PyTorch's."""
-    return benchmark(work, seconds, "steps", ["--only", "_step"])
-
-
-def operations(work, seconds, options):
-    """Each convolution, and what is between them."""
-    return benchmark(work, seconds, "operations", ["--only", " at "])
 
 
 def training(work, seconds, options, words=("--preset", "seed", "--device", "gpu", "--log-every", 200, "--save-every", 10**9)):
@@ -112,7 +102,7 @@ def training(work, seconds, options, words=("--preset", "seed", "--device", "gpu
     return result
 
 
-STAGES = {"tests": tests, "steps": steps, "training": training, "operations": operations}
+STAGES = {"tests": tests, "benchmark": benchmark, "training": training}
 
 
 def keep(work, out):

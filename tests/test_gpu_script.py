@@ -23,8 +23,8 @@ def options(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu, "select", lambda choice: (SimpleNamespace(description="A card"), None))
 
     def stages(**others):
-        succeed = {"tests": {"passed": 9, "failed": 0, "skipped": 1, "failures": {}}, "steps": {"rows": [ROW]}, "training": TRAINED,
-                   "operations": {"rows": [ROW], "ended": "out of time"}}
+        succeed = {"tests": {"passed": 9, "failed": 0, "skipped": 1, "failures": {}},
+                   "benchmark": {"rows": [ROW], "ended": "out of time"}, "training": TRAINED}
         monkeypatch.setattr(gpu, "STAGES", {name: others.get(name, lambda *args, name=name: succeed[name]) for name in succeed})
     stages()
     words = ["--data", tmp_path / "data", "--vgg", tmp_path / "vgg.h5", "--out", tmp_path / "out"]
@@ -34,13 +34,13 @@ def options(tmp_path, monkeypatch):
 def test_one_table_last_and_all_in_the_report(options, capsys):
     assert gpu.main(options.words) == 0
     out = capsys.readouterr().out
-    for words in ("A card: ", "9 passed, 0 failed, 1 skipped", "--- operations: out of time", "300 steps, 512 images/s, 1.5% of the time",
+    for words in ("A card: ", "9 passed, 0 failed, 1 skipped", "--- benchmark: out of time", "300 steps, 512 images/s, 1.5% of the time",
                   "  srgan     PSNR  27.00 dB  SSIM 0.7500"):
         assert words in out
     line = next(line for line in out.splitlines() if line.startswith("srgan_step batch 16"))
     assert line.split()[3:] == ["20.000", "40.000", "error", "0.50", "4000", "5000", "25%"]
     report = json.loads((options.out / "report.json").read_text())
-    assert report["steps"]["rows"] == [ROW] and report["training"] == TRAINED and set(report["left_out"]) == set(gpu.KEPT.values())
+    assert report["benchmark"]["rows"] == [ROW] and report["training"] == TRAINED and set(report["left_out"]) == set(gpu.KEPT.values())
 
 
 def test_a_stage_that_breaks_does_not_stop_the_others(options, capsys):
@@ -49,20 +49,20 @@ def test_a_stage_that_breaks_does_not_stop_the_others(options, capsys):
         (work / "run" / "srgan.h5").write_bytes(b"weights")
         (work / "run" / "loss.png").write_bytes(bytes(gpu.LARGEST + 1))
         raise RuntimeError("the card fell off the bus")
-    options.stages(training=broken)
+    options.stages(tests=broken)
     assert gpu.main(options.words) == 1
     out = capsys.readouterr().out
-    assert "--- training: RuntimeError: the card fell off the bus" in out and "--- operations: out of time" in out
+    assert "--- tests: RuntimeError: the card fell off the bus" in out and "300 steps, 512 images/s" in out
     assert (options.out / "srgan.h5").read_bytes() == b"weights" and not (options.out / "loss.png").exists()
     assert json.loads((options.out / "report.json").read_text())["left_out"]["loss.png"] == "has 16 MB"
 
 
 def test_a_failed_test_and_no_time(options, capsys):
     failing = {"passed": 1, "failed": 1, "skipped": 0, "failures": {"test_x[cupy]": ["assert 1 == 2"]}}
-    options.stages(tests=lambda *args: failing)
-    assert gpu.main([*options.words, "--minutes", "0.3"]) == 1
+    options.stages(benchmark=lambda *args: failing)
+    assert gpu.main([*options.words, "--minutes", "0.25"]) == 1
     out = capsys.readouterr().out
-    assert "  FAILED test_x[cupy]: assert 1 == 2" in out and "--- steps: no time was left" in out
+    assert "  FAILED test_x[cupy]: assert 1 == 2" in out and "--- training: no time was left" in out
 
 
 def test_what_runs_too_long_is_stopped(tmp_path):
