@@ -7,6 +7,7 @@ are *state*: saved and moved with the layer, never trained.
 import numpy as np
 
 from npsrgan import ops
+from npsrgan.ops import fused
 from npsrgan.tape import Tensor
 
 
@@ -159,8 +160,12 @@ class BatchNorm(Layer):
         self.running_var = np.ones(channels, np.float32)
 
     def forward(self, x):
-        return ops.batch_norm(x, self.gamma, self.beta, self.running_mean, self.running_var,
-                              self.training, self.momentum, self.eps)
+        return self.apply(ops.batch_norm, x)
+
+    def apply(self, operation, x, *more):
+        """ops.batch_norm, or one that does more besides, with this layer's parameters and state."""
+        return operation(x, self.gamma, self.beta, *more, self.running_mean, self.running_var,
+                         self.training, self.momentum, self.eps)
 
 
 class PReLU(Layer):
@@ -210,16 +215,33 @@ class Sequential(Layer):
         return [(str(index), step) for index, step in enumerate(self.steps)]
 
     def forward(self, x):
-        for step in self.steps:
-            x = step(x)
-        return x
+        return in_turn(self.steps, x)
 
 
 class Residual(Sequential):
     """x + inner(x), where `inner` is the layers one after another.  He et al. 2016, eq. 1."""
 
     def forward(self, x):
-        return super().forward(x) + x
+        *steps, last = self.steps
+        y = in_turn(steps, x)
+        return last.apply(fused.batch_norm_add, y, x) if type(last) is BatchNorm else last(y) + x
+
+
+# Neighbours that have an operation together.  (Exactly these: a subclass may do something else.)
+PAIRS = {
+    (BatchNorm, PReLU): lambda norm, prelu, x: norm.apply(fused.batch_norm_prelu, x, prelu.slope),
+    (BatchNorm, LeakyReLU): lambda norm, leaky, x: norm.apply(fused.batch_norm_leaky_relu, x, leaky.slope),
+    (PixelShuffle, PReLU): lambda shuffle, prelu, x: fused.pixel_shuffle_prelu(x, prelu.slope, shuffle.r),
+}
+
+
+def in_turn(steps, x):
+    """Pass x through layers, one after another, and through two at once where they have an operation together."""
+    steps = list(steps)
+    while steps:
+        pair = PAIRS.get(tuple(map(type, steps[:2])))
+        x = pair(steps.pop(0), steps.pop(0), x) if pair else steps.pop(0)(x)
+    return x
 
 
 INITIALISATIONS = ("he", "normal")

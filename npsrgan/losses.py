@@ -1,7 +1,9 @@
 """The losses of SRResNet and SRGAN.  Logits in, scalars out; D(x) = sigmoid(logit)."""
 from npsrgan.ops import log, mean, scale, sigmoid, softplus, square
+from npsrgan.tape import composite
 
 
+@composite
 def mean_squared_error(a, b):
     """Mean of (a - b)^2 over all entries: on images the pixel loss (Ledig et al. 2017, eq. 4), on VGG19's features the
     perceptual loss (eq. 5)."""

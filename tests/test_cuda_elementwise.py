@@ -38,8 +38,8 @@ CASES = [
     (ops.batch_norm, norms(2, 6, 5, 20), running(20) | {"training": False}),
     (fused.batch_norm_prelu, (*norms(2, 9, 7, 64), draw(64, seed=4)), running(64)),
     (fused.batch_norm_prelu, (*norms(3, 5, 5, 5), draw(5, seed=4)), running(5) | {"training": False}),
-    (fused.batch_norm_leaky_relu, norms(2, 6, 7, 132), running(132) | {"slope": 0.2}),
-    (fused.batch_norm_leaky_relu, norms(2, 6, 7, 10), {"slope": -0.5}),
+    (fused.batch_norm_leaky_relu, (*norms(2, 6, 7, 132), 0.2), running(132)),
+    (fused.batch_norm_leaky_relu, (*norms(2, 6, 7, 10), -0.5), {}),
     (fused.batch_norm_add, (*norms(2, 9, 7, 64), draw(2, 9, 7, 64, seed=4)), running(64)),
     (fused.batch_norm_add, (*norms(3, 1, 5, 7), draw(3, 1, 5, 7, seed=4)), running(7) | {"training": False}),
 ]

@@ -3,7 +3,7 @@
 Each is the operations in its body, no more; without such a twin, as on a CPU, those run and are recorded one by one.
 """
 from npsrgan.ops.activations import leaky_relu, prelu
-from npsrgan.ops.arithmetic import add, mean, square, subtract
+from npsrgan.ops.arithmetic import add
 from npsrgan.ops.normalisation import batch_norm
 from npsrgan.ops.shapes import pixel_shuffle
 from npsrgan.tape import composite
@@ -16,7 +16,7 @@ def batch_norm_prelu(x, gamma, beta, slope, running_mean=None, running_var=None,
 
 
 @composite
-def batch_norm_leaky_relu(x, gamma, beta, running_mean=None, running_var=None, training=True, momentum=0.9, eps=1e-5, slope=0.2):
+def batch_norm_leaky_relu(x, gamma, beta, slope, running_mean=None, running_var=None, training=True, momentum=0.9, eps=1e-5):
     """Batch normalisation and LeakyReLU; slope: a number."""
     return leaky_relu(batch_norm(x, gamma, beta, running_mean, running_var, training, momentum, eps), slope)
 
@@ -31,9 +31,3 @@ def batch_norm_add(x, gamma, beta, residual, running_mean=None, running_var=None
 def pixel_shuffle_prelu(x, slope, r=2):
     """Pixel shuffle and PReLU; x (N, H, W, r*r*C), slope (C,)."""
     return prelu(pixel_shuffle(x, r), slope)
-
-
-@composite
-def mean_squared_error(a, b):
-    """The mean of (a - b)^2 over all entries."""
-    return mean(square(subtract(a, b)))

@@ -34,7 +34,7 @@ def batch_norm_prelu(x, gamma, beta, slope, running_mean=None, running_var=None,
 
 
 @twin(fused.batch_norm_leaky_relu)
-def batch_norm_leaky_relu(x, gamma, beta, running_mean=None, running_var=None, training=True, momentum=0.9, eps=1e-5, slope=0.2):
+def batch_norm_leaky_relu(x, gamma, beta, slope, running_mean=None, running_var=None, training=True, momentum=0.9, eps=1e-5):
     """Rules for x, gamma and beta."""
     done = _normalise(x, gamma, beta, running_mean, running_var, training, momentum, eps, slope=slope)
     return done if done is NotImplemented else (done[0], done[1][:3])
