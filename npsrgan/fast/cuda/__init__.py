@@ -10,8 +10,11 @@
     planes.py         few outputs: the 9x9 convolution from 64 channels to 3
     blas.py           matrix products that a CUDA graph can record
     linear.py         the fully connected layer
+    rows.py           how threads lie over rows of channels
+    sums.py           sums over rows in a fixed order
+    normalisation.py  batch normalisation, alone and with what follows it
 """
-from npsrgan.fast.cuda import convolution, linear  # noqa: F401  (importing registers)
+from npsrgan.fast.cuda import convolution, linear, normalisation  # noqa: F401  (importing registers)
 from npsrgan.fast.cuda.precision import get_precision, set_precision
 
 __all__ = ["get_precision", "set_precision"]
