@@ -114,7 +114,7 @@ save(picture_row(pictures | spectra, columns=4, height=3), "07_checkerboards")
 
 # %% They come back through the discriminator
 # D halves its image with 3x3 convolutions of stride 2, and D's gradient is what G learns from.  It runs through d_x: stamps
-# again!  For random gradients at the output the variances at the image should be as 1 : 2 : 2 : 4.
+# again!  For random gradients at the output we predict variances as 1 : 2 : 2 : 4.  (Through all of D the pattern is fainter.)
 x = Tensor(rng.standard_normal((16, 64, 64, 3)))
 with Tape() as tape:
     loss = ops.sum(ops.conv2d(x, rng.standard_normal((3, 3, 3, 64)), stride=2) * rng.standard_normal((16, 32, 32, 64)))

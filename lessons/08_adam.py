@@ -18,7 +18,8 @@ from npsrgan.tape import Tape
 
 # f(x, y) = (x^2 + 100 y^2) / 2: a valley that is flat along x and steep across.  Its gradient, by hand: (x, 100 y).
 CURVATURE, START = np.array([1.0, 100.0]), np.array([-4.0, 1.0])
-print(*check(lambda p: ops.sum(ops.square(p) * CURVATURE * 0.5), START))
+print(slope := check(lambda p: ops.sum(ops.square(p) * CURVATURE * 0.5), START, name="ravine")[0])
+assert slope.passed
 
 
 def walk(rule):
