@@ -5,8 +5,9 @@ import pytest
 from emulate import emulated
 from test_cuda import NO_NVRTC, cubin
 
-from npsrgan import ops
-from npsrgan.fast.cuda import compile, normalisation  # noqa: F401  (importing registers the twins)
+from npsrgan import losses, ops
+from npsrgan.fast import cuda  # noqa: F401  (importing registers the twins)
+from npsrgan.fast.cuda import compile
 from npsrgan.ops import fused
 from npsrgan.tape import Tape, Tensor, reference_only
 
@@ -42,6 +43,22 @@ CASES = [
     (fused.batch_norm_leaky_relu, (*norms(2, 6, 7, 10), -0.5), {}),
     (fused.batch_norm_add, (*norms(2, 9, 7, 64), draw(2, 9, 7, 64, seed=4)), running(64)),
     (fused.batch_norm_add, (*norms(3, 1, 5, 7), draw(3, 1, 5, 7, seed=4)), running(7) | {"training": False}),
+    (ops.relu, (draw(2, 5, 7, 64),), {}), (ops.relu, (draw(3, 5, 7, 3),), {}), (ops.relu, (draw(1, 70, 77, 2),), {}),
+    (ops.leaky_relu, (draw(2, 5, 7, 64), 0.2), {}), (ops.leaky_relu, (draw(9, 11), 0.0), {}),
+    (ops.leaky_relu, (draw(9, 12), -0.5), {}),
+    (ops.prelu, (draw(2, 5, 7, 64), draw(64)), {}), (ops.prelu, (draw(2, 40, 17, 5), draw(5)), {}),
+    (ops.prelu, (draw(1, 140), draw(140)), {}),
+    (ops.prelu, (draw(2, 5, 7, 64), draw(1)), {}), (ops.prelu, (draw(1, 1), draw(1)), {}),
+    (ops.add, (draw(2, 5, 7, 64), draw(2, 5, 7, 64, seed=1)), {}), (ops.add, (draw(3, 5), draw(3, 5, seed=1)), {}),
+    (ops.pixel_shuffle, (draw(2, 3, 5, 64),), {}), (ops.pixel_shuffle, (draw(1, 1, 1, 27),), {"r": 3}),
+    (fused.pixel_shuffle_prelu, (draw(2, 3, 5, 256), draw(64)), {}), (fused.pixel_shuffle_prelu, (draw(2, 7, 3, 20), draw(5)), {}),
+    (fused.pixel_shuffle_prelu, (draw(1, 4, 3, 36), draw(4)), {"r": 3}),
+    (ops.max_pool2d, (draw(2, 6, 8, 64),), {}), (ops.max_pool2d, (draw(2, 7, 5, 6),), {}),           # a rest at both edges
+    (ops.max_pool2d, (np.round(draw(2, 6, 9, 4)),), {}), (ops.max_pool2d, (draw(1, 8, 10, 12),), {"size": 3, "stride": 3}),     # ties
+    (ops.softplus, (30 * draw(16, 1),), {}), (ops.softplus, (draw(3, 20, 4),), {}),
+    (losses.mean_squared_error, (draw(2, 40, 17, 3), draw(2, 40, 17, 3, seed=1)), {}),
+    (losses.mean_squared_error, (draw(3, 5, 5, 3), draw(3, 5, 5, 3, seed=1)), {}),
+    (losses.mean_squared_error, (draw(1, 1), draw(1, 1, seed=1)), {}),
 ]
 
 
@@ -147,7 +164,7 @@ def test_declines_what_it_is_not_made_for(case):
 
 
 @pytest.mark.skipif(NO_NVRTC is not None, reason=str(NO_NVRTC))
-@pytest.mark.parametrize("file", ["normalisation"])
+@pytest.mark.parametrize("file", ["activations", "losses", "movement", "normalisation"])
 def test_compiles_for_channels_one_by_one(file):
     for width in (1, 4):
         assert cubin(file, 90, compile.options({"WIDTH": width}))

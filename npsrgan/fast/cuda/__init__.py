@@ -13,8 +13,11 @@
     rows.py           how threads lie over rows of channels
     sums.py           sums over rows in a fixed order
     normalisation.py  batch normalisation, alone and with what follows it
+    activations.py    ReLU, LeakyReLU, PReLU, softplus
+    movement.py       max pooling, pixel shuffle, alone and with PReLU, addition
+    losses.py         the mean squared error
 """
-from npsrgan.fast.cuda import convolution, linear, normalisation  # noqa: F401  (importing registers)
+from npsrgan.fast.cuda import activations, convolution, linear, losses, movement, normalisation  # noqa: F401  (importing registers)
 from npsrgan.fast.cuda.precision import get_precision, set_precision
 
 __all__ = ["get_precision", "set_precision"]

@@ -84,21 +84,14 @@ extern "C" __global__ void finish_moments(const float* __restrict__ parts, float
 
 // What a thread knows about its channels
 struct Channels {
-    float mean[WIDTH], inv_std[WIDTH], gamma[WIDTH], beta[WIDTH], slope[WIDTH];
+    Columns mean, inv_std, gamma, beta, slope;
 
     __device__ Channels(const Place& at, int columns, const float* statistics, const float* gammas, const float* betas,
-                        const float* slopes, float constant) {
-        for (int k = 0; k < WIDTH; k++) {
-            int column = min(at.column + k, columns - 1);
-            mean[k] = statistics[column];
-            inv_std[k] = statistics[column + columns];
-            gamma[k] = gammas[column];
-            beta[k] = betas[column];
-            slope[k] = slopes ? slopes[column] : constant;
-        }
-    }
-    __device__ float normalised(int k, float x) const { return (x - mean[k]) * inv_std[k]; }
-    __device__ float before(int k, float x_hat) const { return fmaf(gamma[k], x_hat, beta[k]); }     // the activation
+                        const float* slopes, float constant)
+        : mean(at, columns, statistics), inv_std(at, columns, statistics + columns), gamma(at, columns, gammas),
+          beta(at, columns, betas), slope(at, columns, slopes, constant) {}
+    __device__ float normalised(int k, float x) const { return (x - mean.of[k]) * inv_std.of[k]; }
+    __device__ float before(int k, float x_hat) const { return fmaf(gamma.of[k], x_hat, beta.of[k]); }     // the activation
 };
 
 // y, as above; residual may be NULL.
@@ -112,7 +105,7 @@ extern "C" __global__ void normalise(const float* __restrict__ x, const float* _
         Pack value = at.load(x, row), more = {};
         if (residual) more = at.load(residual, row);
         for (int k = 0; k < WIDTH; k++)
-            value.of[k] = leaky(channels.before(k, channels.normalised(k, value.of[k])), channels.slope[k]) + more.of[k];
+            value.of[k] = leaky(channels.before(k, channels.normalised(k, value.of[k])), channels.slope.of[k]) + more.of[k];
         at.store(y, row, value);
     }
 }
@@ -131,42 +124,36 @@ extern "C" __global__ void gradient_sums(const float* __restrict__ x, const floa
     for (int row = at.row; row < rows; row += at.step) {
         Pack value = at.load(x, row), d = at.load(dy, row);
         for (int k = 0; k < WIDTH; k++) {
-            float x_hat = channels.normalised(k, value.of[k]), v = channels.before(k, x_hat);
-            float dv = v > 0 ? d.of[k] : channels.slope[k] * d.of[k];
+            float x_hat = channels.normalised(k, value.of[k]), dv = d.of[k];
+            d_slope.of[k] += leaky_gradient(channels.before(k, x_hat), channels.slope.of[k], dv);
             d_gamma.of[k] += dv * x_hat;
             d_beta.of[k] += dv;
-            d_slope.of[k] += v > 0 ? 0 : d.of[k] * v;
         }
     }
     parts += blockIdx.y * 3 * columns;
     Sums* sums[3] = {&d_gamma, &d_beta, &d_slope};
     for (int s = 0; s < 3; s++) {
         join_threads(*sums[s], all);
-        if (threadIdx.y == 0 && at.pack < at.packs) sums[s]->write(parts + s * columns, at);
+        if (threadIdx.y == 0) sums[s]->write(parts + s * columns, at);
     }
 }
 
 // dx = gamma * inv_std * (dv - share * (d_beta + x_hat * d_gamma)), sums (3, columns) being the totals of gradient_sums and
-// share 1 / rows: through the mean and the variance, every output depends on every input of its channel.  share is 0 where the
-// statistics are constants.
+// share 1 / rows: through the mean and the variance, every output depends on every input of its channel.  Where the statistics are
+// constants, sums is NULL.
 extern "C" __global__ void gradient(const float* __restrict__ x, const float* __restrict__ dy, const float* __restrict__ statistics,
                                     const float* __restrict__ gamma, const float* __restrict__ beta, const float* __restrict__ slopes,
                                     float slope, const float* __restrict__ sums, float share, float* __restrict__ dx, int rows, int columns) {
     Place at(columns);
     Channels channels(at, columns, statistics, gamma, beta, slopes, slope);
-    float by_x_hat[WIDTH] = {}, level[WIDTH] = {};
-    for (int k = 0; k < WIDTH && share != 0; k++) {
-        int column = min(at.column + k, columns - 1);
-        by_x_hat[k] = share * sums[column];
-        level[k] = share * sums[column + columns];
-    }
+    Columns d_gamma(at, columns, sums), d_beta(at, columns, sums ? sums + columns : sums);
 #pragma unroll 2
     for (int row = at.row; row < rows; row += at.step) {
         Pack value = at.load(x, row), d = at.load(dy, row);
         for (int k = 0; k < WIDTH; k++) {
-            float x_hat = channels.normalised(k, value.of[k]);
-            float dv = channels.before(k, x_hat) > 0 ? d.of[k] : channels.slope[k] * d.of[k];
-            value.of[k] = channels.gamma[k] * channels.inv_std[k] * (dv - level[k] - x_hat * by_x_hat[k]);
+            float x_hat = channels.normalised(k, value.of[k]), dv = d.of[k];
+            leaky_gradient(channels.before(k, x_hat), channels.slope.of[k], dv);
+            value.of[k] = channels.gamma.of[k] * channels.inv_std.of[k] * (dv - share * (d_beta.of[k] + x_hat * d_gamma.of[k]));
         }
         at.store(dx, row, value);
     }

@@ -76,8 +76,7 @@ def _normalise(x, gamma, beta, running_mean, running_var, training, momentum, ep
 
     def d_x(dy):
         dx = compile.empty(x.shape, x)
-        total, share = (sums(dy), 1 / m) if training else (NULL, 0)
-        launch("gradient", x, packed(dy), *by_channel, total, np.float32(share), dx)
+        launch("gradient", x, packed(dy), *by_channel, sums(dy) if training else NULL, np.float32(1 / m), dx)
         return dx
 
     y = compile.empty(x.shape, x)

@@ -24,6 +24,15 @@ struct Place {
     __device__ void store(float* x, int r, const Pack& p) const { reinterpret_cast<Pack*>(x)[r * packs + pack] = p; }
 };
 
+// What belongs to a thread's columns, of an array (columns); where the array is NULL, one number for all
+struct Columns {
+    float of[WIDTH];
+
+    __device__ Columns(const Place& at, int columns, const float* values, float otherwise = 0) {
+        for (int k = 0; k < WIDTH; k++) of[k] = values ? values[min(at.column + k, columns - 1)] : otherwise;
+    }
+};
+
 // What the threads with one threadIdx.x have, joined two by two, always in the same order; all of it is then threadIdx.y 0's.
 template <class T> __device__ void join_threads(T& mine, T* all) {
     int me = threadIdx.y * blockDim.x + threadIdx.x;
@@ -40,9 +49,17 @@ struct Sums {
     float of[WIDTH];
 
     __device__ void join(const Sums& other) { for (int k = 0; k < WIDTH; k++) of[k] += other.of[k]; }
-    __device__ void write(float* parts, const Place& at) const {           // parts (.., columns)
-        for (int k = 0; k < WIDTH; k++) parts[at.column + k] = of[k];
+    __device__ void write(float* parts, const Place& at) const {           // parts (columns)
+        for (int k = 0; k < WIDTH && at.pack < at.packs; k++) parts[at.column + k] = of[k];
     }
 };
 
 __device__ inline float leaky(float x, float slope) { return x > 0 ? x : slope * x; }
+
+// Turns dL/d(leaky(x, slope)) into dL/dx and returns dL/d(slope).
+__device__ inline float leaky_gradient(float x, float slope, float& d) {
+    if (x > 0) return 0;
+    float d_slope = x * d;
+    d *= slope;
+    return d_slope;
+}

@@ -28,3 +28,9 @@ class Rows:
     def __call__(self, function, *arguments):
         """Launch a kernel with these arguments and, after them, the numbers of rows and columns."""
         compile.kernel(self.file, function, WIDTH=self.width)(self.grid, self.block, (*arguments, *self.numbers))
+
+
+def entries(file, size):
+    """The launches for arrays in which every entry is treated alike: rows of one pack."""
+    columns = 4 if size % 4 == 0 else 1
+    return Rows(file, size // columns, columns)

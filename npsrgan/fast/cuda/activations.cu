@@ -1,0 +1,84 @@
+// Activation functions and their gradients.  Threads lie over x (rows, columns) as rows.cuh says; where every entry is treated
+// alike, the columns mean nothing.
+
+#include "rows.cuh"
+
+// to = f(from), or f(from, also), entry by entry
+template <class F> __device__ void map(const float* __restrict__ from, float* __restrict__ to, int rows, int columns, F f) {
+    Place at(columns);
+#pragma unroll 4
+    for (int row = at.row; row < rows; row += at.step) {
+        Pack value = at.load(from, row);
+        for (int k = 0; k < WIDTH; k++) value.of[k] = f(value.of[k]);
+        at.store(to, row, value);
+    }
+}
+
+template <class F> __device__ void map(const float* __restrict__ from, const float* __restrict__ also, float* __restrict__ to,
+                                       int rows, int columns, F f) {
+    Place at(columns);
+#pragma unroll 2
+    for (int row = at.row; row < rows; row += at.step) {
+        Pack value = at.load(from, row), other = at.load(also, row);
+        for (int k = 0; k < WIDTH; k++) value.of[k] = f(value.of[k], other.of[k]);
+        at.store(to, row, value);
+    }
+}
+
+#define KERNEL extern "C" __global__ void
+
+KERNEL relu(const float* x, float* y, int rows, int columns) {
+    map(x, y, rows, columns, [](float x) { return x < 0 ? 0 : x; });           // and so not-a-number stays what it is
+}
+
+KERNEL relu_gradient(const float* y, const float* dy, float* dx, int rows, int columns) {
+    map(y, dy, dx, rows, columns, [](float y, float dy) { return y > 0 ? dy : 0; });
+}
+
+KERNEL leaky_relu(const float* x, float slope, float* y, int rows, int columns) {
+    map(x, y, rows, columns, [=](float x) { return leaky(x, slope); });
+}
+
+KERNEL leaky_relu_gradient(const float* x, const float* dy, float slope, float* dx, int rows, int columns) {
+    map(x, dy, dx, rows, columns, [=](float x, float dy) { return x > 0 ? dy : slope * dy; });
+}
+
+KERNEL softplus(const float* x, float* y, int rows, int columns) {
+    map(x, y, rows, columns, [](float x) { return max(x, 0.0f) + log1pf(expf(-fabsf(x))); });
+}
+
+KERNEL softplus_gradient(const float* x, const float* dy, float* dx, int rows, int columns) {
+    map(x, dy, dx, rows, columns, [](float x, float dy) {
+        float small = expf(-fabsf(x));
+        return dy * (x > 0 ? 1 : small) / (1 + small);
+    });
+}
+
+// With a slope for each column
+KERNEL prelu(const float* __restrict__ x, const float* __restrict__ slopes, float* __restrict__ y, int rows, int columns) {
+    Place at(columns);
+    Columns slope(at, columns, slopes);
+#pragma unroll 4
+    for (int row = at.row; row < rows; row += at.step) {
+        Pack value = at.load(x, row);
+        for (int k = 0; k < WIDTH; k++) value.of[k] = leaky(value.of[k], slope.of[k]);
+        at.store(y, row, value);
+    }
+}
+
+// dx, and parts (gridDim.y, columns) of d_slope, both from one reading of x and dy
+KERNEL prelu_gradient(const float* __restrict__ x, const float* __restrict__ dy, const float* __restrict__ slopes,
+                      float* __restrict__ dx, float* __restrict__ parts, int rows, int columns) {
+    __shared__ Sums all[THREADS];
+    Place at(columns);
+    Columns slope(at, columns, slopes);
+    Sums d_slope = {};
+#pragma unroll 2
+    for (int row = at.row; row < rows; row += at.step) {
+        Pack value = at.load(x, row), d = at.load(dy, row);
+        for (int k = 0; k < WIDTH; k++) d_slope.of[k] += leaky_gradient(value.of[k], slope.of[k], d.of[k]);
+        at.store(dx, row, d);
+    }
+    join_threads(d_slope, all);
+    if (threadIdx.y == 0) d_slope.write(parts + blockIdx.y * columns, at);
+}

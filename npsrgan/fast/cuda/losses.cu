@@ -1,0 +1,41 @@
+// The mean squared error of arrays of `size` = rows * columns entries, which are all alike; threads lie over them as rows.cuh says,
+// with one pack in a row.
+
+#include "rows.cuh"
+
+// parts[i] = sums of (a - b)^2, one for each block and entry of a pack
+extern "C" __global__ void squared_error(const float* __restrict__ a, const float* __restrict__ b, float* __restrict__ parts,
+                                         int rows, int columns) {
+    __shared__ Sums all[THREADS];
+    Place at(columns);
+    Sums sums = {};
+#pragma unroll 4
+    for (int row = at.row; row < rows; row += at.step) {
+        Pack mine = at.load(a, row), other = at.load(b, row);
+        for (int k = 0; k < WIDTH; k++) sums.of[k] += (mine.of[k] - other.of[k]) * (mine.of[k] - other.of[k]);
+    }
+    join_threads(sums, all);
+    if (threadIdx.y == 0) sums.write(parts + blockIdx.y * columns, at);
+}
+
+// mean = factor * (the sum of all parts).  One block; a thread adds up every (all threads)-th of them.
+extern "C" __global__ void finish_mean(const float* __restrict__ parts, float* __restrict__ mean, int count, float factor) {
+    __shared__ Sums all[THREADS];
+    Sums sums = {};
+    for (int i = threadIdx.y; i < count; i += blockDim.y) sums.of[0] += parts[i];
+    join_threads(sums, all);
+    if (threadIdx.y == 0) *mean = factor * sums.of[0];
+}
+
+// d = factor * dy * (a - b), with the one number that dy points to
+extern "C" __global__ void squared_error_gradient(const float* __restrict__ a, const float* __restrict__ b, const float* __restrict__ dy,
+                                                  float factor, float* __restrict__ d, int rows, int columns) {
+    Place at(columns);
+    factor *= *dy;
+#pragma unroll 4
+    for (int row = at.row; row < rows; row += at.step) {
+        Pack mine = at.load(a, row), other = at.load(b, row);
+        for (int k = 0; k < WIDTH; k++) mine.of[k] = factor * (mine.of[k] - other.of[k]);
+        at.store(d, row, mine);
+    }
+}

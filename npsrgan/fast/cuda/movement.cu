@@ -1,0 +1,115 @@
+// Operations that gather pixels or move them.  Threads lie over the array that is written, or as said, as rows.cuh says: a row is
+// a pixel, a column a channel.
+
+#include "rows.cuh"
+
+#define KERNEL extern "C" __global__ void
+
+KERNEL add(const float* __restrict__ a, const float* __restrict__ b, float* __restrict__ y, int rows, int columns) {
+    Place at(columns);
+#pragma unroll 4
+    for (int row = at.row; row < rows; row += at.step) {
+        Pack sum = at.load(a, row), other = at.load(b, row);
+        for (int k = 0; k < WIDTH; k++) sum.of[k] += other.of[k];
+        at.store(y, row, sum);
+    }
+}
+
+// y (N, r*H, r*width, columns) has in pixel (r*h + i, r*w + j) what x (N, H, width, r*r*columns) has in pixel (h, w), in its
+// (i*r + j)-th stretch of channels.  As rows of y's columns, that is: in which row of x?
+__device__ inline int shuffled(int row, int r, int width) {
+    int column = row % (r * width), line = row / (r * width);
+    return ((line / r * width + column / r) * r + line % r) * r + column % r;
+}
+
+// y = prelu(pixel_shuffle(x)); slopes NULL: without PReLU.
+KERNEL pixel_shuffle(const float* __restrict__ x, const float* __restrict__ slopes, float* __restrict__ y, int r, int width,
+                     int rows, int columns) {
+    Place at(columns);
+    Columns slope(at, columns, slopes, 1);
+#pragma unroll 4
+    for (int row = at.row; row < rows; row += at.step) {
+        Pack value = at.load(x, shuffled(row, r, width));
+        for (int k = 0; k < WIDTH; k++) value.of[k] = leaky(value.of[k], slope.of[k]);
+        at.store(y, row, value);
+    }
+}
+
+// Its gradient: dx, and parts (gridDim.y, columns) of d_slope.  slopes NULL: without PReLU; then x is not read and may be NULL.
+KERNEL pixel_shuffle_gradient(const float* __restrict__ x, const float* __restrict__ dy, const float* __restrict__ slopes,
+                              float* __restrict__ dx, float* __restrict__ parts, int r, int width, int rows, int columns) {
+    __shared__ Sums all[THREADS];
+    Place at(columns);
+    Columns slope(at, columns, slopes);
+    Sums d_slope = {};
+#pragma unroll 2
+    for (int row = at.row; row < rows; row += at.step) {
+        int there = shuffled(row, r, width);
+        Pack d = at.load(dy, row);
+        if (slopes) {
+            Pack value = at.load(x, there);
+            for (int k = 0; k < WIDTH; k++) d_slope.of[k] += leaky_gradient(value.of[k], slope.of[k], d.of[k]);
+        }
+        at.store(dx, there, d);
+    }
+    if (!slopes) return;
+    join_threads(d_slope, all);
+    if (threadIdx.y == 0) d_slope.write(parts + blockIdx.y * columns, at);
+}
+
+// The windows of maximum pooling, size x size pixels of x (N, height, width, columns), next to each other.  `across` and `down`
+// of them in an image; row counts them through all images.
+struct Window {
+    int first, i_end, j_end;            // the first pixel, and how many of the window's lines and columns lie in the image
+
+    __device__ Window(int row, int size, int height, int width, int down, int across) {
+        int column = row % across * size, line = row / across % down * size;
+        first = (row / across / down * height + line) * width + column;
+        i_end = min(size, height - line);
+        j_end = min(size, width - column);
+    }
+};
+
+// y (N, down, across, columns): the largest of each window, all of which lie in the image
+KERNEL max_pool2d(const float* __restrict__ x, float* __restrict__ y, int size, int height, int width, int down, int across,
+                  int rows, int columns) {
+    Place at(columns);
+    for (int row = at.row; row < rows; row += at.step) {
+        Window window(row, size, height, width, down, across);
+        Pack best = at.load(x, window.first);
+        for (int i = 0; i < size; i++) {
+            for (int j = 0; j < size; j++) {
+                Pack value = at.load(x, window.first + i * width + j);
+                for (int k = 0; k < WIDTH; k++) best.of[k] = value.of[k] > best.of[k] || value.of[k] != value.of[k] ? value.of[k] : best.of[k];
+            }
+        }
+        at.store(y, row, best);
+    }
+}
+
+// dx: dy, at the first entry of each window that equals its maximum y, and 0 elsewhere.  Here down and across count the windows
+// cut off by the edges, too, for whose pixels there is no y: a thread has one window, whole or not, at a time.
+KERNEL max_pool2d_gradient(const float* __restrict__ x, const float* __restrict__ y, const float* __restrict__ dy, float* __restrict__ dx,
+                           int size, int height, int width, int down, int across, int rows, int columns) {
+    Place at(columns);
+    for (int row = at.row; row < rows; row += at.step) {
+        Window window(row, size, height, width, down, across);
+        Pack best = {}, left = {};                  // left: what no pixel has taken yet
+        if (window.i_end == size && window.j_end == size) {
+            int pooled = (row / across / down * (height / size) + row / across % down) * (width / size) + row % across;
+            best = at.load(y, pooled);
+            left = at.load(dy, pooled);
+        }
+        for (int i = 0; i < window.i_end; i++) {
+            for (int j = 0; j < window.j_end; j++) {
+                Pack value = at.load(x, window.first + i * width + j), taken = {};
+                for (int k = 0; k < WIDTH; k++) {
+                    if (value.of[k] != best.of[k]) continue;
+                    taken.of[k] = left.of[k];
+                    left.of[k] = 0;
+                }
+                at.store(dx, window.first + i * width + j, taken);
+            }
+        }
+    }
+}

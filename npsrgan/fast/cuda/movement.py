@@ -1,0 +1,98 @@
+"""The twins of max_pool2d, of pixel_shuffle, alone and with the PReLU behind it, and of addition.
+
+In arrays of the larger one's size read or written, for blocks and windows of 2 x 2:
+
+                                 forward                     backward
+    pixel_shuffle                2                           2
+    ... and PReLU                2 (one by one: 4)           3 (one by one: 5 with d_slope)
+    max_pool2d                   1.25                        2.5 (x and y read again to find the winner; 1.3 if it were kept)
+"""
+import numpy as np
+
+from npsrgan import ops
+from npsrgan.fast.blocks import shared
+from npsrgan.fast.cuda import compile
+from npsrgan.fast.cuda.compile import NULL, packed
+from npsrgan.fast.cuda.rows import LIMIT, Rows, entries
+from npsrgan.fast.cuda.sums import sum_parts
+from npsrgan.ops import fused
+from npsrgan.tape import accumulate, twin
+
+
+def _suits(x, *others):
+    return compile.suits(x, *others) and 0 < x.size < LIMIT
+
+
+@twin(accumulate)
+@twin(ops.add)
+def add(a, b):
+    """a + b of one shape; where paths of the tape meet, too."""
+    if not _suits(a, b) or a.shape != b.shape:
+        return NotImplemented
+    y = compile.empty(a.shape, a)
+    entries("movement", a.size)("add", packed(a), packed(b), y)
+
+    def d(dy): return dy
+    return y, (d, d)
+
+
+@twin(ops.pixel_shuffle)
+def pixel_shuffle(x, r=2):
+    """As the reference."""
+    done = _shuffle(x, None, r)
+    return done if done is NotImplemented else (done[0], done[1][:1])
+
+
+@twin(fused.pixel_shuffle_prelu)
+def pixel_shuffle_prelu(x, slope, r=2):
+    """Rules for x and slope."""
+    return _shuffle(x, slope, r)
+
+
+def _shuffle(x, slope, r):
+    """(y, (d_x, d_slope)); slope None: without PReLU."""
+    if not _suits(x, *([] if slope is None else [slope])) or x.ndim != 4:
+        return NotImplemented
+    n, h, w, channels = x.shape
+    c = channels // (r * r)
+    if c * r * r != channels or slope is not None and (slope.shape != (c,) or not slope.flags.c_contiguous):
+        return NotImplemented
+    x, slopes, launch = packed(x), NULL if slope is None else slope, Rows("movement", x.size // c, c)
+    kept = NULL if slope is None else x
+    y = compile.empty((n, r * h, r * w, c), x)
+    launch("pixel_shuffle", x, slopes, y, np.int32(r), np.int32(w))
+    found = shared(lambda dy: {})       # about the latest dy
+
+    def gradient(dy):
+        dx, parts = compile.empty((n, h, w, channels), y), compile.empty((launch.parts, c), y)
+        launch("pixel_shuffle_gradient", kept, packed(dy), slopes, dx, parts, np.int32(r), np.int32(w))
+        found(dy)["d_slope"] = parts
+        return dx
+
+    def d_slope(dy):
+        if not found(dy):
+            gradient(dy)
+        return sum_parts(found(dy)["d_slope"], compile.empty((c,), y))
+
+    return y, (gradient, d_slope)
+
+
+@twin(ops.max_pool2d)
+def max_pool2d(x, size=2, stride=2):
+    """Windows that do not overlap.  Backward, the winner of each window is found again: the first entry equal to the maximum."""
+    if not _suits(x) or x.ndim != 4 or stride != size or min(x.shape[1:3]) < size:
+        return NotImplemented
+    x = packed(x)
+    n, height, width, c = x.shape
+    y = compile.empty((n, height // size, width // size, c), x)
+
+    def launch(function, down, across, *arrays):
+        Rows("movement", n * down * across, c)(function, *arrays, *map(np.int32, (size, height, width, down, across)))
+
+    def d_x(dy):
+        dx = compile.empty(x.shape, x)
+        launch("max_pool2d_gradient", -(-height // size), -(-width // size), x, y, packed(dy), dx)
+        return dx
+
+    launch("max_pool2d", height // size, width // size, x, y)
+    return y, (d_x,)
