@@ -4,7 +4,7 @@
 #include "rows.cuh"
 
 // to = f(from), or f(from, also), entry by entry
-template <class F> __device__ void map(const float* __restrict__ from, float* __restrict__ to, int rows, int columns, F f) {
+template <class F> __device__ void map(In from, Out to, int rows, int columns, F f) {
     Place at(columns);
 #pragma unroll 4
     for (int row = at.row; row < rows; row += at.step) {
@@ -14,8 +14,7 @@ template <class F> __device__ void map(const float* __restrict__ from, float* __
     }
 }
 
-template <class F> __device__ void map(const float* __restrict__ from, const float* __restrict__ also, float* __restrict__ to,
-                                       int rows, int columns, F f) {
+template <class F> __device__ void map(In from, In also, Out to, int rows, int columns, F f) {
     Place at(columns);
 #pragma unroll 2
     for (int row = at.row; row < rows; row += at.step) {
@@ -25,29 +24,27 @@ template <class F> __device__ void map(const float* __restrict__ from, const flo
     }
 }
 
-#define KERNEL extern "C" __global__ void
-
-KERNEL relu(const float* x, float* y, int rows, int columns) {
+KERNEL relu(In x, Out y, int rows, int columns) {
     map(x, y, rows, columns, [](float x) { return x < 0 ? 0 : x; });           // and so not-a-number stays what it is
 }
 
-KERNEL relu_gradient(const float* y, const float* dy, float* dx, int rows, int columns) {
+KERNEL relu_gradient(In y, In dy, Out dx, int rows, int columns) {
     map(y, dy, dx, rows, columns, [](float y, float dy) { return y > 0 ? dy : 0; });
 }
 
-KERNEL leaky_relu(const float* x, float slope, float* y, int rows, int columns) {
+KERNEL leaky_relu(In x, float slope, Out y, int rows, int columns) {
     map(x, y, rows, columns, [=](float x) { return leaky(x, slope); });
 }
 
-KERNEL leaky_relu_gradient(const float* x, const float* dy, float slope, float* dx, int rows, int columns) {
+KERNEL leaky_relu_gradient(In x, In dy, float slope, Out dx, int rows, int columns) {
     map(x, dy, dx, rows, columns, [=](float x, float dy) { return x > 0 ? dy : slope * dy; });
 }
 
-KERNEL softplus(const float* x, float* y, int rows, int columns) {
+KERNEL softplus(In x, Out y, int rows, int columns) {
     map(x, y, rows, columns, [](float x) { return max(x, 0.0f) + log1pf(expf(-fabsf(x))); });
 }
 
-KERNEL softplus_gradient(const float* x, const float* dy, float* dx, int rows, int columns) {
+KERNEL softplus_gradient(In x, In dy, Out dx, int rows, int columns) {
     map(x, dy, dx, rows, columns, [](float x, float dy) {
         float small = expf(-fabsf(x));
         return dy * (x > 0 ? 1 : small) / (1 + small);
@@ -55,7 +52,7 @@ KERNEL softplus_gradient(const float* x, const float* dy, float* dx, int rows, i
 }
 
 // With a slope for each column
-KERNEL prelu(const float* __restrict__ x, const float* __restrict__ slopes, float* __restrict__ y, int rows, int columns) {
+KERNEL prelu(In x, In slopes, Out y, int rows, int columns) {
     Place at(columns);
     Columns slope(at, columns, slopes);
 #pragma unroll 4
@@ -67,8 +64,7 @@ KERNEL prelu(const float* __restrict__ x, const float* __restrict__ slopes, floa
 }
 
 // dx, and parts (gridDim.y, columns) of d_slope, both from one reading of x and dy
-KERNEL prelu_gradient(const float* __restrict__ x, const float* __restrict__ dy, const float* __restrict__ slopes,
-                      float* __restrict__ dx, float* __restrict__ parts, int rows, int columns) {
+KERNEL prelu_gradient(In x, In dy, In slopes, Out dx, Out parts, int rows, int columns) {
     __shared__ Sums all[THREADS];
     Place at(columns);
     Columns slope(at, columns, slopes);

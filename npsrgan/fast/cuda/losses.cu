@@ -1,11 +1,9 @@
-// The mean squared error of arrays of `size` = rows * columns entries, which are all alike; threads lie over them as rows.cuh says,
-// with one pack in a row.
+// The mean squared error of two arrays.  Threads lie over them as rows.cuh says, with one pack in a row.
 
 #include "rows.cuh"
 
 // parts[i] = sums of (a - b)^2, one for each block and entry of a pack
-extern "C" __global__ void squared_error(const float* __restrict__ a, const float* __restrict__ b, float* __restrict__ parts,
-                                         int rows, int columns) {
+KERNEL squared_error(In a, In b, Out parts, int rows, int columns) {
     __shared__ Sums all[THREADS];
     Place at(columns);
     Sums sums = {};
@@ -19,7 +17,7 @@ extern "C" __global__ void squared_error(const float* __restrict__ a, const floa
 }
 
 // mean = factor * (the sum of all parts).  One block; a thread adds up every (all threads)-th of them.
-extern "C" __global__ void finish_mean(const float* __restrict__ parts, float* __restrict__ mean, int count, float factor) {
+KERNEL finish_mean(In parts, Out mean, int count, float factor) {
     __shared__ Sums all[THREADS];
     Sums sums = {};
     for (int i = threadIdx.y; i < count; i += blockDim.y) sums.of[0] += parts[i];
@@ -28,8 +26,7 @@ extern "C" __global__ void finish_mean(const float* __restrict__ parts, float* _
 }
 
 // d = factor * dy * (a - b), with the one number that dy points to
-extern "C" __global__ void squared_error_gradient(const float* __restrict__ a, const float* __restrict__ b, const float* __restrict__ dy,
-                                                  float factor, float* __restrict__ d, int rows, int columns) {
+KERNEL squared_error_gradient(In a, In b, In dy, float factor, Out d, int rows, int columns) {
     Place at(columns);
     factor *= *dy;
 #pragma unroll 4

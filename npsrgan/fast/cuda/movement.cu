@@ -3,9 +3,7 @@
 
 #include "rows.cuh"
 
-#define KERNEL extern "C" __global__ void
-
-KERNEL add(const float* __restrict__ a, const float* __restrict__ b, float* __restrict__ y, int rows, int columns) {
+KERNEL add(In a, In b, Out y, int rows, int columns) {
     Place at(columns);
 #pragma unroll 4
     for (int row = at.row; row < rows; row += at.step) {
@@ -23,8 +21,7 @@ __device__ inline int shuffled(int row, int r, int width) {
 }
 
 // y = prelu(pixel_shuffle(x)); slopes NULL: without PReLU.
-KERNEL pixel_shuffle(const float* __restrict__ x, const float* __restrict__ slopes, float* __restrict__ y, int r, int width,
-                     int rows, int columns) {
+KERNEL pixel_shuffle(In x, In slopes, Out y, int r, int width, int rows, int columns) {
     Place at(columns);
     Columns slope(at, columns, slopes, 1);
 #pragma unroll 4
@@ -36,8 +33,7 @@ KERNEL pixel_shuffle(const float* __restrict__ x, const float* __restrict__ slop
 }
 
 // Its gradient: dx, and parts (gridDim.y, columns) of d_slope.  slopes NULL: without PReLU; then x is not read and may be NULL.
-KERNEL pixel_shuffle_gradient(const float* __restrict__ x, const float* __restrict__ dy, const float* __restrict__ slopes,
-                              float* __restrict__ dx, float* __restrict__ parts, int r, int width, int rows, int columns) {
+KERNEL pixel_shuffle_gradient(In x, In dy, In slopes, Out dx, Out parts, int r, int width, int rows, int columns) {
     __shared__ Sums all[THREADS];
     Place at(columns);
     Columns slope(at, columns, slopes);
@@ -71,8 +67,7 @@ struct Window {
 };
 
 // y (N, down, across, columns): the largest of each window, all of which lie in the image
-KERNEL max_pool2d(const float* __restrict__ x, float* __restrict__ y, int size, int height, int width, int down, int across,
-                  int rows, int columns) {
+KERNEL max_pool2d(In x, Out y, int size, int height, int width, int down, int across, int rows, int columns) {
     Place at(columns);
     for (int row = at.row; row < rows; row += at.step) {
         Window window(row, size, height, width, down, across);
@@ -80,7 +75,10 @@ KERNEL max_pool2d(const float* __restrict__ x, float* __restrict__ y, int size, 
         for (int i = 0; i < size; i++) {
             for (int j = 0; j < size; j++) {
                 Pack value = at.load(x, window.first + i * width + j);
-                for (int k = 0; k < WIDTH; k++) best.of[k] = value.of[k] > best.of[k] || value.of[k] != value.of[k] ? value.of[k] : best.of[k];
+                for (int k = 0; k < WIDTH; k++) {
+                    bool larger = value.of[k] > best.of[k] || value.of[k] != value.of[k];      // not-a-number stays what it is
+                    best.of[k] = larger ? value.of[k] : best.of[k];
+                }
             }
         }
         at.store(y, row, best);
@@ -89,8 +87,8 @@ KERNEL max_pool2d(const float* __restrict__ x, float* __restrict__ y, int size, 
 
 // dx: dy, at the first entry of each window that equals its maximum y, and 0 elsewhere.  Here down and across count the windows
 // cut off by the edges, too, for whose pixels there is no y: a thread has one window, whole or not, at a time.
-KERNEL max_pool2d_gradient(const float* __restrict__ x, const float* __restrict__ y, const float* __restrict__ dy, float* __restrict__ dx,
-                           int size, int height, int width, int down, int across, int rows, int columns) {
+KERNEL max_pool2d_gradient(In x, In y, In dy, Out dx, int size, int height, int width, int down, int across, int rows,
+                           int columns) {
     Place at(columns);
     for (int row = at.row; row < rows; row += at.step) {
         Window window(row, size, height, width, down, across);

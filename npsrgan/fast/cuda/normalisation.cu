@@ -28,7 +28,7 @@ struct PackMoments {
 // parts (3, gridDim.y, columns) = count, mean and sum of squared deviations of each column over the rows of each row of blocks.
 // A thread adds up differences from the first value it meets.  However large the mean, this costs no digits: of n squares about
 // a value among them, the n-th part at least belongs to the deviations.
-extern "C" __global__ void moments(const float* __restrict__ x, float* __restrict__ parts, int rows, int columns) {
+KERNEL moments(In x, Out parts, int rows, int columns) {
     __shared__ PackMoments all[THREADS];
     Place at(columns);
     PackMoments mine = {};
@@ -61,9 +61,8 @@ extern "C" __global__ void moments(const float* __restrict__ x, float* __restric
 
 // statistics (2, columns) = mean and inv_std of each column, and the running averages moved towards mean and unbiased variance.
 // A block of 8 x 32 threads has 8 columns; a thread joins every 32nd part.
-extern "C" __global__ void finish_moments(const float* __restrict__ parts, float* __restrict__ statistics,
-                                          float* __restrict__ running_mean, float* __restrict__ running_var,
-                                          int count, int columns, float momentum, float eps) {
+KERNEL finish_moments(In parts, Out statistics, Out running_mean, Out running_var, int count, int columns, float momentum,
+                      float eps) {
     __shared__ Moments all[THREADS];
     int column = blockIdx.x * 8 + threadIdx.x, next = count * columns;
     Moments mine = {};
@@ -94,10 +93,18 @@ struct Channels {
     __device__ float before(int k, float x_hat) const { return fmaf(gamma.of[k], x_hat, beta.of[k]); }     // the activation
 };
 
+struct ChannelSums {
+    Sums d_gamma, d_beta, d_slope;
+
+    __device__ void join(const ChannelSums& other) {
+        d_gamma.join(other.d_gamma);
+        d_beta.join(other.d_beta);
+        d_slope.join(other.d_slope);
+    }
+};
+
 // y, as above; residual may be NULL.
-extern "C" __global__ void normalise(const float* __restrict__ x, const float* __restrict__ statistics, const float* __restrict__ gamma,
-                                     const float* __restrict__ beta, const float* __restrict__ slopes, float slope,
-                                     const float* __restrict__ residual, float* __restrict__ y, int rows, int columns) {
+KERNEL normalise(In x, In statistics, In gamma, In beta, In slopes, float slope, In residual, Out y, int rows, int columns) {
     Place at(columns);
     Channels channels(at, columns, statistics, gamma, beta, slopes, slope);
 #pragma unroll 4
@@ -113,37 +120,35 @@ extern "C" __global__ void normalise(const float* __restrict__ x, const float* _
 // parts (gridDim.y, 3, columns) = of each column, summed over the rows of each row of blocks: what the gradients of gamma, beta
 // and slope are made of.  dv = dL/d(what enters the activation), found again from x: it was never stored.
 //     d_gamma = sum of dv * x_hat,     d_beta = sum of dv,     d_slope = sum of dy * v where v <= 0
-extern "C" __global__ void gradient_sums(const float* __restrict__ x, const float* __restrict__ dy, const float* __restrict__ statistics,
-                                         const float* __restrict__ gamma, const float* __restrict__ beta,
-                                         const float* __restrict__ slopes, float slope, float* __restrict__ parts, int rows, int columns) {
-    __shared__ Sums all[THREADS];
+KERNEL gradient_sums(In x, In dy, In statistics, In gamma, In beta, In slopes, float slope, Out parts, int rows, int columns) {
+    __shared__ ChannelSums all[THREADS];
     Place at(columns);
     Channels channels(at, columns, statistics, gamma, beta, slopes, slope);
-    Sums d_gamma = {}, d_beta = {}, d_slope = {};
+    ChannelSums sums = {};
 #pragma unroll 2
     for (int row = at.row; row < rows; row += at.step) {
         Pack value = at.load(x, row), d = at.load(dy, row);
         for (int k = 0; k < WIDTH; k++) {
             float x_hat = channels.normalised(k, value.of[k]), dv = d.of[k];
-            d_slope.of[k] += leaky_gradient(channels.before(k, x_hat), channels.slope.of[k], dv);
-            d_gamma.of[k] += dv * x_hat;
-            d_beta.of[k] += dv;
+            sums.d_slope.of[k] += leaky_gradient(channels.before(k, x_hat), channels.slope.of[k], dv);
+            sums.d_gamma.of[k] += dv * x_hat;
+            sums.d_beta.of[k] += dv;
         }
     }
-    parts += blockIdx.y * 3 * columns;
-    Sums* sums[3] = {&d_gamma, &d_beta, &d_slope};
-    for (int s = 0; s < 3; s++) {
-        join_threads(*sums[s], all);
-        if (threadIdx.y == 0) sums[s]->write(parts + s * columns, at);
+    join_threads(sums, all);
+    if (threadIdx.y == 0) {
+        parts += blockIdx.y * 3 * columns;
+        sums.d_gamma.write(parts, at);
+        sums.d_beta.write(parts + columns, at);
+        sums.d_slope.write(parts + 2 * columns, at);
     }
 }
 
 // dx = gamma * inv_std * (dv - share * (d_beta + x_hat * d_gamma)), sums (3, columns) being the totals of gradient_sums and
-// share 1 / rows: through the mean and the variance, every output depends on every input of its channel.  Where the statistics are
-// constants, sums is NULL.
-extern "C" __global__ void gradient(const float* __restrict__ x, const float* __restrict__ dy, const float* __restrict__ statistics,
-                                    const float* __restrict__ gamma, const float* __restrict__ beta, const float* __restrict__ slopes,
-                                    float slope, const float* __restrict__ sums, float share, float* __restrict__ dx, int rows, int columns) {
+// share 1 / rows: through mean and variance, every output depends on every input of its channel.  Where these are constants,
+// sums is NULL.
+KERNEL gradient(In x, In dy, In statistics, In gamma, In beta, In slopes, float slope, In sums, float share, Out dx,
+                int rows, int columns) {
     Place at(columns);
     Channels channels(at, columns, statistics, gamma, beta, slopes, slope);
     Columns d_gamma(at, columns, sums), d_beta(at, columns, sums ? sums + columns : sums);

@@ -7,6 +7,10 @@
 #define WIDTH 4
 #endif
 #define THREADS 256         // in a block
+#define KERNEL extern "C" __global__ void
+
+typedef const float* __restrict__ In;       // arrays that share no memory with others
+typedef float* __restrict__ Out;
 
 struct __align__(4 * WIDTH) Pack { float of[WIDTH]; };         // read and written at once
 

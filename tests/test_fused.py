@@ -1,0 +1,125 @@
+"""Operations made of operations: where they have no twin, and where they have; and the layers that call them."""
+import numpy as np
+import pytest
+from comparisons import wave
+
+from npsrgan import losses, ops
+from npsrgan.layers import BatchNorm, Conv2d, LeakyReLU, PixelShuffle, PReLU, Residual, Sequential
+from npsrgan.ops import fused
+from npsrgan.tape import Tape, Tensor, composite, reference_only, twin
+
+
+@composite
+def twice_plus(x, y, factor=2.0):
+    """factor * x + y"""
+    return ops.add(ops.scale(x, factor), y)
+
+
+@pytest.fixture
+def with_twin():
+    """A twin of `twice_plus` for vectors; the list of what it was asked."""
+    asked = []
+
+    @twin(twice_plus)
+    def one_pass(x, y, factor=2.0):
+        asked.append((x, y, factor))
+        return (factor * x + y, (lambda dy: factor * dy, lambda dy: dy)) if x.ndim == 1 else NotImplemented
+    yield asked
+    twice_plus.twins.clear()
+
+
+def recorded(function, *args, **kwargs):
+    """(value, gradients of its sum, names of the operations on the tape)"""
+    with Tape() as tape:
+        value = function(*args, **kwargs)
+        loss = ops.sum(value)
+    names = [record.name for record in tape._records[:-1]]
+    return value.array, tape.gradient(loss, [a for a in args if isinstance(a, Tensor)]), names
+
+
+def test_without_a_twin_its_operations_are_recorded():
+    value, gradients, names = recorded(twice_plus, Tensor(wave(3)), Tensor(wave(3, seed=1)), factor=3.0)
+    assert names == ["scale", "add"] and twice_plus.__name__ == "twice_plus"
+    assert np.array_equal(value, 3 * wave(3) + wave(3, seed=1)) and [g.tolist() for g in gradients] == [[3] * 3, [1] * 3]
+
+
+def test_a_twin_is_one_record(with_twin):
+    x, y = Tensor(wave(3)), Tensor(wave(3, seed=1))
+    for call in (lambda x, y: twice_plus(x, y, 3.0), lambda x, y: twice_plus(y=y, factor=3.0, x=x)):
+        value, gradients, names = recorded(call, x, y)
+        assert names == ["twice_plus"] and with_twin[-1][0] is x.array and with_twin[-1][2] == 3
+        assert np.array_equal(value, 3 * wave(3) + wave(3, seed=1)) and [g.tolist() for g in gradients] == [[3] * 3, [1] * 3]
+    assert recorded(lambda x: twice_plus(x, wave(3)), x)[1][0].tolist() == [2] * 3          # a constant among its inputs
+    assert isinstance(twice_plus(wave(3), wave(3)), Tensor)
+
+
+def test_a_twin_may_decline_and_be_switched_off(with_twin):
+    matrix = Tensor(wave(2, 3))
+    assert recorded(twice_plus, matrix, matrix)[2] == ["scale", "add"] and len(with_twin) == 1
+    with reference_only():
+        assert recorded(twice_plus, Tensor(wave(3)), Tensor(wave(3)))[2] == ["scale", "add"] and len(with_twin) == 1
+
+
+# The networks' own
+
+NORM = {"running_mean": wave(4), "running_var": wave(4) ** 2 + 1}
+OPERATIONS = [
+    (fused.batch_norm_prelu, (wave(4),), lambda x, gamma, beta, slope, **o: ops.prelu(ops.batch_norm(x, gamma, beta, **o), slope)),
+    (fused.batch_norm_leaky_relu, (0.3,), lambda x, gamma, beta, slope, **o: ops.leaky_relu(ops.batch_norm(x, gamma, beta, **o), slope)),
+    (fused.batch_norm_add, (wave(2, 3, 5, 4),), lambda x, gamma, beta, more, **o: ops.batch_norm(x, gamma, beta, **o) + more),
+]
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("operation, more, in_turn", OPERATIONS, ids=lambda value: getattr(value, "__name__", ""))
+def test_batch_norm_and_what_follows(operation, more, in_turn, training):
+    results = []
+    for function in (operation, in_turn):
+        options = {name: array.copy() for name, array in NORM.items()} | {"training": training, "momentum": 0.8, "eps": 0.1}
+        inputs = [Tensor(a) if isinstance(a, np.ndarray) else a for a in (wave(2, 3, 5, 4), wave(4, seed=1), wave(4, seed=2), *more)]
+        value, gradients, _ = recorded(function, *inputs, **options)
+        results.append([value, *gradients, options["running_mean"], options["running_var"]])
+    assert all(np.array_equal(one, other) for one, other in zip(*results, strict=True))
+
+
+@pytest.fixture
+def willing(monkeypatch):
+    """Every fused operation has a twin that takes everything and answers 7; the names of those that were asked."""
+    asked = []
+    for operation in (fused.batch_norm_prelu, fused.batch_norm_leaky_relu, fused.batch_norm_add, fused.pixel_shuffle_prelu):
+        def answer(*args, operation=operation):
+            asked.append(operation.__name__)
+            return np.full((1, 2, 2, 4), 7.0, np.float32), ()
+        monkeypatch.setattr(operation, "twins", [answer])
+    return asked
+
+
+def test_layers_find_the_operation_for_two_neighbours(willing):
+    x = wave(1, 2, 2, 4).astype(np.float32)
+    for layers, expected in [
+        ([BatchNorm(4), PReLU(4)], ["batch_norm_prelu"]),
+        ([BatchNorm(4), LeakyReLU()], ["batch_norm_leaky_relu"]),
+        ([PixelShuffle(2), PReLU(1)], ["pixel_shuffle_prelu"]),
+        ([Conv2d(4, 4, 3), BatchNorm(4), PReLU(4), PReLU(4), BatchNorm(4), LeakyReLU()], ["batch_norm_prelu", "batch_norm_leaky_relu"]),
+        ([PReLU(4), BatchNorm(4), Conv2d(4, 4, 3), LeakyReLU(), BatchNorm(4)], []),
+    ]:
+        Sequential(*layers)(x)
+        assert willing == expected
+        willing.clear()
+    Residual(BatchNorm(4), PReLU(4), BatchNorm(4))(x)
+    assert willing == ["batch_norm_prelu", "batch_norm_add"]
+
+
+def test_a_layer_that_is_another_keeps_its_own_way(willing):
+    class Halving(BatchNorm):
+        def forward(self, x):
+            return ops.scale(x, 0.5)
+
+    x = wave(1, 2, 2, 4).astype(np.float32)
+    assert np.array_equal(Sequential(Halving(4), LeakyReLU(1.0))(x).array, 0.5 * x)
+    assert np.array_equal(Residual(Halving(4))(x).array, 1.5 * x) and willing == []
+
+
+def test_the_mean_squared_error_may_have_a_twin(monkeypatch):
+    monkeypatch.setattr(losses.mean_squared_error, "twins", [lambda a, b: (np.float32(5), ())])
+    assert float(losses.mean_squared_error(wave(3), wave(3))) == 5
