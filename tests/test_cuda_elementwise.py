@@ -117,6 +117,17 @@ def test_equals_the_reference(case):
         compare(case)
 
 
+@pytest.mark.parametrize("case", [
+    (fused.batch_norm_prelu, (*norms(2, 20, 17, 64), draw(64, seed=4)), running(64)),
+    (fused.pixel_shuffle_prelu, (draw(1, 9, 19, 256), draw(64)), {}),
+    (losses.mean_squared_error, (draw(260, 256), draw(260, 256, seed=1)), {}),
+], ids=name)
+def test_many_blocks(case):
+    """More partial sums than the threads that add them up."""
+    with emulated(multiprocessors=100):
+        compare(case)
+
+
 @pytest.mark.parametrize("case", CASES[::3], ids=name)
 def test_the_same_bits_in_either_order_of_threads(case, monkeypatch):
     dy = exact(case)[3]
