@@ -37,13 +37,16 @@ class VGG19(Layer):
         x = image * self.input_gain + self.input_shift
         for name in self._names:
             x = self.stage(name, x)
-        return ops.scale(x, self.settings["feature_scale"])
+        return ops.scale(ops.relu(x), self.settings["feature_scale"])
 
     def stage(self, name, x):
-        """One convolution and its ReLU, after the pooling that begins every block but the first."""
-        if name.endswith("_1") and name != "conv1_1":
-            x = ops.max_pool2d(x)
-        return ops.relu(getattr(self, name)(x))
+        """One convolution, after the ReLU of the one before it and, where a block begins, pooling.
+
+        Pooling goes first: the ReLU of the largest value is the largest ReLU, and a quarter as many are to be computed.
+        """
+        if name != "conv1_1":
+            x = ops.relu(ops.max_pool2d(x) if name.endswith("_1") else x)
+        return getattr(self, name)(x)
 
 
 def random_vgg19(layer="conv2_2", seed=0, feature_scale=1.0):
@@ -54,7 +57,7 @@ def random_vgg19(layer="conv2_2", seed=0, feature_scale=1.0):
     x = 4 * noise.mean((1, 2), keepdims=True) + 0.5 * noise       # flat colours and some noise: nearer to a photo than noise alone
     for name in vgg._names:
         x = vgg.stage(name, x)
-        deviation = float(x.array.std())
+        deviation = float(ops.relu(x).array.std())
         getattr(vgg, name).weight.array /= deviation              # biases are 0, so this scales the output
         x = ops.scale(x, 1 / deviation)
     return vgg
