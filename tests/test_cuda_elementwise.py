@@ -1,4 +1,8 @@
 """The GPU's kernels that are bound by memory, played on the CPU, against the operations one reads."""
+import sys
+import weakref
+from unittest import mock
+
 import emulate
 import numpy as np
 import pytest
@@ -43,19 +47,19 @@ CASES = [
     (fused.batch_norm_leaky_relu, (*norms(2, 6, 7, 10), -0.5), {}),
     (fused.batch_norm_add, (*norms(2, 9, 7, 64), draw(2, 9, 7, 64, seed=4)), running(64)),
     (fused.batch_norm_add, (*norms(3, 1, 5, 7), draw(3, 1, 5, 7, seed=4)), running(7) | {"training": False}),
-    (ops.relu, (draw(2, 5, 7, 64),), {}), (ops.relu, (draw(3, 5, 7, 3),), {}), (ops.relu, (draw(1, 70, 77, 2),), {}),
-    (ops.leaky_relu, (draw(2, 5, 7, 64), 0.2), {}), (ops.leaky_relu, (draw(9, 11), 0.0), {}),
+    (ops.relu, (draw(2, 5, 7, 64),), {}), (ops.relu, (draw(1, 70, 78, 2),), {}),
+    (ops.leaky_relu, (draw(2, 5, 7, 64), 0.2), {}), (ops.leaky_relu, (draw(9, 16), 0.0), {}),
     (ops.leaky_relu, (draw(9, 12), -0.5), {}),
     (ops.prelu, (draw(2, 5, 7, 64), draw(64)), {}), (ops.prelu, (draw(2, 40, 17, 5), draw(5)), {}),
     (ops.prelu, (draw(1, 140), draw(140)), {}),
     (ops.prelu, (draw(2, 5, 7, 64), draw(1)), {}), (ops.prelu, (draw(1, 1), draw(1)), {}),
-    (ops.add, (draw(2, 5, 7, 64), draw(2, 5, 7, 64, seed=1)), {}), (ops.add, (draw(3, 5), draw(3, 5, seed=1)), {}),
+    (ops.add, (draw(2, 5, 7, 64), draw(2, 5, 7, 64, seed=1)), {}), (ops.add, (draw(3, 4), draw(3, 4, seed=1)), {}),
     (ops.pixel_shuffle, (draw(2, 3, 5, 64),), {}), (ops.pixel_shuffle, (draw(1, 1, 1, 27),), {"r": 3}),
     (fused.pixel_shuffle_prelu, (draw(2, 3, 5, 256), draw(64)), {}), (fused.pixel_shuffle_prelu, (draw(2, 7, 3, 20), draw(5)), {}),
     (fused.pixel_shuffle_prelu, (draw(1, 4, 3, 36), draw(4)), {"r": 3}),
     (ops.max_pool2d, (draw(2, 6, 8, 64),), {}), (ops.max_pool2d, (draw(2, 7, 5, 6),), {}),           # a rest at both edges
     (ops.max_pool2d, (np.round(draw(2, 6, 9, 4)),), {}), (ops.max_pool2d, (draw(1, 8, 10, 12),), {"size": 3, "stride": 3}),     # ties
-    (ops.softplus, (30 * draw(16, 1),), {}), (ops.softplus, (draw(3, 20, 4),), {}),
+    (ops.softplus, (30 * draw(16, 1),), {}),
     (losses.mean_squared_error, (draw(2, 40, 17, 3), draw(2, 40, 17, 3, seed=1)), {}),
     (losses.mean_squared_error, (draw(3, 5, 5, 3), draw(3, 5, 5, 3, seed=1)), {}),
     (losses.mean_squared_error, (draw(1, 1), draw(1, 1, seed=1)), {}),
@@ -172,6 +176,29 @@ def test_declines_what_it_is_not_made_for(case):
         assert twin(*double, **copies(options, np.float64)) is NotImplemented
         assert twin(double[0], *inputs[1:], **options) is NotImplemented
         assert twin(inputs[0][:0], *inputs[1:], **options) is NotImplemented
+        with mock.patch.object(sys.modules[twin.__module__], "LIMIT", inputs[0].size):         # as large as that
+            assert twin(*inputs, **options) is NotImplemented
+
+
+@pytest.mark.parametrize("operation, more", [
+    (ops.batch_norm, norms(8)[1:]), (ops.prelu, (draw(8),)), (fused.pixel_shuffle_prelu, (draw(2),)),
+], ids=lambda value: getattr(value, "__name__", ""))
+def test_declines_channels_with_gaps(operation, more):
+    with emulated():
+        assert cuda_twin(operation)(draw(2, 6, 4, 8), *map(gaps, more)) is NotImplemented
+
+
+@pytest.mark.parametrize("operation, more, kept", [
+    (ops.relu, (), "y"), (ops.leaky_relu, (0.2,), "y"), (ops.max_pool2d, (), "xy"), (ops.batch_norm, norms(8)[1:], "x"),
+    (fused.batch_norm_prelu, (*norms(8)[1:], draw(8)), "x"), (fused.batch_norm_add, (*norms(8)[1:], draw(2, 6, 4, 8)), "x"),
+], ids=lambda value: getattr(value, "__name__", ""))
+def test_nothing_is_kept_for_the_gradient_but(operation, more, kept):
+    with emulated():
+        x = draw(2, 6, 4, 8)
+        y, rules = cuda_twin(operation)(x, *more)
+        alive = {"x": weakref.ref(x), "y": weakref.ref(y)}
+        del x, y
+        assert "".join(name for name, array in alive.items() if array() is not None) == kept and rules
 
 
 @pytest.mark.skipif(NO_NVRTC is not None, reason=str(NO_NVRTC))

@@ -38,13 +38,13 @@ struct Columns {
 };
 
 // What the threads with one threadIdx.x have, joined two by two, always in the same order; all of it is then threadIdx.y 0's.
+// No round writes where the one before reads, so one barrier in each is enough.
 template <class T> __device__ void join_threads(T& mine, T* all) {
     int me = threadIdx.y * blockDim.x + threadIdx.x;
     for (int half = blockDim.y / 2; half > 0; half /= 2) {
-        all[me] = mine;
+        if (threadIdx.y < 2 * half) all[me] = mine;
         __syncthreads();
         if (threadIdx.y < half) mine.join(all[me + half * blockDim.x]);
-        __syncthreads();
     }
 }
 
