@@ -48,9 +48,10 @@ class _PReLUInPlace(Layer):
         if not isinstance(x.array, np.ndarray):
             return ops.prelu(x, self.slope)         # a GPU does it in one pass, and only into a second array
 
-        def work(rows):         # x + (slope - 1) * min(x, 0)
+        def work(rows):         # max(x, 0) + slope * min(x, 0), which has the same bits
             below = np.minimum(rows, 0)
-            below *= self.slope.array - 1
+            rows -= below
+            below *= self.slope.array
             rows += below
         by_rows(work, x.array)
         return x
