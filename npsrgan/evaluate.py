@@ -20,13 +20,12 @@ from npsrgan.errors import UserError, command
 from npsrgan.fast import keep_memory, set_threads
 from npsrgan.inference import blend, fold
 from npsrgan.lpips import LPIPS, SMALLEST
-from npsrgan.metrics import psnr, ssim
+from npsrgan.metrics import CAP, psnr, ssim
 from npsrgan.storage import load_generator
 from npsrgan.tiling import super_resolve_tiles
 
 CLASSICAL = ("nearest", "bicubic", "lanczos")
 RESIZERS = {"matlab": bicubic, "pil": degrade}      # modules with `downscale` and `upscale`
-CAP = 100.0             # dB: what an exact copy counts as, whose PSNR is infinite, so that means stay finite
 BLENDS = 11             # points of the curve
 TILE = 512              # side of the tiles in which a network sees large images, in low-resolution pixels
 CROPS = 6               # rows of --figure

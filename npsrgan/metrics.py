@@ -4,6 +4,8 @@ Images are uint8 (H, W, 3), RGB.  Papers compare the luma channel and leave out 
 """
 import numpy as np
 
+CAP = 100.0     # dB: what an exact copy, whose PSNR is infinite, counts as where a mean is taken
+
 
 def luma(image):
     """The Y of BT.601 Y'CbCr: float64 (H, W), from 16 (black) to 235 (white).

@@ -23,7 +23,7 @@ from npsrgan.device import select
 from npsrgan.errors import UserError, command, on_gpu
 from npsrgan.fast import keep_memory, set_threads
 from npsrgan.inference import fold, super_resolve
-from npsrgan.metrics import psnr, ssim
+from npsrgan.metrics import CAP, psnr, ssim
 from npsrgan.settings import merge, parse
 from npsrgan.trainer import Diverged, Trainer, numbers, read_checkpoint
 
@@ -232,11 +232,11 @@ def kept(saved):
 def validate(trainer, pairs, out, step):
     """Mean PSNR on the validation images in memory, as columns of the log; and a sample picture of the first of them."""
     s, first = trainer.settings, {}
-    row = {"bicubic_psnr": np.mean([psnr(upscale(lr, s.scale), hr, s.scale) for _, lr, hr in pairs])}
+    row = {"bicubic_psnr": np.mean([min(psnr(upscale(lr, s.scale), hr, s.scale), CAP) for _, lr, hr in pairs])}
     for name, label in report.generators(trainer):
         generator = fold(trainer.networks[name])
         enlarged = [super_resolve(generator, lr, trainer.device) for _, lr, _ in pairs]
-        row[f"{name}_psnr"] = np.mean([psnr(sr, hr, s.scale) for sr, (_, _, hr) in zip(enlarged, pairs)])
+        row[f"{name}_psnr"] = np.mean([min(psnr(sr, hr, s.scale), CAP) for sr, (_, _, hr) in zip(enlarged, pairs)])
         first[label] = enlarged[0]
     name, lr, hr = pairs[0]
     report.sample_picture(out / "samples" / f"step_{step:07}.png", lr, first, hr, f"{name}, step {step}")
@@ -256,7 +256,7 @@ def finish(trainer, validation, out):
         results = {"bicubic": upscale(lr, s.scale)}
         results |= {name: super_resolve(generator, lr, trainer.device) for name, generator in generators.items()}
         for method, image in results.items():
-            scores.setdefault(method, []).append((psnr(image, hr, s.scale), ssim(image, hr, s.scale)))
+            scores.setdefault(method, []).append((min(psnr(image, hr, s.scale), CAP), ssim(image, hr, s.scale)))
         if count == 0:
             report.comparison_picture(out / "result.png", lr, results, hr, f"{name}, which training never saw")
         count += 1

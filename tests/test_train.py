@@ -104,6 +104,15 @@ def test_without_srgan(tiny, tmp_path):
     assert json.loads((tmp_path / "run" / "result.json").read_text()).keys() == {"bicubic", "srresnet", "images", "settings"}
 
 
+def test_an_image_that_bicubic_restores_exactly_leaves_finite_numbers(tiny, tmp_path):
+    (tmp_path / "val").mkdir()
+    Image.new("RGB", (48, 48), (90, 120, 200)).save(tmp_path / "val" / "blue.png")
+    assert tiny(tmp_path / "run", val=tmp_path / "val", steps=1, gan_steps=0, log_every=1) == 0
+    text = (tmp_path / "run" / "result.json").read_text()
+    assert "Infinity" not in text and json.loads(text)["bicubic"]["psnr_y"] == 100
+    assert outcome(tmp_path / "run")["log.csv"][0]["bicubic_psnr"] == "100"
+
+
 def test_checkpoints_and_log_lines_come_when_asked(tiny, tmp_path, monkeypatch):
     saved, save = [], Trainer.save
     monkeypatch.setattr(Trainer, "save", lambda self, path: (saved.append(self.steps), save(self, path)))
