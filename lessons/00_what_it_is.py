@@ -14,7 +14,7 @@ from npsrgan.device import CPU
 from npsrgan.inference import fold, super_resolve
 from npsrgan.metrics import luma, psnr, ssim
 
-hr = Photograph().load(0)               # high resolution: what we shall compare with, and what nobody has in earnest
+hr = Photograph().load(0)               # high resolution: what we shall compare with; in real use nobody has it
 lr = downscale(hr, 4)                   # low resolution: each pixel a weighted mean of some 16 x 16
 print("high", hr.shape, "low", lr.shape)
 # Prediction: 16 pixels are to be made of each one.  Fifteen sixteenths of the answer have to come from somewhere else.
@@ -78,7 +78,8 @@ assert psnr(hr, alike["moved by one pixel"]) < target
 view = np.s_[130:350, 140:370]
 titled = {f"{name}\n{psnr(hr, picture):.1f} dB, SSIM {ssim(hr, picture):.2f}": picture[view] for name, picture in alike.items()}
 save(picture_row(titled, height=2.0), "00_same_psnr")
-# SSIM compares means, contrasts and patterns in small windows.  It forgives "brighter", and even "a patch", but not "moved".
+# SSIM (structural similarity, 1 at best) compares means, contrasts and patterns in small windows.
+# It forgives "brighter", and even "a patch", but not "moved".
 
 # %% What PSNR rewards.  Suppose the truth is `board` or `turned_board`, each as likely.  Guess one of them, or the mean of both?
 # Prediction: a guess is right, or wrong by 60: the MSE's mean is 60^2 / 2.  The mean of both is always wrong by 30, MSE 30^2: 3 dB better.
@@ -102,7 +103,7 @@ for name, picture in pictures.items():
 assert psnr(hr, pictures["low resolution"]) < psnr(hr, bicubic)
 titles = [f"{name}\n{psnr(hr, picture):.1f} dB" if picture is not hr else name for name, picture in pictures.items()]
 save(picture_row({title: p[150:330, 160:350] for title, p in zip(titles, pictures.values())}, height=2.1), "00_side_by_side")
-# Lessons 01 to 12 build these networks, from the first multiplication on.  The last lesson comes back to this row of pictures.
+# Lessons 01 to 12 build these networks, from the first multiplication on.  The last lesson comes back to the two of them.
 
 # %% Exercises: put your answer in the place of None.
 exercise(1, "Two methods differ by 1 dB.  By what factor do their mean squared errors differ?", answer=None,
