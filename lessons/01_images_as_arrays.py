@@ -92,8 +92,10 @@ save(picture_row({"photo": photo, "photo.transpose(2, 0, 1)[0]": moved[0], "phot
 eps = 1e-4
 slope = (images.to_uint8(x + eps).astype(float) - images.to_uint8(x - eps)) / (2 * eps)
 assert not slope.any()
-# A loss computed on levels has no gradient, and a network would learn nothing.  So training compares floats, without clipping;
-# levels are for eyes, files, and the final score.
+# How a network learns: one number, the loss L, says how wrong its answer is.  For each of its adjustable numbers w, the weights, the
+# derivative dL/dw says which way L rises; all these together are the gradient.  Each w is moved a little the other way, and so on, over
+# thousands of steps.  A loss computed on levels has the gradient 0, and a network would learn nothing.  So training compares floats,
+# without clipping; levels are for eyes, files, and the final score.
 
 # %% Exercises: put your answer in the place of None.
 exercise(1, "A batch of 16 high-resolution patches, 176 x 176 pixels, RGB, float32: how many bytes?", answer=None,
