@@ -41,9 +41,10 @@ axis.set(title="the error of a finite difference: too long a step bends, too sho
 axis.legend()
 save(figure, "02_step")
 
-# %% Arrays.  An operation y = f(x) comes with a rule: a function from dy = dL/dy, the cotangent, to dL/dx.  To check it, make a number of
-# y: L = sum(cotangent * f(x)); then differences want two values of L for each entry of x.  Our patient is batch norm at its simplest:
-# every column gets mean 0 and standard deviation 1.  (Lesson 05 derives the rule.)
+# %% Arrays.  L, the loss, is one number, computed from y = f(x) by whatever comes after (lesson 01).  An operation f comes with a rule: a
+# function from dy = dL/dy, the cotangent, to dL/dx.  To check it, make an L with a known dy: L = sum(cotangent * f(x)).  Differences want
+# two values of L for each entry of x.  Our patient is batch norm at its simplest: every column gets mean 0 and standard deviation 1.
+# (Lesson 05 derives the rule.)
 def normalise(x):
     return (x - x.mean(0)) / x.std(0)
 
@@ -99,9 +100,9 @@ def ours(rule):                 # float64, random cotangent, error relative to t
 
 checks = {"all-ones cotangent": all_ones, "denominator 1 + |n|": one_plus, "float32, loosened": single_precision, "ours": ours}
 passed = np.array([[way(rule) for rule in rules.values()] for way in checks.values()])
-# Prediction: all pass the right rule, and only ours passes nothing else.  All ones: zero and -zero are zero, so rules 2, 3, 4 pass.
+# Prediction: all pass the right rule, and only ours passes nothing else.  All ones: where the right answer is 0, five wrong rules say 0.
 assert passed[:, 0].all() and not passed[3, 1:].any()
-assert passed[0, 1:4].all() and passed[1].all() and passed[2, 3]
+assert passed[0].tolist() == [True] * 5 + [False, True] and passed[1].all() and passed[2, 3]
 
 figure, axis = plt.subplots(figsize=(10, 2.9), layout="constrained")
 good = passed == (np.arange(len(rules)) == 0)
