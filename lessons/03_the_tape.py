@@ -90,7 +90,7 @@ assert gradient(d, a) == 2                          # the way through c is lost,
 #       L(p) = 16 |shrink(p) - lr|^2 + 0.05 |down(p)|^2 + 0.05 |across(p)|^2            p is used three times: three gradients meet
 block_means = lambda p: p.reshape(p.shape[0] // 4, 4, p.shape[1] // 4, 4).mean((1, 3))
 shrink = lambda p: (block_means(p), (lambda dy: np.kron(dy, np.ones((4, 4))) / 16,))
-step = lambda axis: lambda p: (np.roll(p, -1, axis) - p, (lambda dy: np.roll(dy, 1, axis) - dy,))       # to the next pixel, round the edge
+step = lambda axis: lambda p: (np.roll(p, -1, axis) - p, (lambda dy: np.roll(dy, 1, axis) - dy,))       # step(0) is down, step(1) across
 square = lambda factor: lambda x: (factor * (x * x).sum(), (lambda dy: dy * factor * 2 * x,))
 minus = lambda target: lambda x: (x - target, (lambda dy: dy,))
 
@@ -143,7 +143,7 @@ assert psnr(p.array) > psnr(blocks) + 0.5           # smoother than the blocks, 
 
 # %% Exercises: put your answer in the place of None.
 exercise(1, "b = a + a, c = b + b, d = c * c: what is dd/da at a = 3?", answer=None, check=lambda a: a == 96, hint="d = 16 a^2")
-exercise(2, "A residual block is x + f(x).  How many paths lead back through 16 of them in a row?", answer=None,
+exercise(2, "A residual block is x + f(x).  With f counted as one way, how many paths lead back through 16 in a row?", answer=None,
          check=lambda a: a == 2**16, hint="each block offers two ways")
 exercise(3, "y = x - mean(x), for an array x.  Write its rule: a function of dy.", answer=None, hint="every x is part of the mean of all",
          check=lambda f: check(op(lambda x: (x - x.mean(), (f,))), np.array([1.0, 2.0, 4.0]))[0].passed)
