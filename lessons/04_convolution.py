@@ -6,7 +6,7 @@ Papers: Lavin and Gray 2016, section 4.1; Williams, Waterman and Patterson 2009.
 # %% The formula.  Slide a window of 3 x 3 pixels over the image; each output is a weighted sum of all channels of what is in the window:
 #
 #       y[n, h, k, o] = sum over i, j, c of  xp[n, h + i, k + j, c] * w[i, j, c, o]         xp is x with a border of zeros
-#
+# n counts the images, h and k are row and column, c is one of the channels that come in (at first: red, green, blue), o one that goes out.
 import sys; sys.path[:0] = ["lessons", "."]
 import time
 import numpy as np
@@ -56,7 +56,7 @@ def im2col(x, w):
     return (columns @ w.reshape(columns.shape[1], -1)).reshape(*x.shape[:3], -1)
 
 
-# %% Fewer multiplications.  Two outputs of a three-tap filter, d0 g0 + d1 g1 + d2 g2 and d1 g0 + d2 g1 + d3 g2, need six.  Or four:
+# %% Fewer multiplications.  Two outputs of a filter of weights g, d0 g0 + d1 g1 + d2 g2 and d1 g0 + d2 g1 + d3 g2, need six.  Or four:
 #
 #       m0 = (d0 - d2) g0       m1 = (d1 + d2) (g0 + g1 + g2) / 2       m2 = (d2 - d1) (g0 - g1 + g2) / 2       m3 = (d1 - d3) g2
 #
@@ -104,7 +104,7 @@ assert np.allclose(rules[0](dy), d_x(dy, small_w), atol=1e-4) and np.allclose(ru
 
 
 # %% How fast?  One layer of SRResNet; and what this machine can do at most: all cores multiply matrices (peak), or copy images (bandwidth).
-# The roofline: who computes I operations for each byte that he moves is no faster than min(peak, I * bandwidth).  Close other programs.
+# The roofline: a program with I operations for each byte it moves is no faster than min(peak, I * bandwidth).  Close other programs.
 def seconds(function, *arguments):
     times, end = [], time.perf_counter() + 0.7
     while len(times) < 3 or time.perf_counter() < end:
@@ -132,7 +132,7 @@ for name, (duration, operations, moved) in ways.items():
     point = operations / moved, operations / duration / 1e9
     print(f"{name:17} {duration * 1e3:13,.1f} ms  {point[1]:9.4f} GFLOP/s")
     axis.plot(*point, "o", ms=9)
-    axis.annotate(name, point, (9, -4), textcoords="offset points")
+    axis.annotate(f"   {name}   ", point, va="center", ha="right" if 5 < point[0] < 10 else "left")         # clear of its neighbour
 axis.set(xlim=(0.05, 2000), xlabel="operations for each byte moved", ylabel="GFLOP/s", title="a 3x3 convolution, 64 to 64 channels\n"
          f"the roof: copying {bandwidth / 1e9:.0f} GB/s, multiplying matrices {peak / 1e9:.0f} GFLOP/s")
 save(figure, "04_roofline")
