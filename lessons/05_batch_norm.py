@@ -38,7 +38,7 @@ def normalise(x):
 
 
 x_hat, mean, std, m = normalise(x)
-# Prediction: who multiplies the input by 3 and adds 7 changes nothing (eps apart).  The gradient must know that too.
+# Prediction: multiplying the input by 3 and adding 7 changes nothing (eps apart).  The gradient must know that too.
 assert np.allclose(normalise(3 * x + 7)[0], x_hat, atol=1e-4)
 
 # %% The gradient, the long way.  Call dy = dL/dy, and so on.  x reaches y by three roads: directly, through var and through mean.
@@ -140,7 +140,7 @@ save(picture_row({"the photograph": to_uint8(photo), "tile by tile, evaluation m
 
 # %% Exercises: put your answer in the place of None.
 exercise(1, "An SRResNet has 16 blocks of two convolutions and one more behind them, 64 channels wide, each with a bias and a batch norm "
-         "behind it.  How many of its numbers never get a gradient?", answer=None, check=lambda a: a == 33 * 64,
+         "behind it.  How many of its numbers always have the gradient 0?", answer=None, check=lambda a: a == 33 * 64,
          hint="count convolutions with a batch norm behind them; each has 64 biases")
 exercise(2, "With momentum 0.9 and batches that are all alike, after how many steps has the running mean come 99 % of the way from 0?",
          answer=None, check=lambda a: a == np.ceil(np.log(0.01) / np.log(0.9)), hint="what is left after n steps is 0.9^n")
