@@ -40,8 +40,7 @@ for mine, package in zip(prelu.reference(x, a)[1], ops.prelu.reference(x, a)[1])
     np.testing.assert_allclose(mine(dy), package(dy), rtol=1e-12, atol=1e-12)
 assert np.array_equal(prelu(x, a).array, ops.prelu(x, a).array)
 
-# %% On the kink itself
-# At x = 0 there is no slope, only one on each side.  A central difference averages the two: predicted (1 + 0.25) / 2.
+# %% On the kink itself.  At x = 0 there is no slope, only one on each side.  A central difference averages both: predicted (1 + 0.25) / 2.
 # The rule must pick a side: it says a.  Both are fine in training (no pixel stays at exactly 0), but a gradient check that
 # steps on a kink fails.  That is why `gradcheck.normal` keeps its entries 0.1 away from zero.
 h = 1e-6
@@ -74,8 +73,9 @@ for name, std in {"He": (2 / WIDTH) ** 0.5, "1.5 x He": 1.5 * (2 / WIDTH) ** 0.5
 assert abs(initialise(Conv2d(64, 64, 3)).weight.array.std() / (2 / 576) ** 0.5 - 1) < 0.02      # the package's: the same formula
 
 # %% Batch norm's gamma in the discriminator
-# Batch norm forgives: it divides any size away, so behind it even normal(0, 0.01) weights work.  But it has a weight of its
-# own, gamma, which starts at 1.  An initialiser that says "normal(0, 0.01) for every weight" draws gamma too.
+# The discriminator D is SRGAN's second network (lesson 11): a picture in, one number out, the logit, large for "a photograph".
+# Batch norm divides any size away, so behind it even normal(0, 0.01) weights work.  But it has a weight of its own, gamma, which
+# should start at 1.  An initialiser that says "normal(0, 0.01) for every weight" draws gamma too.
 #
 # Going backward, each of D's 7 batch norms multiplies the gradient by  gamma / sqrt(var + eps).  So we predict:
 # * Without eps: a gamma of 0.01 makes the next var 0.01^2 times as large, and they cancel.  Only the LAST gamma has no
@@ -116,7 +116,7 @@ assert 50 < smaller[1e-14] < 200 < smaller[1e-5] < 4000
 
 # %% What it means for a picture
 # The generator learns realism from one thing only: this gradient with respect to its picture.  Adam would forgive D's own
-# weights a gradient 1000 times too small (lesson 08).  But the generator ADDS it to its content loss: there it is drowned.
+# weights a gradient 1000 times too small (lesson 08).  But the generator ADDS it to the gradient of its error: it drowns there.
 figure, axes = plt.subplots(1, 3, figsize=(13, 3.6), layout="constrained")
 t = np.linspace(-3, 3, 301)
 for label, slope in [("ReLU, a = 0", 0), ("LeakyReLU, a = 0.2", 0.2), ("PReLU may learn a = -0.5", -0.5)]:
