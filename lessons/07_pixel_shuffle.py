@@ -17,7 +17,7 @@ from npsrgan.models import SRResNet
 from npsrgan.tape import Tape, Tensor, op
 
 #     y[n, 2h + i, 2k + j, c] = x[n, h, k, (2i + j) C + c]          i, j = 0 or 1
-# Nothing is computed: values move.  So the gradient moves back the way the value came.
+# Nothing is computed: values move.  So the gradient moves back the way the value came.  The four places (i, j) are called phases.
 PHASES = [(i, j) for i in (0, 1) for j in (0, 1)]
 
 
@@ -38,9 +38,9 @@ print(*check(shuffle, x))
 assert np.array_equal(shuffle(x).array, ops.pixel_shuffle(x).array)
 
 # %% The older way: transposed convolution
-# A convolution of stride 2 makes an image half as large.  Its rule d_x goes the other way: from a small array to a large
-# one.  Used forward, that rule is the "transposed convolution" (also "deconvolution", which it is not): every small pixel
-# presses a stamp, the kernel, onto a canvas, and the stamps are 2 pixels apart.  Where stamps overlap, they add.
+# A convolution of stride 2 (its window moves by 2 pixels) makes an image half as large.  Its rule d_x goes the other way: from a small
+# array to a large one.  Used forward, that rule is the "transposed convolution" (also "deconvolution", which it is not): every small
+# pixel presses a stamp, the kernel, onto a canvas, and the stamps are 2 pixels apart.  Where stamps overlap, they add.
 
 
 @op
@@ -62,7 +62,7 @@ print(*check(transposed, x, w), sep="\n")
 assert all(result.passed for result in check(shuffle, normal(2, 3, 4, 12)) + check(transposed, x, w))
 small, (rule, *_) = ops.conv2d.reference(large, w, None, 2)
 np.testing.assert_allclose(transposed(x, w).array, rule(x), rtol=1e-12, atol=1e-12)         # conv2d's own d_x
-# What "transposed" means: <conv(large), x> = <large, transposed(x)>, for any large and x.
+# What "transposed" means: <conv(large), x> = <large, transposed(x)>, for any large and x.  (<a, b> is the sum of a * b.)
 np.testing.assert_allclose((small * x).sum(), (large * transposed(x, w).array).sum(), rtol=1e-12)
 
 # %% Count the stamps
@@ -87,9 +87,8 @@ for a, b, i, j in np.ndindex(3, 3, 2, 2):
     stamp[4 - 2 * a + i, 4 - 2 * b + j] = w[a, b, :, 4 * i + 2 * j:4 * i + 2 * j + 2].T
 np.testing.assert_allclose(shuffle(ops.conv2d(x, w)).array, transposed(x, stamp, 2).array, rtol=1e-12, atol=1e-12)
 
-# %% Random first weights
-# So is pixel shuffle free of checkerboards?  Not at first!  Its four phases are four convolutions with random weights of
-# their own, and four random numbers differ.  But nothing hinders it from becoming even; 1, 2, 2, 4 stamps must be learned
+# %% Random first weights.  So is pixel shuffle free of checkerboards?  Not at first!  Its four phases are four convolutions with random
+# weights of their own, and four random numbers differ.  But nothing hinders it from becoming even; 1, 2, 2, 4 stamps must be learned
 # away.  Aitken et al. start all four phases with equal weights (ICNR): then, we predict, a flat wall stays exactly flat.
 rng, ones = np.random.default_rng(7), np.ones((3, 3, 1, 1))
 w3, w4 = rng.standard_normal((3, 3, 1, 1)), rng.standard_normal((3, 3, 1, 4))
@@ -124,7 +123,8 @@ print("variance of the gradient, by phase:", (np.array(ratio) / ratio[0]).round(
 assert np.abs(np.array(ratio) / ratio[0] / [1, 2, 2, 4] - 1).max() < 0.3
 
 # %% Does training make a random pixel shuffle even?
-# A flat wall through a small SRResNet: two shuffles, so its pattern repeats every 4 pixels.  Before and after 60 steps.
+# A flat wall through a small SRResNet (lesson 09): two shuffles, so its pattern repeats every 4 pixels.  Before and after 60 steps on
+# "dead leaves": random leaves, striped or rough, on top of each other, drawn by the package, with edges and textures like photographs.
 generator, batches = SRResNet(16, 2), Batches(DeadLeaves(32, 96), 8, 16)
 adam, walls, bump = Adam(generator, 1e-3), {}, {}
 for step in range(61):
@@ -145,5 +145,5 @@ exercise(1, "Transposed convolution, stride 2, kernel 5 of ones: the stamps on f
          check=lambda a: sorted(a) == [4, 6, 6, 9], hint="along a row it is 2 or 3 stamps")
 exercise(2, "Stride 2: kernel 7 or kernel 8, which gives no checkerboard with a kernel of ones?", answer=None,
          check=lambda k: k == 8, hint="every pixel needs equally many stamps")
-exercise(3, "How many weights has the convolution before the generator's first shuffle: 3x3, from 64 channels to 64 after it?",
-         answer=None, check=lambda n: n == 9 * 64 * 256, hint="before the shuffle there are 4 * 64 channels")
+exercise(3, "The convolution before the generator's first shuffle: 3x3, from 64 channels to 64 after the shuffle.  How many weights has "
+         "it, biases not counted?", answer=None, check=lambda n: n == 9 * 64 * 256, hint="before the shuffle there are 4 * 64 channels")
