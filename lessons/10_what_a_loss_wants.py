@@ -48,7 +48,9 @@ save(picture_row({"one good answer": images.to_uint8(faces[0]), "another, 3 pixe
                  height=3, vmin=0, vmax=1), "10_average_face")
 
 # %% A loss that looks at features
-# Ledig et al. compare not pixels but what VGG19, a network trained to recognise things, makes of them:
+# Ledig et al. compare not pixels but what VGG19, a network trained to recognise things, makes of them: its features phi, the numbers that
+# one of its inner layers puts out.  (conv3_1 is the first convolution of its third block.  Between blocks stands pooling, which keeps only
+# the largest of every 2 x 2 numbers.)
 #
 #     L(p) = mean |phi(p) - phi(hr)|^2        dL/dp: back through phi, whose weights stay as they are
 #
@@ -111,7 +113,7 @@ for name, features in (pixels | {eye: build("conv3_1") for eye, build in eyes.it
     assert contrast < 0.1 if name == "pixels" else contrast > 0.4
     drawn[f"drawn for {name}: contrast {contrast:.2f}"] = canvas.forward().array[0]
 # L2 draws grey.  A random VGG19 knows HOW MUCH detail there was, not which: it draws noise.  The trained one, which sees edges
-# and their direction, draws stripes: run this lesson with a file, and see.  (It preferred stripes over grey 0.57, 0.016 and 0.004 to 1.)
+# and their direction, draws stripes: run this lesson with a file, and see.  (Its ratios in the cell above: 0.57, 0.016 and 0.004.)
 save(picture_row({title: images.to_uint8(array) for title, array in drawn.items()}, height=3.4), "10_what_they_draw")
 
 # %% Where 1/12.75 comes from
@@ -134,7 +136,7 @@ if file:
 # %% Exercises
 exercise(1, "The truth is 0 (70 %) or 1 (30 %).  L2 answers with the mean, 0.3.  What does L1, |p - truth|, answer?", answer=None,
          check=lambda p: abs(p) < 0.01, hint="its best answer is the median: there half of the truths lie above, half below")
-exercise(2, "How many dB is a texture in the wrong place behind grey, with very many possible places?", answer=None,
+exercise(2, "In pixels' PSNR, how many dB is a texture in the wrong place behind grey, with very many possible places?", answer=None,
          check=lambda d: abs(d - 3.01) < 0.02, hint="K / (K - 1) goes to 1")
 exercise(3, "The features are scaled by 1/10 in place of 1/12.75.  By what factor must the weight of that loss change?", answer=None,
          check=lambda f: abs(f - (10 / 12.75) ** 2) < 0.01, hint="a loss of squares feels a scale twice")
