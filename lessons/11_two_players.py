@@ -53,8 +53,8 @@ assert np.isclose(losses.discriminator_adversarial(z, z).array, (ops.softplus(-z
 
 # %% The pen matters too.  log(sigmoid(z) + 1e-8) and -softplus(-z) are one formula on paper, within 1e-8.  Predictions:
 # (a) -log(D + eps): once D < 1e-8, that is z < -18.4, eps is larger than D and the gradient fades away, in any precision.
-# (b) -log(1 - D + eps): in float32, numbers just below 1 are 6e-8 apart.  From about z = 17 on, 1 - D is 0 or 6e-8 and nothing
-#     in between: the gradient is 0.6 or 4 where 1 is right, and soon 0.
+# (b) -log(1 - D + eps): in float32, numbers just below 1 are 6e-8 apart.  Beyond z = 14, 1 - D is a dozen such steps or fewer; from
+#     16.6 on it is 0.  The gradient should be 1: it jitters, down to a half; jumps to e^-16.6 / 1e-8 = 6; and then fades away.
 assert abs(slope(literal, -30)) < 1e-4 and slope(non_saturating, -30, np.float32) == -1
 wrong = slope(literal_made, np.linspace(14, 18, 200), np.float32)
 print(f"d/dz -log(1 - D + eps), float32, z from 14 to 18: between {wrong.min():.2f} and {wrong.max():.2f}; it should be 1")
