@@ -26,7 +26,7 @@ hr, lr = to_float(tiles), to_float(np.stack([downscale(tile, 2) for tile in tile
 # Symptom: "nothing happens in the first thousand steps"; "D answers 0.50 to everything".
 # The bug: `for p in net.parameters(): p = normal(0, 0.01)`.  Batch norm's gamma is a parameter, and starts near 0 instead of 1.
 # Why does the next batch norm not undo it?  Because of eps.  By hand, for 64 channels: a signal of 0.01 through 9 * 64 weights
-# of 0.01 becomes 0.01 * 24 * 0.01 = 0.0024; 0.0024 / sqrt(0.0024^2 + 1e-5) = 0.6, not 1, and the next is worse.  The gradient on
+# of 0.01 becomes 0.01 * sqrt(9 * 64) * 0.01 = 0.0024; 0.0024 / sqrt(0.0024^2 + 1e-5) = 0.6, not 1, and the next is worse.  The gradient on
 # its way back is multiplied by 0.6 or less, seven times over, and by a small gamma at the end.
 # The cure: initialise by kind of layer (layers.initialise): weights are drawn, gamma stays 1.
 
@@ -127,7 +127,7 @@ for bug, style in ((False, "o-"), (True, "x-")):
     sizes, x = [], Tensor(lr)
     for layer in beginner(bug).features.steps:
         x = layer(x)
-        sizes += [float(x.array.std())] * isinstance(layer, BatchNorm)
+        sizes += [float(x.array.std((0, 1, 2)).mean())] * isinstance(layer, BatchNorm)
     axes[0, 0].plot(range(1, len(sizes) + 1), sizes, style, label="gamma from normal(0, 0.01)" if bug else "gamma = 1")
     axes[0, 1].plot(averaged(noise[:150], bug), style[1:], lw=2 - bug, label="swapped" if bug else "right", zorder=2 - bug)
 axes[0, 0].set(title="1. Signal behind D's batch norms", xlabel="batch norm number", ylabel="standard deviation", yscale="log")
