@@ -21,7 +21,7 @@ from npsrgan.layers import Linear, Sequential, initialise
 from npsrgan.models import VGG19
 from npsrgan.models.vgg19 import random_vgg19
 
-faces = DeadLeaves(20, 178)         # 178 x 178 pixels; CelebA's faces have 178 x 218
+faces = DeadLeaves(20, 178)         # 178 x 178 pixels: what a square cut of CelebA's faces (178 x 218) leaves
 
 
 # %% 1. A batch is one face, sixteen times
@@ -144,5 +144,5 @@ def test_an_incomplete_file_is_refused(bug):
 # %% Your turn
 exercise(1, "CelebA's images are 178 x 218.  At how many places can an LR patch of 40 be cut (on the LR grid, scale 4)?", None,
          lambda a: a == 75, hint="178 / 4 and 218 / 4, rounded down; a patch of 40 has n - 40 + 1 places along a side of n")
-exercise(2, "A checkpoint holds parameters, Adam's m and v.  How many times larger is it than the parameters alone?", None,
+exercise(2, "A checkpoint holds parameters, Adam's m and v.  How many times the size of the parameters alone has it?", None,
          lambda a: a == 3)
