@@ -67,7 +67,8 @@ for name, ratio in intensity.items():
 assert intensity["convolution 3x3, 64 to 64"] > 13 > intensity["D's first linear layer"] > intensity["PReLU"]
 # Four of the six only wait for memory.  For them, the way to be fast is to move fewer bytes.
 
-# %% So: Adam.  In NumPy each formula is a pass over memory.  Counting arrays read and written, operation by operation:
+# %% So: Adam.  A kernel is a function that runs on the card; to start it is a launch.  On a card each of NumPy's operations is one kernel,
+# and one pass over memory.  Counting arrays read and written, operation by operation:
 #   m += (1 - b1) * (g - m)                          3 + 2 + 3                =  8
 #   v += (1 - b2) * (g * g - v)                      2 + 3 + 2 + 3            = 10
 #   p -= rate / c1 * m / (sqrt(v / c2) + eps)        2 + 2 + 2 + 2 + 3 + 3    = 14       32 floats, 13 kernels, for each parameter
@@ -78,7 +79,7 @@ print("\n" + "\n".join(f"{number:3}  {line}" for number, line in enumerate(compi
 #   blockIdx, blockDim, threadIdx      which block of threads am I in, how large is a block, who am I in it: my number is i.
 #   i += gridDim.x * blockDim.x        then the entry as many further on as there are threads: so any size will do.
 #                  Neighbours in a block touch neighbours in memory, so that one access of the memory serves 32 threads.
-#   mean, square   stay in registers: m, v and p are each read once and written once.
+#   mean, square   stay in registers, the thread's own few places for numbers: m, v and p are each read once and written once.
 # The card promises no order.  So no thread may need what another one writes: here each entry belongs to exactly one.
 
 
@@ -107,13 +108,13 @@ print("the kernel, played by Python in random order, and Adam in NumPy agree")
 
 # %% One graph.  Every operation is a launch: Python decides, asks the driver, the card computes.  Small ones are done before
 # Python has asked for the next.  How many are there?  Count records on the tape of one SRGAN step without VGG19 (full depth,
-# narrow, so that it is quick).  Prediction: G has 16 blocks of 6 operations and some 20 others; D 40, twice.  About 200 forward.
+# narrow, so that it is quick).  Prediction: G has 16 blocks of 6 operations and 12 others; D has 27, and runs twice.
 g, d = SRResNet(4, 16), Discriminator(2, 16)
 with Tape() as tape:
     made = d(g(np.zeros((1, 4, 4, 3), np.float32)))
     d(np.zeros((1, 16, 16, 3), np.float32))
 print(f"one step: {len(tape)} operations forward, about twice as many gradient rules, each of several kernels")
-assert 150 < len(tape) < 250
+assert len(tape) == 16 * 6 + 12 + 2 * 27
 # A CUDA graph (npsrgan/graph.py) writes the launches down once, with the addresses of their arrays, and then starts all of them
 # with one call.  It is a tape for kernels.  And because it holds addresses, new inputs must be copied to where the old ones were:
 buffer, result, new = np.zeros(3), np.zeros(3), np.array([1.0, 2.0, 3.0])
