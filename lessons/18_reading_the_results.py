@@ -51,9 +51,9 @@ scores = np.array([psnr(blends[t], hr) for t in shares])
 print("PSNR from mean to sample:", scores.round(2), " predicted:", (scores[0] - 10 * np.log10(1 + shares**2)).round(2))
 assert np.allclose(scores, scores[0] - 10 * np.log10(1 + shares**2), atol=0.1)
 
-# %% How "looks right" can be measured.  LPIPS, the usual measure, needs weights that are not in this repository.  A stand-in for
-# textures: how strongly do the features of a random VGG19 answer, on average, compared with the original?  (It knows no meaning
-# and nothing about places.)  Prediction: it goes the other way than PSNR, all along.
+# %% How "looks right" can be measured.  LPIPS, the usual measure of how different two pictures look to people, needs weights that are
+# not in this repository.  A stand-in for textures: how strongly do the features of a random VGG19 answer, on average, compared with the
+# original?  (It knows no meaning and nothing about places.)  Prediction: it goes the other way than PSNR, all along.
 vgg = random_vgg19("conv2_2")
 
 
@@ -85,7 +85,7 @@ if all(file.exists() for file in files):
     rows = {f"{t:.0%} SRGAN\n{psnr(x, photo):.2f} dB": x[50:170, 60:180] for t, x in zip(shares, made)}
     save(picture_row(rows, height=2), "18_blend")
 else:
-    print(f"no {files[0].name} and {files[1].name} in weights/ yet: the networks' part is skipped")
+    print(f"{' and '.join(file.name for file in files if not file.exists())} not in weights/ yet: the networks' part is skipped")
 recorded = weights / "perception_distortion.json"
 folders = json.loads(recorded.read_text(encoding="utf-8")) if recorded.exists() else {}
 print("recorded curves, PSNR against LPIPS:", ", ".join(folders) or "none (python -m npsrgan.evaluate --curve makes them)")
