@@ -30,7 +30,7 @@ def walk(rule):
     return np.array(points)
 
 
-# Stochastic gradient descent moves by rate * gradient.  So on the ravine every step multiplies x by (1 - rate) and y by
+# Stochastic gradient descent (SGD) moves by rate * gradient.  So on the ravine every step multiplies x by (1 - rate) and y by
 # (1 - 100 rate).  We predict: above a rate of 2/100 y explodes.  Just below, at 0.019, y flips its sign every step and
 # shrinks by 0.9; x, which had nothing to do with it, crawls: after 80 steps 0.981^80 = 0.22 of the way is still to go.
 sgd = walk(lambda g, t: 0.019 * g)
