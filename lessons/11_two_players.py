@@ -98,7 +98,7 @@ def player(inputs, outputs, seed):
 
 generator, discriminator = player(4, 2, 0), player(2, 1, 1)
 generator.steps[-1].weight.array *= 0.2
-adam_g, adam_d = Adam(generator, 4e-3, beta1=0.5), Adam(discriminator, 4e-3, beta1=0.5)
+adam_g, adam_d = Adam(generator, 4e-3, beta1=0.5), Adam(discriminator, 4e-3, beta1=0.5)     # a short memory: the goal moves
 for step in range(150):                                                     # D may practise alone: it becomes sure of itself
     with Tape() as tape:
         loss = losses.discriminator_adversarial(discriminator(real(step)), discriminator(generator(noise(step))))
