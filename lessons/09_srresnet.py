@@ -93,7 +93,7 @@ for mode in ("evaluation", "training"):
         pixel = ops.sum(eye(scene)[0, 200, 200])
     seen[mode] = np.abs(tape.gradient(pixel, scene)).max(-1)
 rows = np.flatnonzero(seen["evaluation"][0].any(axis=1))
-print(f"output row 200 sees LR rows {reach(200)} by prediction, ({rows[0]}, {rows[-1]}) by its gradients: 40 around row 50")
+print(f"output row 200 sees LR rows {reach(200)} by prediction, ({rows[0]}, {rows[-1]}) by its gradients: 40 above its own, row 50")
 assert (rows[0], rows[-1]) == reach(200) == (10, 89) and not seen["evaluation"][1].any()
 # In training the batch's mean and variance depend on every pixel of every picture.  We predict: it sees everything, even
 # the OTHER picture of the batch.
@@ -117,7 +117,7 @@ SIZE, STEPS = 96, 500
 hr, elsewhere = photo[125:125 + SIZE, 190:190 + SIZE], photo[330:330 + SIZE, 60:60 + SIZE]
 x, target = images.to_float(downscale(hr, 4))[None], images.to_float(hr)[None]
 student = SRResNet(16, 2)
-adam = Adam(student, schedule("cosine", 2e-3, STEPS))
+adam = Adam(student, schedule("cosine", 2e-3, STEPS))       # the rate falls, along a cosine, to a hundredth
 print(f"{student.flat.size} weights, {hr.size} numbers")
 for _ in tqdm(range(STEPS), "learning by heart"):
     with Tape() as tape:
@@ -137,7 +137,8 @@ assert gain[0] > 3 and gain[1] < gain[0] - 2
 save(picture_row(panels, columns=4), "09_by_heart")
 
 # %% Exercises
-exercise(1, "How far from its centre does SRResNet see with 5 blocks instead of 16, in LR pixels?", answer=None,
+exercise(1, "With 5 blocks instead of 16, how many LR rows above its own (row 50) does output row 200 see?", answer=None,
          check=lambda n: n == 18, hint="every block has two 3x3 convolutions")
-exercise(2, "How many times the multiplications, roughly, if all 16 blocks worked after the upsampling?  (their share, at 16 times "
-         "the pixels)", answer=None, check=lambda n: abs(n - 9) < 1, hint="33 of 3x3 cost 1.22 of 2.22 million per LR pixel")
+exercise(2, "If all 16 blocks worked behind the upsampling, at 16 times the pixels: how many times as many multiplications, roughly, "
+         "would the whole network make?", answer=None, check=lambda n: abs(n - 9) < 1,
+         hint="33 of 3x3 cost 1.22 of 2.22 million per LR pixel")
