@@ -103,7 +103,7 @@ for name, rows in games.items():
     print(f"\n{name}:\n  {report.health_line(rows[-1], rows[-1]['step'])}")
 # %% The health line, read aloud:
 #
-#   pixel, perceptual      what SR misses of HR.  Slowly falling, or a little above SRResNet's.  Sick: they climb and climb.
+#   pixel, perceptual      what SR (G's picture) misses of HR.  Slowly falling, or a little above SRResNet's.  Sick: they climb and climb.
 #   adversarial            mean -log D(SR), what G pays for being found out.  log 2 = 0.69: a draw.  Sick: far above 3, D has won.
 #   discriminator          what D pays.  0.69: it guesses.  Sick: near 0 for long, nobody is left to play against.
 #   D(HR), D(SR)           its mean beliefs.  Healthy: HR above SR, both off the walls.  Sick: 1.00 and 0.00.
