@@ -91,21 +91,7 @@ convolution(const float* __restrict__ x, const float* __restrict__ w, const floa
             copy16(tile_b + n * B_ROW + quad, inside ? w + (tap * outputs + n0 + n) * channels + c + quad : w, inside);
         }
 #else                               // w[k][n]
-        const int k0 = GATHER ? chunk * BK : tap * channels + c;
-        if (outputs % 4 == 0) {
-#pragma unroll
-            for (int e = threadIdx.x; e < BK * BN / 4; e += THREADS) {
-                int k = e / (BN / 4), n = e % (BN / 4) * 4;
-                bool inside = k0 + k < length && n0 + n < outputs;
-                copy16(tile_b + k * B_ROW + n, inside ? w + (k0 + k) * outputs + n0 + n : w, inside);
-            }
-        } else {
-            for (int e = threadIdx.x; e < BK * BN; e += THREADS) {
-                int k = e / BN, n = e % BN;
-                bool inside = k0 + k < length && n0 + n < outputs;
-                copy4(tile_b + k * B_ROW + n, inside ? w + (k0 + k) * outputs + n0 + n : w, inside);
-            }
-        }
+        copy_b(tile_b, w, GATHER ? chunk * BK : tap * channels + c, length, n0, outputs);
 #endif
         chunk++;
         if (!GATHER && ++b == across.taps) {

@@ -44,21 +44,7 @@ kernel_gradient(const float* __restrict__ x, const float* __restrict__ dy, float
             const float* from = inside ? x + p.x + shift : x;
             GATHER ? copy4(tile_a + k * A_ROW + column, from, inside) : copy16_reused(tile_a + k * A_ROW + column, from, inside);
         }
-        const int p0 = (first + s) * BK;
-        if (outputs % 4 == 0) {
-#pragma unroll
-            for (int e = threadIdx.x; e < BK * BN / 4; e += THREADS) {
-                int k = e / (BN / 4), n = e % (BN / 4) * 4;
-                bool inside = p0 + k < pixels_count && n0 + n < outputs;
-                copy16(tile_b + k * B_ROW + n, inside ? dy + (p0 + k) * outputs + n0 + n : dy, inside);
-            }
-        } else {
-            for (int e = threadIdx.x; e < BK * BN; e += THREADS) {
-                int k = e / BN, n = e % BN;
-                bool inside = p0 + k < pixels_count && n0 + n < outputs;
-                copy4(tile_b + k * B_ROW + n, inside ? dy + (p0 + k) * outputs + n0 + n : dy, inside);
-            }
-        }
+        copy_b(tile_b, dy, (first + s) * BK, pixels_count, n0, outputs);
     };
 
     auto stage = [&](int s) { return shared_memory + s % STAGES * TILES_SIZE; };

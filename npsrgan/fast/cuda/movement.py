@@ -10,24 +10,19 @@ In arrays of the larger one's size read or written, for blocks and windows of 2 
 import numpy as np
 
 from npsrgan import ops
-from npsrgan.fast.blocks import shared
 from npsrgan.fast.cuda import compile
 from npsrgan.fast.cuda.compile import NULL, packed
-from npsrgan.fast.cuda.rows import LIMIT, Rows, entries
-from npsrgan.fast.cuda.sums import sum_parts
+from npsrgan.fast.cuda.rows import Rows, entries, suits
+from npsrgan.fast.cuda.sums import input_and_slope_rules
 from npsrgan.ops import fused
 from npsrgan.tape import accumulate, twin
-
-
-def _suits(x, *others):
-    return compile.suits(x, *others) and 0 < x.size < LIMIT
 
 
 @twin(accumulate)
 @twin(ops.add)
 def add(a, b):
     """a + b of one shape; where paths of the tape meet, too."""
-    if not _suits(a, b) or a.shape != b.shape:
+    if not suits(a, b) or a.shape != b.shape:
         return NotImplemented
     y = compile.empty(a.shape, a)
     entries("movement", a.size)("add", packed(a), packed(b), y)
@@ -51,7 +46,7 @@ def pixel_shuffle_prelu(x, slope, r=2):
 
 def _shuffle(x, slope, r):
     """(y, (d_x, d_slope)); slope None: without PReLU."""
-    if not _suits(x, *([] if slope is None else [slope])) or x.ndim != 4:
+    if not suits(x, *([] if slope is None else [slope])) or x.ndim != 4:
         return NotImplemented
     n, h, w, channels = x.shape
     c = channels // (r * r)
@@ -61,26 +56,18 @@ def _shuffle(x, slope, r):
     kept = NULL if slope is None else x
     y = compile.empty((n, r * h, r * w, c), x)
     launch("pixel_shuffle", x, slopes, y, np.int32(r), np.int32(w))
-    found = shared(lambda dy: {})       # about the latest dy
 
-    def gradient(dy):
+    def walk(dy):
         dx, parts = compile.empty((n, h, w, channels), y), compile.empty((launch.parts, c), y)
         launch("pixel_shuffle_gradient", kept, packed(dy), slopes, dx, parts, np.int32(r), np.int32(w))
-        found(dy)["d_slope"] = parts
-        return dx
-
-    def d_slope(dy):
-        if not found(dy):
-            gradient(dy)
-        return sum_parts(found(dy)["d_slope"], compile.empty((c,), y))
-
-    return y, (gradient, d_slope)
+        return dx, parts
+    return y, input_and_slope_rules(walk, (c,), y)
 
 
 @twin(ops.max_pool2d)
 def max_pool2d(x, size=2, stride=2):
     """Windows that do not overlap.  Backward, the winner of each window is found again: the first entry equal to the maximum."""
-    if not _suits(x) or x.ndim != 4 or stride != size or min(x.shape[1:3]) < size:
+    if not suits(x) or x.ndim != 4 or stride != size or min(x.shape[1:3]) < size:
         return NotImplemented
     x = packed(x)
     n, height, width, c = x.shape

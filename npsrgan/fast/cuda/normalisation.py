@@ -14,7 +14,7 @@ from npsrgan import ops
 from npsrgan.fast.blocks import shared
 from npsrgan.fast.cuda import compile
 from npsrgan.fast.cuda.compile import NULL, packed
-from npsrgan.fast.cuda.rows import LIMIT, Rows
+from npsrgan.fast.cuda.rows import Rows, suits
 from npsrgan.fast.cuda.sums import sum_parts
 from npsrgan.ops import fused
 from npsrgan.tape import twin
@@ -50,7 +50,7 @@ def batch_norm_add(x, gamma, beta, residual, running_mean=None, running_var=None
 def _normalise(x, gamma, beta, running_mean, running_var, training, momentum, eps, slopes=None, slope=1.0, residual=None):
     """(y, (d_x, d_gamma, d_beta, d_slopes)) of leaky(batch_norm(x)) + residual; the slope 1 leaves things as they are."""
     channels = [a for a in (gamma, beta, running_mean, running_var, slopes) if a is not None]
-    if not compile.suits(x, *channels, *([] if residual is None else [residual])) or not 0 < x.size < LIMIT:
+    if not suits(x, *channels, *([] if residual is None else [residual])):
         return NotImplemented
     columns = x.shape[-1]
     if any(a.shape != (columns,) or not a.flags.c_contiguous for a in channels) or (residual is not None and residual.shape != x.shape):

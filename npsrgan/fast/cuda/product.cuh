@@ -97,3 +97,21 @@ struct Product {
 };
 
 #endif
+
+// Begin to copy tile B from a matrix (rows, columns) in which it lies as [k][n], from `row` and `column` on; zeros outside.
+__device__ __forceinline__ void copy_b(float* tile, const float* matrix, int row, int rows, int column, int columns) {
+    if (columns % 4 == 0) {
+#pragma unroll
+        for (int e = threadIdx.x; e < BK * BN / 4; e += THREADS) {
+            int k = e / (BN / 4), n = e % (BN / 4) * 4;
+            bool inside = row + k < rows && column + n < columns;
+            copy16(tile + k * B_ROW + n, inside ? matrix + (row + k) * columns + column + n : matrix, inside);
+        }
+    } else {
+        for (int e = threadIdx.x; e < BK * BN; e += THREADS) {
+            int k = e / BN, n = e % BN;
+            bool inside = row + k < rows && column + n < columns;
+            copy4(tile + k * B_ROW + n, inside ? matrix + (row + k) * columns + column + n : matrix, inside);
+        }
+    }
+}

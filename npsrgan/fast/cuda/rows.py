@@ -7,6 +7,11 @@ THREADS = 256       # in a block
 LIMIT = 2**31 - 2**24       # entries of an array: the kernels count with 32 bits, and a little beyond the end
 
 
+def suits(x, *others):
+    """CuPy arrays of float32, the first neither empty nor too large to count."""
+    return compile.suits(x, *others) and 0 < x.size < LIMIT
+
+
 class Rows:
     """The launches of kernels that include rows.cuh, for arrays (rows, columns)."""
 

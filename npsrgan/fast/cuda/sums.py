@@ -1,6 +1,7 @@
 """Sums over many rows, in a fixed order."""
 import numpy as np
 
+from npsrgan.fast.blocks import shared
 from npsrgan.fast.cuda import compile
 
 THREADS = 256
@@ -13,6 +14,26 @@ def sum_parts(parts, out):
     launch = compile.kernel("sums", "sum_parts")
     launch((-(-out.size // across),), (across, down), (parts, out, np.int32(out.size), np.int32(len(parts))))
     return out
+
+
+def input_and_slope_rules(walk, shape, like):
+    """The rules (d_x, d_slope) of an operation whose backward kernel finds both in one reading.
+
+    walk(dy) -> (dx, parts (count, *shape)): what `sum_parts` makes d_slope of.  d_slope takes the parts that d_x, if asked first
+    about the same dy, has left.   like: an array where the sum is to be.
+    """
+    found = shared(lambda dy: {})       # about the latest dy
+
+    def d_x(dy):
+        dx, found(dy)["parts"] = walk(dy)
+        return dx
+
+    def d_slope(dy):
+        if not found(dy):
+            d_x(dy)
+        return sum_parts(found(dy)["parts"], compile.empty(shape, like))
+
+    return d_x, d_slope
 
 
 def column_sums(x):
