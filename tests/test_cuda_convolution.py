@@ -169,7 +169,7 @@ def launches(precision, capability):
     def kernel(name, function, shared=0, **defines):
         def launch(grid, block, args):
             assert all(0 < size < 2**31 for size in grid[:1]) and all(0 < size < 65536 for size in grid[1:])
-            assert np.prod(block) <= 1024 and all(isinstance(a, (np.ndarray, np.int32, np.intp)) for a in args)
+            assert np.prod(block) <= 1024 and all(isinstance(a, (np.ndarray, np.int32, np.float32, np.intp)) for a in args)
         seen.add((name, function, shared, tuple(defines.items())))
         return launch
 

@@ -1,6 +1,8 @@
 // Convolution, forward and back to the image, as a matrix product whose left factor is never laid out in memory.
 //
-//     y[p, :] = bias + sum over taps (a, b) and channels c of  x[pixel of p moved by (a, b), c] * w[tap, c, :]
+//     y[p, :] = leaky(bias + sum over taps (a, b) and channels c of  x[pixel of p moved by (a, b), c] * w[tap, c, :])
+//
+// leaky(v) = v where v > 0, else slope * v: the slope 1 leaves things as they are.
 //
 // M = all output pixels, N = outputs, K = taps * channels.  A block computes BM x BN entries of y: it walks along K in chunks
 // of BK, and STAGES chunks of both factors are in shared memory at a time, being copied or being multiplied.
@@ -12,6 +14,7 @@
 // falls into stride * stride phases (blockIdx.y).  In a phase, pixel stride * h + phase lies under entry i of output pixel g when
 // stride * g + i - top = stride * h + phase: so i = first, first + stride, ... and g falls as i rises.
 
+#include "leaky.cuh"
 #include "ptx.cuh"
 #define A_ALONG_K 1
 #define B_ALONG_K TURNED
@@ -34,8 +37,8 @@ __device__ Axis see(int entries, int before, int stride, int size, int phase) {
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
-convolution(const float* __restrict__ x, const float* __restrict__ w, const float* __restrict__ bias, float* __restrict__ y,
-            int images, int height, int width, int channels, int out_height, int out_width, int outputs,
+convolution(const float* __restrict__ x, const float* __restrict__ w, const float* __restrict__ bias, float slope,
+            float* __restrict__ y, int images, int height, int width, int channels, int out_height, int out_width, int outputs,
             int kernel_height, int kernel_width, int top, int left, int stride) {
     extern __shared__ __align__(16) float shared_memory[];
     __shared__ int4 pixels[BM];     // for each row of A: where its window begins in x (index, row, column); its index in y
@@ -118,11 +121,14 @@ convolution(const float* __restrict__ x, const float* __restrict__ w, const floa
         int to = pixels[m].w;
         n += n0;
         if (to < 0 || n >= outputs) return;
+        const bool both = n + 1 < outputs;
+        if (bias) one += bias[n], two += both ? bias[n + 1] : 0;
+        one = leaky(one, slope), two = leaky(two, slope);
         if (outputs % 2 == 0) {
-            *reinterpret_cast<float2*>(y + to + n) = bias ? make_float2(one + bias[n], two + bias[n + 1]) : make_float2(one, two);
+            *reinterpret_cast<float2*>(y + to + n) = make_float2(one, two);
         } else {
-            y[to + n] = bias ? one + bias[n] : one;
-            if (n + 1 < outputs) y[to + n + 1] = bias ? two + bias[n + 1] : two;
+            y[to + n] = one;
+            if (both) y[to + n + 1] = two;
         }
     });
 }

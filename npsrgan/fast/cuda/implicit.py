@@ -9,18 +9,19 @@ from npsrgan.fast.cuda.precision import tensor_cores
 from npsrgan.fast.cuda.sums import sum_parts
 
 
-def correlate(x, w, out, top, left, stride=1, bias=None):
-    """out[n, h, k, :] = bias + sum over i, j of  x[n, stride*h + i - top, stride*k + j - left, :] @ w[i, j].
+def correlate(x, w, out, top, left, stride=1, bias=None, slope=1.0):
+    """out[n, h, k, :] = leaky(bias + sum over i, j of  x[n, stride*h + i - top, stride*k + j - left, :] @ w[i, j]).
 
     x (N, H, W, C), zero outside; w (kh, kw, C, O); out (N, H', W', O), overwritten.
+    leaky(v) = v where v > 0, else slope * v: the slope 1 leaves things as they are.
     """
-    return _convolve(x, w, out, w.shape, top, left, stride, compile.NULL if bias is None else bias, turned=0)
+    return _convolve(x, w, out, w.shape, top, left, stride, compile.NULL if bias is None else bias, slope, turned=0)
 
 
 def correlate_adjoint(dy, w, out, top, left, stride=1):
     """The gradient of `correlate` with respect to x, written to out (N, H, W, C)."""
     kh, kw, c, o = w.shape
-    return _convolve(dy, w, out, (kh, kw, o, c), top, left, stride, compile.NULL, turned=1)
+    return _convolve(dy, w, out, (kh, kw, o, c), top, left, stride, compile.NULL, 1.0, turned=1)
 
 
 def correlate_kernel_gradient(x, dy, size, top, left, stride=1):
@@ -40,7 +41,7 @@ def correlate_kernel_gradient(x, dy, size, top, left, stride=1):
     return parts[0] if len(parts) == 1 else sum_parts(parts, compile.empty(parts.shape[1:], x))
 
 
-def _convolve(x, w, out, shape, top, left, stride, bias, turned):
+def _convolve(x, w, out, shape, top, left, stride, bias, slope, turned):
     kh, kw, channels, outputs = shape
     phases = stride if turned else 1        # along each axis
     pixels = out.shape[0] * -(-out.shape[1] // phases) * -(-out.shape[2] // phases)        # of the largest phase
@@ -51,7 +52,7 @@ def _convolve(x, w, out, shape, top, left, stride, bias, turned):
     launch = compile.kernel("convolution", "convolution", shared, **defines, TURNED=turned, GATHER=int(channels % bk > 0))
     blocks = -(-pixels // m) * -(-outputs // n)
     numbers = (*x.shape, *out.shape[1:], kh, kw, top, left, stride)
-    launch((blocks, phases * phases), (_threads(defines),), (x, w, bias, out, *map(np.int32, numbers)))
+    launch((blocks, phases * phases), (_threads(defines),), (x, w, bias, np.float32(slope), out, *map(np.int32, numbers)))
     return out
 
 

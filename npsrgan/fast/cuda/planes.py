@@ -22,12 +22,12 @@ def suits(w, stride):
     return stride == 1 and w.shape[1] > 1 and w.shape[1] * w.shape[3] <= 32 and w.shape[2] >= 16
 
 
-def correlate(x, w, out, top, left, bias=None):
+def correlate(x, w, out, top, left, bias=None, slope=1.0):
     """As `implicit.correlate`, for stride 1."""
     (kh, kw, c, o), (n, height, width, _) = w.shape, out.shape
     rows = compile.packed(w.transpose(0, 2, 1, 3)).reshape(kh, 1, c, kw * o)
     z = implicit.correlate(x, rows, compile.empty((n, height, width + kw - 1, kw * o), x), top, left)
     bias = compile.NULL if bias is None else bias
     launch = compile.kernel("planes", "add_planes")
-    launch((-(-out.size // THREADS),), (THREADS,), (z, bias, out, *map(np.int32, (n * height, width, kw, o))))
+    launch((-(-out.size // THREADS),), (THREADS,), (z, bias, np.float32(slope), out, *map(np.int32, (n * height, width, kw, o))))
     return out

@@ -3,6 +3,8 @@
 // A thread has WIDTH neighbouring columns, its pack, of every at.step-th row: what belongs to the columns it reads but once.
 // Threads with consecutive threadIdx.x have consecutive packs, those with the same threadIdx.x the same packs of other rows.
 
+#include "leaky.cuh"
+
 #ifndef WIDTH
 #define WIDTH 4
 #endif
@@ -57,13 +59,3 @@ struct Sums {
         for (int k = 0; k < WIDTH && at.pack < at.packs; k++) parts[at.column + k] = of[k];
     }
 };
-
-__device__ inline float leaky(float x, float slope) { return x > 0 ? x : slope * x; }
-
-// Turns dL/d(leaky(x, slope)) into dL/dx and returns dL/d(slope).
-__device__ inline float leaky_gradient(float x, float slope, float& d) {
-    if (x > 0) return 0;
-    float d_slope = x * d;
-    d *= slope;
-    return d_slope;
-}
