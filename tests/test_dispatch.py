@@ -14,6 +14,7 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 from npsrgan import ops, storage
 from npsrgan.device import CPU, Device
 from npsrgan.fast import blocks
+from npsrgan.fast.cuda import compile
 from npsrgan.gradcheck import CASES
 from npsrgan.layers import Layer
 from npsrgan.settings import Settings
@@ -64,6 +65,8 @@ class StandIn(NDArrayOperatorsMixin):
 
     def __array_function__(self, function, types, args, kwargs):
         known(function.__name__, args, kwargs)
+        if function.__name__.endswith("_like") and kwargs.get("shape") == ():
+            kwargs = kwargs | {"shape": None}       # CuPy asks `if shape`
         if function.__name__ in UPLOADS:
             return StandIn(function(*args, **kwargs))
         return wrapped(function(*map(bare, args), **{name: bare(value) for name, value in kwargs.items()}))
@@ -150,6 +153,7 @@ def test_the_stand_in_refuses_what_cupy_refuses():
         with pytest.raises((TypeError, ValueError, AttributeError)):
             forbidden()
     assert isinstance(np.asarray(np.ones(3), like=a), StandIn)
+    assert np.empty_like(a, shape=()).shape == (3,) and np.empty_like(a, shape=(2,)).shape == (2,)
     assert isinstance(a + 1.0, StandIn) and isinstance(np.float64(2) * a, StandIn) and float(a.sum()) == 3
 
 
@@ -162,6 +166,14 @@ def test_the_stand_in_refuses_what_cupy_has_not_got():
             forbidden()
     offered = [name for name in vars(StandIn) if not name.startswith("_")]
     assert all(hasattr(cupy.ndarray, name) for name in offered)
+
+
+def test_new_arrays_for_the_twins():
+    for shape in ((), (3,), (2, 0), (2, 1, 3)):
+        for dtype in (np.float32, np.float64):
+            for like in (upload(np.ones((4, 5), dtype)), upload(np.ones((), dtype)).T, upload(np.asfortranarray(np.ones((2, 3), dtype)))):
+                mine = compile.empty(shape, like)
+                assert isinstance(mine, StandIn) and mine.shape == shape and mine.dtype == dtype
 
 
 # Operations

@@ -73,7 +73,7 @@ def suits(*arrays):
 
 def empty(shape, like):
     """A new array of a shape, on the same device and of the same type as another."""
-    return np.empty_like(like, shape=shape, order="C")
+    return np.empty(shape, like.dtype, like=like)       # CuPy's empty_like takes the shape () for none given
 
 
 def packed(array):
