@@ -23,12 +23,14 @@ class Adam:
 
     def __init__(self, network, learning_rate=1e-4, beta1=0.9, beta2=0.999, eps=1e-8):
         self.network, self.learning_rate, self.beta1, self.beta2, self.eps = network, learning_rate, beta1, beta2, eps
-        self.gradient, self.m, self.v = (np.zeros_like(network.flat) for _ in range(3))
-        self._gradients = split(self.gradient, [p.shape for p in network.parameters()])
+        self.m, self.v = np.zeros_like(network.flat), np.zeros_like(network.flat)
         self.steps, self._rate = 0, None
-        self._kernel = _kernel(network.flat)
-        # Where a GPU reads what changes from step to step.
-        self._on_gpu = [np.zeros_like(self.gradient, dtype, shape=1) for dtype in (np.float32, np.int32)] if self._kernel else []
+        self._kernel, self._on_gpu = _kernel(network.flat), []
+        if self._kernel:        # where a GPU reads what changes from step to step
+            self._on_gpu = [np.zeros_like(self.m, dtype, shape=1) for dtype in (np.float32, np.int32)]
+        else:
+            self._gradient = np.zeros_like(self.m)
+            self._gradients = split(self._gradient, [p.shape for p in network.parameters()])
 
     @property
     def rate(self):
@@ -52,21 +54,21 @@ class Adam:
 
     def update(self, gradients):
         """The other half, after `advance`: move the network.  gradients: as for `step`."""
+        if self._kernel:
+            self._kernel(self.network.flat, gradients, self.m, self.v, *self._on_gpu, self.beta1, self.beta2, self.eps)
+            return
         for mine, gradient in zip(self._gradients, gradients, strict=True):
             mine[...] = gradient
-        if self._kernel:
-            self._kernel(self.network.flat, self.gradient, self.m, self.v, *self._on_gpu, self.beta1, self.beta2, self.eps)
-            return
         rate, correction1, correction2 = self._rate, 1 - self.beta1 ** self.steps, 1 - self.beta2 ** self.steps
-        block = self.BLOCK if isinstance(self.gradient, np.ndarray) else self.gradient.size      # a GPU wants one large piece
+        block = self.BLOCK if isinstance(self.m, np.ndarray) else self.m.size      # a GPU wants one large piece
 
         def update(start):
-            p, g, m, v = (a[start:start + block] for a in (self.network.flat, self.gradient, self.m, self.v))
+            p, g, m, v = (a[start:start + block] for a in (self.network.flat, self._gradient, self.m, self.v))
             m += (1 - self.beta1) * (g - m)
             v += (1 - self.beta2) * (g * g - v)
             p -= rate / correction1 * m / (np.sqrt(v / correction2) + self.eps)
 
-        parallel(update, range(0, self.gradient.size, block))
+        parallel(update, range(0, self.m.size, block))
 
 
 def _kernel(flat):

@@ -74,7 +74,11 @@ def kernel(name, function, shared=0, **defines):
 
 
 def _hold(kind, arg):
-    """(a pointer to a copy of the array with a margin around it, the whole room, the copy), or (the number, None, None)."""
+    """(a pointer to a copy of the array with a margin around it, the whole room, the copy), or (the number or struct, None, None)."""
+    if kind == "?":         # a struct, as CuPy passes one: an array of one
+        if arg.shape != (1,) or arg.dtype.names is None:
+            raise TypeError(f"a kernel was given {arg!r} for a struct")
+        return (ctypes.c_char * arg.nbytes).from_buffer_copy(arg), None, None
     dtype = TYPES[kind[-1]]
     if kind[0] != "*":
         if type(arg) is not dtype:

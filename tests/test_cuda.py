@@ -131,15 +131,25 @@ def test_the_emulation_shows_what_is_wrong(monkeypatch, tmp_path):
 
 @needs_gxx
 @pytest.mark.parametrize("steps", [1, 2, 1000])
-def test_adam(steps):
-    p, g, m, v = (wave(5000, seed=k).astype(np.float32) for k in range(4))
+@pytest.mark.parametrize("sizes", [(5000,), (3, 1021, 1, 64, 2048, 1, 1, 700), (7,) * 600], ids=["one", "several", "three launches"])
+def test_adam(sizes, steps):
+    """Chunks that begin and end within a parameter, at its edges, and beyond many of them."""
+    size = sum(sizes)
+    p, g, m, v = (wave(size, seed=k).astype(np.float32) for k in range(4))
     v = v * v
     rate, betas, eps = 3e-3, (0.9, 0.999), 1e-8
     exact_m = 0.9 * m.astype(np.float64) + 0.1 * g
     exact_v = 0.999 * v.astype(np.float64) + 0.001 * np.float64(g) ** 2
     move = rate * exact_m / (1 - 0.9 ** steps) / (np.sqrt(exact_v / (1 - 0.999 ** steps)) + eps)
-    before = p.copy()
+    before, gradients = p.copy(), np.split(g, np.cumsum(sizes)[:-1])
     with emulated(multiprocessors=1):
-        adam.update(p, g, m, v, np.array([rate], np.float32), np.array([steps], np.int32), *betas, eps)
+        numbers = np.array([rate], np.float32), np.array([steps], np.int32), *betas, eps
+        adam.update(p, [*map(np.copy, gradients)], m, v, *numbers)
+        with pytest.raises(ValueError, match="cannot move"):
+            adam.update(p, gradients[1:] or [g[1:]], m, v, *numbers)
     assert relative_error(m, exact_m) < 1e-6 and relative_error(v, exact_v) < 1e-6
     assert relative_error(before - p.astype(np.float64), move) < 1e-4
+
+
+def test_adams_table_of_gradients_fits_into_a_kernels_arguments():
+    assert adam.TABLE.itemsize + 7 * 8 + 8 * 4 <= 4096 and adam.TABLE.fields["start"][1] == 8 * adam.PARAMETERS

@@ -25,11 +25,11 @@ def card(monkeypatch):
     """A card, with Adam's kernel for it, which reads the rate and the count of steps where a card's kernel reads them."""
     made = Card()
 
-    def kernel(p, g, m, v, rate, steps, beta1, beta2, eps):
+    def kernel(p, gradients, m, v, rate, steps, beta1, beta2, eps):
         def work():
-            pace, t = rate._values[0], steps._values[0]
-            m._values += (1 - beta1) * (g._values - m._values)
-            v._values += (1 - beta2) * (g._values ** 2 - v._values)
+            pace, t, g = rate._values[0], steps._values[0], np.concatenate([gradient._values.ravel() for gradient in gradients])
+            m._values += (1 - beta1) * (g - m._values)
+            v._values += (1 - beta2) * (g ** 2 - v._values)
             p._values -= pace / (1 - beta1 ** t) * m._values / (np.sqrt(v._values / (1 - beta2 ** t)) + eps)
         made.run(work, p)
     monkeypatch.setattr(adam, "_kernel", lambda flat: kernel if isinstance(flat, StandIn) else None)

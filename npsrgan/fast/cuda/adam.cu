@@ -1,16 +1,46 @@
-// Adam (Kingma and Ba 2015, algorithm 1).  One thread updates the entries i, i + (all threads), ... of the flat buffers.
+// Adam (Kingma and Ba 2015, algorithm 1).  A block updates CHUNK entries of the flat buffers, a thread EACH of them: it reads all it
+// needs before it writes, so that enough of the memory's answers are on their way.
 // The rate and the number of steps are read from the GPU's memory, so that a recorded launch can be repeated as they change.
 // rest = 1 - beta, which in float32 would lose digits.
 
-extern "C" __global__ void adam(float* __restrict__ p, const float* __restrict__ g, float* __restrict__ m, float* __restrict__ v,
+#define THREADS 256
+#define EACH 4
+#define CHUNK (THREADS * EACH)
+#define PARAMETERS 256      // at most, in one launch
+
+// Where the gradients are, which nobody has to copy into a flat buffer: parameter k's entries are start[k] to start[k + 1] in p, m
+// and v.  Behind the last parameter, start is larger than any number of entries.
+struct Gradients {
+    const float* of[PARAMETERS];
+    int start[PARAMETERS + 1];
+};
+
+extern "C" __global__ void adam(float* __restrict__ p, const Gradients gradients, float* __restrict__ m, float* __restrict__ v,
                                 const float* rate, const int* steps, float rest1, float rest2, float log_beta1, float log_beta2,
                                 float eps, int size) {
     // 1 - beta^t, without the cancellation that takes the digits of the first steps
     float correction1 = -expm1f(*steps * log_beta1), correction2 = -expm1f(*steps * log_beta2), pace = *rate / correction1;
-    for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < size; i += gridDim.x * blockDim.x) {
-        float gradient = g[i];
-        float mean = m[i] += rest1 * (gradient - m[i]);
-        float square = v[i] += rest2 * (gradient * gradient - v[i]);
-        p[i] -= pace * mean / (sqrtf(square / correction2) + eps);
+    int first = blockIdx.x * CHUNK + threadIdx.x, k = 0;
+    for (int half = PARAMETERS / 2; half > 0; half /= 2)            // the last parameter that begins at `first` or before
+        if (gradients.start[k + half] <= first) k += half;
+
+    float parameter[EACH], gradient[EACH], mean[EACH], square[EACH];
+#pragma unroll
+    for (int j = 0; j < EACH; j++) {
+        int i = first + j * THREADS;
+        if (i >= size) continue;
+        while (gradients.start[k + 1] <= i) k++;
+        gradient[j] = gradients.of[k][i - gradients.start[k]];
+        parameter[j] = p[i], mean[j] = m[i], square[j] = v[i];
+    }
+#pragma unroll
+    for (int j = 0; j < EACH; j++) {
+        int i = first + j * THREADS;
+        if (i >= size) continue;
+        mean[j] += rest1 * (gradient[j] - mean[j]);
+        square[j] += rest2 * (gradient[j] * gradient[j] - square[j]);
+        m[i] = mean[j];
+        v[i] = square[j];
+        p[i] = parameter[j] - pace * mean[j] / (sqrtf(square[j] / correction2) + eps);
     }
 }
