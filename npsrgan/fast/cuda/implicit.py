@@ -1,11 +1,14 @@
-"""Launches the convolution's matrix products: shapes of tiles, sizes of grids, and the kernels' arguments.
+"""Launches the convolution's matrix products: sizes of grids and of shared memory, and the kernels' arguments.
 
 The products themselves are in convolution.cu and kernel_gradient.cu.  Arrays are packed (see compile.packed) and float32.
+Which tiles there are is said in tiles.py; tuning.py finds the fastest for shapes alike, with numbers of pixels up to the same power of 2.
 """
+import math
+from functools import partial
+
 import numpy as np
 
-from npsrgan.fast.cuda import compile
-from npsrgan.fast.cuda.precision import tensor_cores
+from npsrgan.fast.cuda import compile, tiles, tuning
 from npsrgan.fast.cuda.sums import sum_parts
 
 
@@ -26,18 +29,20 @@ def correlate_adjoint(dy, w, out, top, left, stride=1):
 
 def correlate_kernel_gradient(x, dy, size, top, left, stride=1):
     """The gradient of `correlate` with respect to w, (*size, C, O).  x (N, H, W, C), dy (N, H', W', O)."""
-    channels, outputs = x.shape[3], dy.shape[3]
-    m, n = 128, 128 if outputs > 64 else 64
-    defines = _defines(m, n)
-    rows, chunks = size[0] * size[1] * channels, -(-dy.size // outputs // defines["BK"])
-    tiles = -(-rows // m) * -(-outputs // n)
-    # As many blocks as the GPU runs at a time, two on a multiprocessor; but to each enough chunks to be worth its sums.
-    stretch = -(-chunks // max(1, min(2 * compile.multiprocessors() // tiles, chunks // 4)))
+    channels, outputs, pixels, depth = x.shape[3], dy.shape[3], dy.size // dy.shape[3], tiles.depth()
+    rows, chunks = size[0] * size[1] * channels, -(-pixels // depth)
+    # As many blocks as the GPU runs at a time, two on a multiprocessor; but to each enough chunks to be worth its sums.  Counted
+    # for one tile, whichever is taken then: so the sums are the same.
+    blocks = -(-rows // 128) * -(-outputs // (128 if outputs > 64 else 64))
+    stretch = -(-chunks // max(1, min(2 * compile.multiprocessors() // blocks, chunks // 4)))
     parts = compile.empty((-(-chunks // stretch), *size, channels, outputs), x)
-    shared = 4 * defines["STAGES"] * defines["BK"] * (m + 8 + n + 8)
-    launch = compile.kernel("kernel_gradient", "kernel_gradient", shared, **defines, GATHER=int(channels % 4 > 0))
-    numbers = (*x.shape, *dy.shape[1:], *size, top, left, stride, stretch)
-    launch((tiles, len(parts)), (_threads(defines),), (x, dy, parts, *map(np.int32, numbers)))
+
+    def grid(tile): return -(-rows // tile.m) * -(-outputs // tile.n), len(parts)
+    def memory(tile): return 4 * depth * (tile.m + 8 + tile.n + 8), 32 * depth
+
+    args = x, dy, parts, *map(np.int32, (*x.shape, *dy.shape[1:], *size, top, left, stride, stretch))
+    _launch("kernel_gradient", (*size, channels, outputs, stride), pixels, max(64, outputs), grid, memory, args,
+            GATHER=int(channels % 4 > 0))
     return parts[0] if len(parts) == 1 else sum_parts(parts, compile.empty(parts.shape[1:], x))
 
 
@@ -45,40 +50,28 @@ def _convolve(x, w, out, shape, top, left, stride, bias, slope, turned):
     kh, kw, channels, outputs = shape
     phases = stride if turned else 1        # along each axis
     pixels = out.shape[0] * -(-out.shape[1] // phases) * -(-out.shape[2] // phases)        # of the largest phase
-    m, n = _tile(pixels, outputs, phases * phases)
-    defines = _defines(m, n)
-    bk = defines["BK"]
-    shared = 4 * defines["STAGES"] * (m * (bk + 4) + (n * (bk + 4) if turned else bk * (n + 8)))
-    launch = compile.kernel("convolution", "convolution", shared, **defines, TURNED=turned, GATHER=int(channels % bk > 0))
-    blocks = -(-pixels // m) * -(-outputs // n)
-    numbers = (*x.shape, *out.shape[1:], kh, kw, top, left, stride)
-    launch((blocks, phases * phases), (_threads(defines),), (x, w, bias, np.float32(slope), out, *map(np.int32, numbers)))
+    depth = tiles.depth()
+
+    def grid(tile): return -(-pixels // tile.m) * -(-outputs // tile.n), phases * phases
+
+    def memory(tile):
+        return 4 * (tile.m * (depth + 4) + (tile.n * (depth + 4) if turned else depth * (tile.n + 8))), 16 * tile.m
+
+    args = x, w, bias, np.float32(slope), out, *map(np.int32, (*x.shape, *out.shape[1:], kh, kw, top, left, stride))
+    _launch("convolution", (*shape, stride), pixels, outputs, grid, memory, args, TURNED=turned, GATHER=int(channels % depth > 0))
     return out
 
 
-def _tile(pixels, outputs, phases):
-    """Rows and columns of a block's tile: the larger, the less is read, as long as every multiprocessor gets a block.
+def _launch(name, shape, pixels, columns, grid, memory, args, **macros):
+    """Launch a kernel in the tiles that take the least time.
 
-    A tile reads m + n numbers for m * n multiplications.  If the second-level cache gives 5.5 TB/s (an estimate
-    for an H200), 128 x 128 comes to at most 176 Tflop/s and 128 x 64 to 117, before what the first-level cache saves.
+    shape (kh, kw, C, O, stride): of the kernel that as many pixels meet.       columns: for which the tiles must be made.
+    grid(tile), memory(tile): see tiles.candidates.     macros: besides the tile's.
     """
-    if outputs <= 32:
-        return 128, 32
-    for m, n in [(128, 128)] * (outputs > 64) + [(128, 64)]:
-        if phases * -(-pixels // m) * -(-outputs // n) >= compile.multiprocessors():
-            return m, n
-    return 64, 64
+    def prepare(tile):
+        launch = compile.kernel(name, name, tile.stages * memory(tile)[0], **tile.macros(), **macros)
+        return partial(launch, grid(tile), (tile.threads,), args)
 
-
-def _defines(m, n):
-    """The macros of product.cuh for a tile: how deep its chunks are, and how many of them are on their way."""
-    if not tensor_cores():
-        return {"TF32": 0, "BM": m, "BN": n, "BK": 16, "STAGES": 2, "BLOCKS": max(2, 384 // (m * n // 64))}
-    stages = 3 if compile.shared_memory() >= 112 << 10 else 2
-    down = 4 if n == 32 else 2
-    return {"TF32": 1, "BM": m, "BN": n, "BK": 32, "STAGES": stages, "BLOCKS": 2, "WARPS_M": down, "WARPS_N": 4 // down}
-
-
-def _threads(defines):
-    """Of a block: THREADS in product.cuh."""
-    return 32 * defines["WARPS_M"] * defines["WARPS_N"] if defines["TF32"] else defines["BM"] * defines["BN"] // 64
+    question = name, *macros.values(), tiles.depth(), shape, pixels.bit_length()
+    choices = partial(tiles.candidates, columns, grid, memory, plain=not macros["GATHER"])
+    prepare(tuning.fastest(question, choices, prepare, pixels * math.prod(shape[:4])))()
