@@ -229,6 +229,7 @@ class Residual(Sequential):
 
 # Neighbours that have an operation together.  (Exactly these: a subclass may do something else.)
 PAIRS = {
+    (Conv2d, LeakyReLU): lambda conv, leaky, x: fused.conv2d_leaky_relu(x, conv.weight, conv.bias, leaky.slope, conv.stride),
     (BatchNorm, PReLU): lambda norm, prelu, x: norm.apply(fused.batch_norm_prelu, x, prelu.slope),
     (BatchNorm, LeakyReLU): lambda norm, leaky, x: norm.apply(fused.batch_norm_leaky_relu, x, leaky.slope),
     (PixelShuffle, PReLU): lambda shuffle, prelu, x: fused.pixel_shuffle_prelu(x, prelu.slope, shuffle.r),

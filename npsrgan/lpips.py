@@ -15,6 +15,7 @@ import numpy as np
 from npsrgan import images, ops
 from npsrgan.device import CPU
 from npsrgan.errors import UserError
+from npsrgan.ops import fused
 
 KERNEL, BIAS, LINEAR = FILE = "AlexNet_0__Conv_{}__kernel", "AlexNet_0__Conv_{}__bias", "NetLinLayer_{}__Conv_0__kernel"
 ALEXNET = (     # (shape of the kernel, stride, padding, max pooling before it)
@@ -55,7 +56,7 @@ class LPIPS:
         for (kernel, bias), (_, stride, padding, pooled) in zip(self.convolutions, ALEXNET):
             if pooled:
                 x = ops.max_pool2d(x, size=3, stride=2)
-            x = ops.relu(ops.conv2d(x, kernel, bias, stride, padding))
+            x = fused.conv2d_relu(x, kernel, bias, stride, padding)
             found.append(x.array / (np.sqrt((x.array**2).sum(-1, keepdims=True)) + 1e-10))
         return found
 

@@ -156,6 +156,13 @@ def test_declines_what_it_is_not_made_for():
         assert convolution.conv2d(x[:, :1], w, b, padding=0) is NotImplemented
         with mock.patch.object(convolution, "LIMIT", x.size - 1):
             assert convolution.conv2d(x, w, b) is NotImplemented
+        for odd in (b[:1], np.repeat(b, 2)[::2]):
+            assert convolution.conv2d(x, w, odd) is NotImplemented
+        assert convolution.conv2d(x, w, b, stride=256) is NotImplemented        # more phases than a grid has rows
+        assert convolution.conv2d_leaky_relu(x, w, b, -0.1) is NotImplemented
+        few = draw(*CASES[10][:2])
+        with mock.patch.object(convolution, "LIMIT", 9 * 10 * 3 * 10 - 1):      # its planes are the largest array
+            assert convolution.conv2d(*few) is NotImplemented
 
 
 # The networks' own shapes: nothing computed, but every launch looked at

@@ -82,11 +82,29 @@ def test_batch_norm_and_what_follows(operation, more, in_turn, training):
     assert all(np.array_equal(one, other) for one, other in zip(*results, strict=True))
 
 
+@pytest.mark.parametrize("operation, more, in_turn", [
+    (fused.conv2d_relu, (), lambda x, w, b, **o: ops.relu(ops.conv2d(x, w, b, **o))),
+    (fused.conv2d_leaky_relu, (0.3,), lambda x, w, b, slope, **o: ops.leaky_relu(ops.conv2d(x, w, b, **o), slope)),
+], ids=lambda value: getattr(value, "__name__", ""))
+def test_convolution_and_what_follows(operation, more, in_turn):
+    inputs = [Tensor(a) for a in (wave(2, 6, 5, 4), wave(3, 3, 4, 6, seed=1), wave(6, seed=2))]
+    results = [recorded(function, *inputs, *more, stride=2, padding=0) for function in (operation, in_turn)]
+    assert results[0][2] == results[1][2] and results[0][0].shape == (2, 2, 2, 6)
+    assert all(np.array_equal(one, other) for one, other in zip(*([value, *gradients] for value, gradients, _ in results)))
+
+
+def test_layers_pass_their_stride_on():
+    layers, x = (Conv2d(4, 6, 3, stride=2), LeakyReLU(0.3)), wave(2, 6, 5, 4)
+    layers[0].weight.array[...] = wave(3, 3, 4, 6)
+    assert np.array_equal(Sequential(*layers)(x).array, layers[1](layers[0](x)).array)
+
+
 @pytest.fixture
 def willing(monkeypatch):
     """Every fused operation has a twin that takes everything and answers 7; the names of those that were asked."""
     asked = []
-    for operation in (fused.batch_norm_prelu, fused.batch_norm_leaky_relu, fused.batch_norm_add, fused.pixel_shuffle_prelu):
+    for operation in (fused.conv2d_leaky_relu, fused.batch_norm_prelu, fused.batch_norm_leaky_relu, fused.batch_norm_add,
+                      fused.pixel_shuffle_prelu):
         def answer(*args, operation=operation):
             asked.append(operation.__name__)
             return np.full((1, 2, 2, 4), 7.0, np.float32), ()
@@ -100,8 +118,9 @@ def test_layers_find_the_operation_for_two_neighbours(willing):
         ([BatchNorm(4), PReLU(4)], ["batch_norm_prelu"]),
         ([BatchNorm(4), LeakyReLU()], ["batch_norm_leaky_relu"]),
         ([PixelShuffle(2), PReLU(1)], ["pixel_shuffle_prelu"]),
+        ([Conv2d(4, 4, 3), LeakyReLU(), BatchNorm(4), PReLU(4)], ["conv2d_leaky_relu", "batch_norm_prelu"]),
         ([Conv2d(4, 4, 3), BatchNorm(4), PReLU(4), PReLU(4), BatchNorm(4), LeakyReLU()], ["batch_norm_prelu", "batch_norm_leaky_relu"]),
-        ([PReLU(4), BatchNorm(4), Conv2d(4, 4, 3), LeakyReLU(), BatchNorm(4)], []),
+        ([PReLU(4), BatchNorm(4), Conv2d(4, 4, 3), PReLU(4), LeakyReLU(), BatchNorm(4)], []),
     ]:
         Sequential(*layers)(x)
         assert willing == expected

@@ -59,14 +59,20 @@ def column_sums(work, *arrays):
 
 
 def shared(compute):
-    """Let several gradient rules share work: compute(dy), remembered for the dy it was last asked about.
+    """Let several gradient rules share work: compute(dy), remembered for the dy it was last asked about, while that lives.
 
     dy is held weakly.  Its identity alone would not do: the next array may be made where the last one was.
     """
-    last = [lambda: None, None]
+    last = nothing = (lambda: None), None
+
+    def forget(reference):
+        nonlocal last
+        if last[0] is reference:
+            last = nothing
 
     def ask(dy):
+        nonlocal last
         if last[0]() is not dy:
-            last[:] = weakref.ref(dy), compute(dy)
+            last = weakref.ref(dy, forget), compute(dy)
         return last[1]
     return ask

@@ -1,8 +1,11 @@
 """VGG19, the eye that the perceptual loss looks through."""
+from itertools import pairwise
+
 import numpy as np
 
 from npsrgan import ops
 from npsrgan.layers import Conv2d, Layer, initialise
+from npsrgan.ops import fused
 
 PLAN = [(1, 64, 2), (2, 128, 2), (3, 256, 4), (4, 512, 4), (5, 512, 4)]      # block, channels, convolutions
 LAYERS = [f"conv{block}_{i + 1}" for block, _, depth in PLAN for i in range(depth)]
@@ -26,6 +29,7 @@ class VGG19(Layer):
         self.settings = {"layer": layer, "feature_scale": feature_scale}
         self.input_gain, self.input_shift = np.ones(3, np.float32), np.zeros(3, np.float32)
         self._names = LAYERS[:LAYERS.index(layer) + 1]
+        self._pooled = [name for name, after in pairwise(self._names) if after.endswith("_1")]
         before = 3
         for block, channels, depth in PLAN:
             for name in [f"conv{block}_{i + 1}" for i in range(depth)]:
@@ -37,16 +41,17 @@ class VGG19(Layer):
         x = image * self.input_gain + self.input_shift
         for name in self._names:
             x = self.stage(name, x)
-        return ops.scale(ops.relu(x), self.settings["feature_scale"])
+        return ops.scale(x, self.settings["feature_scale"])
 
     def stage(self, name, x):
-        """One convolution, after the ReLU of the one before it and, where a block begins, pooling.
+        """One convolution and its ReLU, and where another block follows, pooling.
 
         Pooling goes first: the ReLU of the largest value is the largest ReLU, and a quarter as many are to be computed.
         """
-        if name != "conv1_1":
-            x = ops.relu(ops.max_pool2d(x) if name.endswith("_1") else x)
-        return getattr(self, name)(x)
+        convolution = getattr(self, name)
+        if name in self._pooled:
+            return ops.relu(ops.max_pool2d(convolution(x)))
+        return fused.conv2d_relu(x, convolution.weight, convolution.bias)
 
 
 def random_vgg19(layer="conv2_2", seed=0, feature_scale=1.0):
@@ -56,8 +61,8 @@ def random_vgg19(layer="conv2_2", seed=0, feature_scale=1.0):
     noise = np.random.default_rng([seed, 19]).uniform(-1, 1, (4, 32, 32, 3)).astype(np.float32)
     x = 4 * noise.mean((1, 2), keepdims=True) + 0.5 * noise       # flat colours and some noise: nearer to a photo than noise alone
     for name in vgg._names:
-        x = vgg.stage(name, x)
-        deviation = float(ops.relu(x).array.std())
-        getattr(vgg, name).weight.array /= deviation              # biases are 0, so this scales the output
-        x = ops.scale(x, 1 / deviation)
+        convolution = getattr(vgg, name)
+        deviation = float(ops.relu(convolution(x)).array.std())
+        x = ops.scale(vgg.stage(name, x), 1 / deviation)
+        convolution.weight.array /= deviation                     # biases are 0, so this scales the output
     return vgg

@@ -2,11 +2,24 @@
 
 Each is the operations in its body, no more; without such a twin, as on a CPU, those run and are recorded one by one.
 """
-from npsrgan.ops.activations import leaky_relu, prelu
+from npsrgan.ops.activations import leaky_relu, prelu, relu
 from npsrgan.ops.arithmetic import add
+from npsrgan.ops.convolution import conv2d
 from npsrgan.ops.normalisation import batch_norm
 from npsrgan.ops.shapes import pixel_shuffle
 from npsrgan.tape import composite
+
+
+@composite
+def conv2d_relu(x, w, b=None, stride=1, padding=None):
+    """Convolution and ReLU."""
+    return relu(conv2d(x, w, b, stride, padding))
+
+
+@composite
+def conv2d_leaky_relu(x, w, b, slope, stride=1, padding=None):
+    """Convolution and LeakyReLU; slope: a number."""
+    return leaky_relu(conv2d(x, w, b, stride, padding), slope)
 
 
 @composite

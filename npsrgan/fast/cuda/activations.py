@@ -16,16 +16,18 @@ def _pointwise(name, keep_output, x, *numbers):
     """What a twin returns for the kernel `name`, y[i] of x[i].  `name`_gradient finds dx in dy and in one of x and y: only that is kept."""
     if not suits(x):
         return NotImplemented
-    x, launch = packed(x), entries("activations", x.size)
+    x = packed(x)
     y = compile.empty(x.shape, x)
-    launch(name, x, *numbers, y)
+    entries("activations", x.size)(name, x, *numbers, y)
     kept = y if keep_output else x
+    return y, (lambda dy: gradient(name, kept, dy, *numbers),)
 
-    def d_x(dy):
-        dx = compile.empty(kept.shape, kept)
-        launch(f"{name}_gradient", kept, packed(dy), *numbers, dx)
-        return dx
-    return y, (d_x,)
+
+def gradient(name, kept, dy, *numbers):
+    """dL/dx of an activation, from dL/dy and from what is kept of it, x or y, packed."""
+    dx = compile.empty(kept.shape, kept)
+    entries("activations", kept.size)(f"{name}_gradient", kept, packed(dy), *numbers, dx)
+    return dx
 
 
 @twin(ops.relu)
