@@ -23,7 +23,7 @@ import numpy as np
 from tqdm import tqdm
 
 from npsrgan import fast, tape
-from npsrgan.bench_methods import print_methods
+from npsrgan.bench_methods import print_methods, print_methods_on_gpu
 from npsrgan.bench_rows import CONVOLUTIONS, QUICK, cpu_rows, draw, plain, training
 from npsrgan.errors import UserError, command
 
@@ -181,13 +181,16 @@ def main(arguments=None):
     parser.add_argument("--json", metavar="FILE", help="also write the results here")
     parser.add_argument("--precision", choices=("tf32", "float32"), default="tf32", help="of convolutions on a GPU (default: tf32)")
     parser.add_argument("--profile", action="store_true", help="print where the time of our SRGAN step goes, and nothing else")
-    parser.add_argument("--methods", action="store_true", help="print the time of every way to convolve, and nothing else")
+    parser.add_argument("--methods", action="store_true", help="print the time of every way to convolve (on a GPU: in "
+                        "every tile that is tried), and nothing else")
     parser.add_argument("--threads", type=int, help="threads of both sides (default: one for each core)")
     parser.add_argument("--channels-last", action="store_true", help="let torch keep images as we do; it may be faster")
     arguments = parser.parse_args(arguments)
     if arguments.pairs < 1 or (arguments.threads or 1) < 1:
         raise UserError("--pairs and --threads must be at least 1")
     if arguments.device == "gpu":
+        if arguments.methods:
+            return print_methods_on_gpu(QUICK if arguments.quick else CONVOLUTIONS, draw, arguments.precision)
         from npsrgan import bench_gpu
         return bench_gpu.main(arguments)
     fast.set_threads(arguments.threads)

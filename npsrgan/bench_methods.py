@@ -1,4 +1,7 @@
-"""Is each convolution done in the fastest of the ways there are?  Every way, timed on every shape of the networks."""
+"""Is each convolution done in the fastest of the ways there are?  Every way, timed on every shape of the networks.
+
+On a CPU, the ways are methods; on a GPU, they are the tiles in which the one method is computed.
+"""
 import time
 from functools import partial
 
@@ -27,14 +30,61 @@ def print_methods(convolutions, draw, repeats=5):
         calls = _calls(size, k, c, o, stride, draw)
         for question, label in enumerate(QUESTIONS):
             cells = ""
-            for name, ways in WAYS.items():
+            for method, ways in WAYS.items():
                 way, taken = ways[question], getattr(chosen[question], "func", chosen[question])
-                if way is None or stride > 1 and name != "im2col" or k > 3 and name == "winograd":
+                if way is None or stride > 1 and method != "im2col" or k > 3 and method == "winograd":
                     cells += " " * 11
                     continue
                 seconds = _median(partial(calls[question], partial(way, stride=stride) if stride > 1 else way), repeats)
                 cells += f"{seconds * 1e3:10.1f}{'*' if way is taken else ' '}"
-            print(f"{f'conv {k}x{k} {c}->{o} at {size}' + '/2' * (stride == 2):27} {label:16}{cells}", flush=True)
+            print(f"{name(size, k, c, o, stride):27} {label:16}{cells}", flush=True)
+
+
+def print_methods_on_gpu(convolutions, draw, precision):
+    """`print_tiles` for the GPU at hand, beside what it reaches in a large matrix product.  Raises UserError where there is none."""
+    from npsrgan import bench_gpu, device
+    from npsrgan.fast.cuda import set_precision
+    chosen, _ = device.select("gpu")
+    set_precision(precision)
+    ours = bench_gpu.Process("ours", precision)
+    try:
+        rate = bench_gpu.find_limits(ours, precision).get("flops", np.nan)
+    finally:
+        ours.close()
+    print(f"{chosen.description}, {precision}, {rate / 1e12:.0f} Tflop/s in a large matrix product")
+    print_tiles(convolutions, chosen.array, draw, rate)
+
+
+def print_tiles(convolutions, array, draw, rate, batch=16):
+    """Print, for each convolution and question, the milliseconds of each tile tried on the GPU; a star marks the one that is taken.
+
+    Then the Tflop/s of the product in that tile.  Not timed is what goes with few outputs, moving planes, or with many parts, sums.
+    convolutions, draw: as above.   array: a function that copies an array to the GPU.
+    rate: flops a second in a large matrix product, of which the share is printed.
+    """
+    from npsrgan.fast.cuda import tuning
+    from npsrgan.fast.cuda.convolution import conv2d
+    print(f"{f'milliseconds, batch {batch}; * is taken':44}   rows x columns / stages of the tile, and its time")
+    for size, k, c, o, stride in convolutions:
+        x, w, side = array(draw(batch, size, size, c)), array(draw(k, k, c, o)), -(-size // stride)
+        dy, flops = array(draw(batch, side, side, o)), 2 * batch * side * side * k * k * c * o
+        for question, label in enumerate(QUESTIONS):
+            tuning.times.clear()
+            if question == 0:
+                _, rules = conv2d(x, w, None, stride)
+            else:
+                rules[question - 1](dy)
+            cells = " too little work to try any"
+            for seconds in tuning.times.values():
+                taken = tuning.best(seconds)
+                cells = "".join(f"{tile!s:>11} {time * 1e3:6.3f}{'*' if tile == taken else ' '}" for tile, time in seconds.items())
+                cells += f"  {flops / seconds[taken] / 1e12:4.0f} Tflop/s  {flops / seconds[taken] / rate:4.0%} of GEMM"
+            print(f"{name(size, k, c, o, stride):27} {label:16}{cells}", flush=True)
+
+
+def name(size, k, c, o, stride):
+    """Of a convolution, in tables."""
+    return f"conv {k}x{k} {c}->{o} at {size}" + "/2" * (stride == 2)
 
 
 def _calls(size, k, c, o, stride, draw):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from emulate import emulated
 
-from npsrgan import ops
+from npsrgan import bench, bench_gpu, ops
 from npsrgan.fast.cuda import convolution, implicit, set_precision, tiles, tuning
 
 needs_gxx = pytest.mark.skipif(emulate.GXX is None, reason="no g++, with which the emulated kernels are built")
@@ -296,3 +296,29 @@ def test_on_a_card_every_tile_gives_the_same_bits(xp):
         assert all(np.array_equal(a, b) for result in results[1:] for a, b in zip(results[0], result))
         assert all(0 < second < 1 for seconds in tuning.times.values() for second in seconds.values())
     assert len(tuning.times) == 6
+
+
+# python -m npsrgan.bench --device gpu --methods
+
+def test_the_benchmark_prints_every_tile_and_which_is_taken(monkeypatch, capsys):
+    """On an emulated GPU whose kernels compute nothing, and by a clock that likes threads."""
+    def clock(launch, count):
+        return 0.256 / launch.args[1][0]
+    monkeypatch.setattr(tuning, "clock", clock)
+    monkeypatch.setattr(tuning, "WORTH", 2 * 10**6)
+    card = SimpleNamespace(description="a stand-in", array=lambda values: values)
+    closed = []
+    monkeypatch.setattr("npsrgan.device.select", lambda choice: (card, None))
+    monkeypatch.setattr(bench_gpu, "Process", lambda side, precision: SimpleNamespace(close=lambda: closed.append((side, precision))))
+    monkeypatch.setattr(bench_gpu, "find_limits", lambda process, precision: {"flops": 4e12})
+    monkeypatch.setattr(bench, "QUICK", [(32, 3, 64, 128, 1), (32, 3, 3, 64, 2), (16, 3, 64, 3, 1), (4, 1, 64, 64, 1)])
+    with emulated(multiprocessors=16), mock.patch.object(implicit.compile, "kernel", lambda *args, **macros: lambda *args: None):
+        monkeypatch.setattr(tuning, "measurable", lambda: True)
+        bench.main(["--device", "gpu", "--methods", "--quick", "--precision", "tf32"])
+    title, _, *lines = capsys.readouterr().out.splitlines()
+    assert title == "a stand-in, tf32, 4 Tflop/s in a large matrix product" and closed == [("ours", "tf32")]
+    assert [line[:44].split()[-1] for line in lines] == ["forward", "gradient", "gradient"] * 4 and "at 32/2" in lines[3]
+    assert all(line.count("*") == 1 and "Tflop/s" in line for line in lines[:9])
+    assert all("too little work" in line for line in lines[9:])
+    assert " ".join(lines[0][44:].split()) == ("128x128/3 2.000 128x64/3 2.000 64x64/3 2.000 256x128/3 1.000* 128x128/2 2.000 "
+                                               "2 Tflop/s 60% of GEMM")
