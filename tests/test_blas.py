@@ -113,6 +113,23 @@ def test_a_handle_for_each_stream_with_memory_given_after_the_stream(monkeypatch
     assert fake.calls[1][1][1] == 5 and fake.calls[2][1][1:] == (64, blas.WORKSPACE)
 
 
+def test_the_library_is_the_one_that_cupy_loads(monkeypatch):
+    """Which CuPy 14 does when its package, not the import system, is asked for the module."""
+    asked, functions = [], {name: SimpleNamespace() for name in blas._SIGNATURES}
+
+    class Package:
+        def __getattr__(self, name):
+            asked.append(name)
+    runtime = SimpleNamespace(runtimeGetVersion=lambda: 13000)
+    for name, module in {"cupy": SimpleNamespace(cuda=SimpleNamespace(runtime=runtime)), "cupy_backends": SimpleNamespace(),
+                         "cupy_backends.cuda": SimpleNamespace(), "cupy_backends.cuda.libs": Package()}.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.delitem(sys.modules, "cupy_backends.cuda.libs.cublas", raising=False)
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace(**functions) if "cublas" in asked and "13" in name else None)
+    blas._library.__wrapped__()
+    assert all(function.argtypes == blas._SIGNATURES[name] for name, function in functions.items())
+
+
 @pytest.mark.parametrize("shapes", SHAPES, ids=str)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_products_on_a_card(xp, shapes, dtype):

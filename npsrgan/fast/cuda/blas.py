@@ -92,7 +92,7 @@ _workspaces = []        # alive as long as the handles
 def _library():
     """cuBLAS, the copy that CuPy has loaded."""
     import cupy
-    import cupy_backends.cuda.libs.cublas  # noqa: F401  (importing loads it)
+    from cupy_backends.cuda.libs import cublas  # noqa: F401  (loads it; `import ...libs.cublas` would not find that of pip's wheels)
     major = cupy.cuda.runtime.runtimeGetVersion() // 1000
     name = f"cublas64_{major}.dll" if sys.platform == "win32" else f"libcublas.so.{major}"
     try:
