@@ -33,7 +33,7 @@ def kernel(name, function, shared=0, **defines):
     """
     import cupy
     raw = cupy.RawModule(code=source(name), options=options(defines)).get_function(function)
-    if shared > 48 << 10:       # more than this a kernel must ask for
+    if shared:          # more than 48 KB, arrays of fixed size included, a kernel must ask for
         raw.max_dynamic_shared_size_bytes = shared
     return partial(raw, shared_mem=shared)
 
