@@ -6,6 +6,7 @@ must lie where they lay, so they are copied there; and the memory of what was co
 comes from a pool that lives as long and serves nothing else.
 """
 import gc
+import traceback
 from contextlib import suppress
 
 from npsrgan.errors import first_line
@@ -34,7 +35,8 @@ class Graphs:
 
     def __init__(self, cupy, record=True, say=print):
         self.cupy, self.record, self.say = cupy, record, say
-        self.stream, self.pool = cupy.cuda.Stream(), cupy.cuda.MemoryPool()
+        self.stream, self._given_back = cupy.cuda.Stream(), []
+        self.pool = _pool(cupy, self._given_back)
         self.forget()
 
     def __call__(self, work, *arrays, record=True):
@@ -45,6 +47,9 @@ class Graphs:
         record: False for a call that will not come again.
         """
         with self.stream, self.cupy.cuda.using_allocator(self.pool.malloc):
+            if self._given_back:        # memory ran short, and the pool gave back what nobody held: the graphs compute in it
+                self._recorded.clear()
+                self._given_back.clear()
             key = work, tuple(array.shape for array in arrays)
             if not (record and self.record):
                 return work(*arrays)
@@ -56,6 +61,7 @@ class Graphs:
                     self._recorded[key] = self._capture(work, arrays)
                 except Exception as error:
                     self.record = False
+                    traceback.clear_frames(error.__traceback__)     # which hold all arrays of the step
                     self.say(f"the training step cannot be recorded as a CUDA graph ({first_line(error)}): going on without, slower")
                     return work(*arrays)
             inputs, graph, outputs = self._recorded[key]
@@ -75,10 +81,35 @@ class Graphs:
             with suppress(Exception):           # it ends all the same
                 self.stream.end_capture()
             raise
-        return inputs, self.stream.end_capture(), outputs
+        graph = self.stream.end_capture()
+        if self._given_back:
+            raise MemoryError("too little memory")
+        return inputs, graph, outputs
 
     def forget(self):
         """Drop all graphs and give their memory back."""
         self._recorded, self._calls = {}, {}
         gc.collect()
         self.pool.free_all_blocks()
+
+    def __del__(self):
+        self._recorded.clear()
+        self.pool.free_all_blocks()     # CuPy 14 keeps for ever what a pool holds when it goes
+
+
+def _pool(cupy, given_back):
+    """A memory pool that notes in a list what it gives back to the card, as CuPy's do by themselves where memory runs short."""
+    runtime = cupy.cuda.runtime
+
+    def take(size, device):
+        try:
+            return runtime.malloc(size)
+        except runtime.CUDARuntimeError:
+            cupy.get_default_memory_pool().free_all_blocks()        # what a validation has left
+            return runtime.malloc(size)
+
+    def give_back(address, device):
+        given_back.append(address)
+        runtime.free(address)
+
+    return cupy.cuda.MemoryPool(cupy.cuda.PythonFunctionAllocator(take, give_back).malloc)

@@ -5,6 +5,7 @@ the graph is launched, on the arrays as they are then and with the Python number
 is an error meanwhile.  Events read a clock that the test moves.
 """
 from contextlib import contextmanager
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -57,8 +58,32 @@ for _name in ("__getitem__", "sum", "mean", "var", "max", "argmax", "all", "resh
 Array.T = property(lambda self: Array(self._values.T))
 
 
-def pool():
-    return SimpleNamespace(malloc=None, free_all_blocks=lambda: None, total_bytes=lambda: 1000)
+class Pool:
+    """CuPy's memory pool.  Its blocks are what a test takes; it never runs short by itself."""
+
+    def __init__(self, malloc=None):
+        self._malloc, self.free, self.total_bytes = malloc, [], lambda: 1000
+
+    def malloc(self, size):
+        """A function that ends the use of the block: the pool keeps it."""
+        block = self._malloc(size)
+        return lambda: self.free.append(block)
+
+    def free_all_blocks(self):
+        while self.free:
+            self.free.pop()()
+
+
+def allocator(take, give_back):
+    """PythonFunctionAllocator; its blocks are functions that give them back."""
+    def malloc(size):
+        address = take(size, 0)
+        return lambda: give_back(address, 0)
+    return SimpleNamespace(malloc=malloc)
+
+
+class CUDARuntimeError(RuntimeError):
+    pass
 
 
 class Card:
@@ -66,11 +91,14 @@ class Card:
 
     def __init__(self):
         self.recording, self.did, self.graphs, self.clock, self.streams = None, [], [], 0.0, 0
+        self.memory, self.taken, default_pool = 1 << 40, {}, Pool(lambda size: partial(self.give_back, self.take(size)))
         self.kind = type("Array", (Array,), {"card": self})
         self.module = SimpleNamespace(
-            get_default_memory_pool=pool, array=self.upload, empty=lambda shape, dtype: self.kind(np.full(shape, np.nan, dtype)),
+            get_default_memory_pool=lambda: default_pool, array=self.upload,
+            empty=lambda shape, dtype: self.kind(np.full(shape, np.nan, dtype)),
             cuda=SimpleNamespace(Stream=lambda non_blocking=False: Stream(self, non_blocking), Event=lambda **kwargs: Event(self),
-                                 MemoryPool=pool,
+                                 MemoryPool=Pool, PythonFunctionAllocator=allocator,
+                                 runtime=SimpleNamespace(malloc=self.take, free=self.give_back, CUDARuntimeError=CUDARuntimeError),
                                  using_allocator=lambda malloc: contextmanager(lambda: (yield))(),
                                  get_elapsed_time=lambda a, b: 1000 * (b.time - a.time),
                                  alloc_pinned_memory=bytearray, Device=lambda: SimpleNamespace(synchronize=lambda: None)))
@@ -78,6 +106,16 @@ class Card:
     def upload(self, values):
         self.refuse_while_capturing()
         return self.kind(np.array(values))
+
+    def take(self, size):
+        if size > self.memory - sum(self.taken.values()):
+            raise CUDARuntimeError("cudaErrorMemoryAllocation: out of memory")
+        address = 512 * (1 + max(self.taken, default=0))
+        self.taken[address] = size
+        return address
+
+    def give_back(self, address):
+        del self.taken[address]
 
     def refuse_while_capturing(self):
         if self.recording is not None:

@@ -1,6 +1,7 @@
 """The CUDA graph of a training step, on a stand-in for a card: what is recorded, what repeats it, and what happens where it cannot be."""
 import dataclasses
 import gc
+import weakref
 
 import numpy as np
 import pytest
@@ -130,6 +131,67 @@ def test_each_function_and_shape_has_its_graph_and_forget_drops_them(card):
     gc.collect()
     graphs(double, x)
     assert len(calls) == 2 * (WARM_UP + 1) + 1
+
+
+def double(x):
+    return {"y": x + x}
+
+
+def doubled(graphs, card, *values):
+    """What graphs make of arrays of these values, one after the other."""
+    return [graphs(double, card.upload(np.full(3, float(value))))["y"].get()[0] / 2 for value in values]
+
+
+def test_graphs_are_dropped_where_the_pool_gives_their_memory_back(card):
+    """As CuPy's does where memory runs short, by itself and without a word."""
+    graphs = Graphs(card.module)
+    assert doubled(graphs, card, *range(WARM_UP + 2)) == list(range(WARM_UP + 2)) and [g.launched for g in card.graphs] == [2]
+    graphs.pool.malloc(512)()
+    graphs.pool.free_all_blocks()
+    assert not card.taken and doubled(graphs, card, 7, 8) == [7, 8] and [g.launched for g in card.graphs] == [2, 2]
+
+
+def test_a_recording_for_which_memory_runs_short_is_not_used(card):
+    said = []
+    graphs = Graphs(card.module, say=said.append)
+
+    def short(x):
+        if card.recording is not None:
+            graphs.pool.malloc(512)()
+            graphs.pool.free_all_blocks()
+        return double(x)
+    for value in range(WARM_UP + 2):
+        assert graphs(short, card.upload(np.ones(3) * value))["y"].get()[0] == 2 * value
+    assert said == ["the training step cannot be recorded as a CUDA graph (too little memory): going on without, slower"]
+    assert [g.launched for g in card.graphs] == [0]
+
+
+def test_the_pool_asks_for_what_the_default_pool_holds_and_leaves_nothing_behind(card):
+    graphs, card.memory = Graphs(card.module), 1000
+    card.module.get_default_memory_pool().malloc(600)()
+    graphs.pool.malloc(500)()
+    assert list(card.taken.values()) == [500]
+    with pytest.raises(RuntimeError, match="cudaErrorMemoryAllocation"):        # of which CuPy's pool makes a MemoryError
+        graphs.pool.malloc(501)
+    doubled(graphs, card, *range(WARM_UP + 2))
+    del graphs
+    gc.collect()
+    assert not card.taken
+
+
+def test_what_a_broken_recording_held_is_free_before_the_step_is_computed_plainly(card):
+    held, graphs = [], Graphs(card.module, say=lambda line: None)
+
+    def breaks(x):
+        large = {x.shape}       # as the arrays of a step; of a set one can ask whether it is still there
+        assert [holder() for holder in held] == [None] * len(held)
+        if card.recording is not None:
+            held.append(weakref.ref(large))
+            float(x)
+        return double(x)
+    for value in range(WARM_UP + 1):
+        assert graphs(breaks, card.upload(np.ones(1) * value))["y"].get() == 2 * value
+    assert len(held) == 1
 
 
 def test_adam_tells_the_card_the_rate_and_the_count_of_every_step(card):
