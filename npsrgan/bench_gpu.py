@@ -4,15 +4,18 @@ Three sides, each in a process of its own, on the same card, one after the other
     ours    as `train` runs it: the training step as a CUDA graph
     torch   PyTorch as users run it: eager, cudnn.benchmark on, TF32 convolutions
     best    PyTorch at its best: channels_last, Adam in one kernel, everything as a CUDA graph
-Single operations are replayed from CUDA graphs on all sides, so that the kernels are timed and not Python's way to them; their inputs
-may still lie in the card's cache, as they seldom do in a training step.
+Single operations are replayed from CUDA graphs on all sides, several times in each, so that the kernels are timed and not Python's
+way to them; their inputs may still lie in the card's cache, as they seldom do in a training step.
 
-Times are medians between CUDA events after a warm-up.  Memory is the most that the side's allocator took from the card.
+Times are medians between CUDA events after a warm-up.  Memory is the most that the side's allocator took from the card, without what
+it took only to try out ways to convolve.
 """
 import gc
-import importlib.util
 import multiprocessing
 import platform
+import subprocess
+import sys
+import time
 from functools import partial
 
 import numpy as np
@@ -22,8 +25,15 @@ from npsrgan import bench_rows, device, fast, graph
 from npsrgan.errors import UserError, first_line
 from npsrgan.fast.cuda import blas, set_precision
 
-WARM_UP, REPEATS = 5, 20
+WARM_UP, REPEATS = 5, 20    # runs
+BUSY = 0.2                  # seconds that the warm-up takes at least: a card that was idle is slow at first
+IN_A_GRAPH = 10             # times that a graph does a single operation
 PATIENCE = 240              # seconds that a row may take a side
+
+
+def repeated(row):
+    """How often one run does what the row says."""
+    return 1 if row.step or row.name.startswith("adam") else IN_A_GRAPH
 
 
 class Ours:
@@ -31,30 +41,47 @@ class Ours:
 
     def __init__(self, precision):
         import cupy
-        set_precision(precision)
-        self.cupy, self.graphs = cupy, graph.Graphs(cupy)
+        self.cupy, self.graphs, self.precision = cupy, graph.Graphs(cupy), precision
         bench_rows.settle(device.select("gpu")[0])
         self.event, self.elapsed = cupy.cuda.Event, cupy.cuda.get_elapsed_time
 
     def prepare(self, row):
+        set_precision(row.precision or self.precision)
         run = row.prepare("ours")
-        if row.step or row.name.startswith("adam"):         # a trainer has graphs of its own, and Adam is one kernel
+        if repeated(row) == 1:          # a trainer has graphs of its own, and Adam is one kernel
             return run
-        work = partial(_named, run)
+        work = partial(_repeatedly, run)
         return lambda: self.graphs(work)["result"]
+
+    def pools(self):
+        return [self.cupy.get_default_memory_pool(), *(graphs.pool for graphs in _all_graphs())]
 
     def memory(self):
         """The bytes that all pools have taken from the card, and cuBLAS's scratch memory."""
-        pools = [self.cupy.get_default_memory_pool(), *(o.pool for o in gc.get_objects() if type(o) is graph.Graphs)]
-        return sum(pool.total_bytes() for pool in pools) + sum(workspace.size for workspace in blas._workspaces)
+        return sum(pool.total_bytes() for pool in self.pools()) + sum(workspace.size for workspace in blas._workspaces)
+
+    def notes(self):
+        """What else is to be said, in lines."""
+        return [] if all(graphs.record for graphs in _all_graphs()) else ["not recorded as a CUDA graph"]
+
+    def settle(self):
+        """After a first run, which records nothing yet: give back what it took to try out ways to convolve."""
+        for pool in self.pools():
+            pool.free_all_blocks()
 
     def clear(self):
         self.graphs.forget()
         self.cupy.get_default_memory_pool().free_all_blocks()
 
 
-def _named(run):
+def _repeatedly(run):
+    for _ in range(IN_A_GRAPH - 1):
+        run()
     return {"result": run()}
+
+
+def _all_graphs():
+    return [thing for thing in gc.get_objects() if type(thing) is graph.Graphs]
 
 
 class Torch:
@@ -64,21 +91,26 @@ class Torch:
         import torch
 
         from npsrgan import bench_torch
-        bench_torch.settle_on_gpu(best, precision)
-        self.torch, self.best, self.captured = torch, best, bench_torch.captured
+        self.torch, self.best, self.precision, self.twins = torch, best, precision, bench_torch
         self.event, self.elapsed = partial(torch.cuda.Event, enable_timing=True), lambda a, b: a.elapsed_time(b)
 
     def prepare(self, row):
+        self.twins.settle_on_gpu(self.best, row.precision or self.precision)
         run = row.prepare("torch")
-        self.torch.cuda.reset_peak_memory_stats()
-        return self.captured(run) if self.best or not row.step and not row.name.startswith("adam") else run
+        return self.twins.captured(run, repeated(row)) if self.best or repeated(row) > 1 else run
 
     def memory(self):
         return self.torch.cuda.max_memory_reserved()
 
-    def clear(self):
+    def notes(self):
+        return []
+
+    def settle(self):
+        """Give back, and forget, what it took to try out ways to convolve."""
         self.torch.cuda.empty_cache()
         self.torch.cuda.reset_peak_memory_stats()
+
+    clear = settle
 
 
 SIDES = {"ours": Ours, "torch": Torch, "best": partial(Torch, best=True)}
@@ -103,11 +135,17 @@ def serve(pipe, side, precision):
 
 
 def time_row(side, row):
-    """(the first result, milliseconds of each run, the most bytes held)."""
+    """(the first result, milliseconds of each run, the most bytes held, and what else is to be said)."""
     run = side.prepare(row)
     first = bench_rows.plain(run())
-    for _ in range(WARM_UP):
+    side.settle()
+    begun, runs = time.monotonic(), 0
+    while runs < WARM_UP or time.monotonic() < begun + BUSY:
         run()
+        runs += 1
+        done = side.event()
+        done.record()
+        done.synchronize()
     times = []
     for _ in range(REPEATS):
         start, end = side.event(), side.event()
@@ -116,7 +154,7 @@ def time_row(side, row):
         end.record()
         times.append((start, end))
     end.synchronize()
-    return first, [side.elapsed(*pair) for pair in times], side.memory()
+    return first, [side.elapsed(*pair) / repeated(row) for pair in times], side.memory(), *side.notes()
 
 
 def ceilings():
@@ -126,7 +164,7 @@ def ceilings():
         return lambda: blas.matmul(a, a, tf32=tf32)[:1, :1]
 
     def copy(side):
-        a = bench_rows._device.array(np.ones(1 << 28, np.float32))
+        a = bench_rows._device.array(np.resize(bench_rows.draw(1 << 20), 1 << 28))
         b = a.copy()
         return lambda: b.__setitem__(slice(None), a)
     for tf32 in (False, True):
@@ -173,10 +211,11 @@ def measure(row, processes, limits):
         if isinstance(answer, str):
             row.result[f"{name}_error"] = answer
             continue
-        first[name], times, held = answer
+        first[name], times, held, *notes = answer
         seconds = np.array(times) / 1e3
         row.result |= {f"{name}_s": float(np.median(seconds)), f"{name}_mb": held / 1e6,
                        f"{name}_spread_s": float(np.median(np.abs(seconds - np.median(seconds))))}
+        row.result |= {f"{name}_note": note for note in notes}
     r = row.result
     for name in ("torch", "best"):
         if "ours_s" in r and f"{name}_s" in r:
@@ -205,6 +244,7 @@ def describe(row):
         parts.append(f"{r['images_per_s']:.0f} images/s")
     if "difference" in r:
         parts.append(f"difference {r['difference']:.0e}")
+    parts += [f"{name} {r[f'{name}_note']}" for name in SIDES if f"{name}_note" in r]
     return "  ".join(parts)
 
 
@@ -222,21 +262,28 @@ def find_limits(ours, precision):
     return limits
 
 
+def find_torch():
+    """{"torch": version, "torch_cuda": version} where PyTorch is installed and finds the GPU, else {}.
+
+    Asked in a process of its own: PyTorch and CuPy bring CUDA's libraries each, and not always the same.
+    """
+    question = "import torch; assert torch.cuda.is_available(); print(torch.__version__, torch.version.cuda)"
+    asked = subprocess.run([sys.executable, "-c", question], capture_output=True, text=True)
+    return dict(zip(("torch", "torch_cuda"), asked.stdout.split())) if asked.returncode == 0 else {}
+
+
 def main(arguments):
     """`bench.main` for a GPU: measure every row, print it, and write the JSON file after each."""
     from npsrgan.bench import write_report
     chosen, _ = device.select("gpu")
     facts = {"gpu": chosen.description, "precision": arguments.precision, "threads": fast.get_threads(),
              "python": platform.python_version(), "numpy": np.__version__}
-    sides = ["ours"]
-    if importlib.util.find_spec("torch"):
-        import torch
-        facts |= {"torch": torch.__version__, "torch_cuda": torch.version.cuda}
-        if torch.cuda.is_available():
-            sides = list(SIDES)
-    if len(sides) == 1:
+    facts |= (theirs := find_torch())
+    sides = list(SIDES) if theirs else ["ours"]
+    if not theirs:
         print("PyTorch is not installed, or finds no GPU: our times alone")
-    rows = [row for row in bench_rows.gpu_rows(arguments.quick) if not arguments.only or arguments.only in row.name]
+    rows = [row for row in bench_rows.gpu_rows(arguments.quick)
+            if (not arguments.only or arguments.only in row.name) and row.precision != arguments.precision]
     if not rows:
         raise UserError(f"no row's name contains {arguments.only!r}")
     processes = {side: Process(side, arguments.precision) for side in sides}

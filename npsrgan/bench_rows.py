@@ -32,6 +32,7 @@ class Row:
     flops: float = 0            # additions and multiplications as the definition counts them
     bytes: float = 0            # of all inputs and outputs, each moved once
     step: bool = False          # a training step, or a piece of one?
+    precision: str | None = None    # of convolutions on a GPU, where it is not the one asked for
     result: dict = field(default_factory=dict)
 
 
@@ -64,7 +65,7 @@ def operation(name, ours, arguments, theirs, flops=0, bytes=0, channels=None):
     for gradients in (False, True):
         def prepare(side, gradients=gradients):
             drawn = arguments()
-            cotangent = draw(*ours(*drawn).shape, seed=1) if gradients else None
+            cotangent = draw(len(drawn[0]), *ours(drawn[0][:1], *drawn[1:]).shape[1:], seed=1) if gradients else None
             if side == "torch":
                 from npsrgan import bench_torch
                 return bench_torch.operation(theirs, [a for a in drawn if isinstance(a, np.ndarray)], cotangent, channels)
@@ -144,7 +145,7 @@ def training(method, batch=4):
 
         def run():
             losses = getattr(trainer, method)(lr, hr)
-            return {name: losses[name] for name in ("srresnet_pixel", "pixel", "perceptual") if name in losses}
+            return {name: losses[name] for name in sorted(losses)}
         return run
     return prepare
 
@@ -165,9 +166,11 @@ def cpu_rows(quick):
 
 def gpu_rows(quick):
     """Yield every Row for a GPU, or a few of them: first whole steps, at batch 16 and 64."""
-    for batch in (16, 64):
-        yield Row(f"srgan_step batch {batch}", training("step", batch), step=True)
-        yield Row(f"srresnet_step batch {batch}", training("srresnet_step", batch), step=True)
+    yield Row("srgan_step batch 16", training("step", 16), step=True)
+    yield Row("srresnet_step batch 16", training("srresnet_step", 16), step=True)
+    yield Row("srgan_step float32 batch 16", training("step", 16), step=True, precision="float32")
+    yield Row("srgan_step batch 64", training("step", 64), step=True)
+    yield Row("srresnet_step batch 64", training("srresnet_step", 64), step=True)
     yield Row("adam_step discriminator", adam_step)
     yield Row("srresnet_infer_small", inference(44, 54))
     yield Row("srresnet_infer_large", inference(256, 256))

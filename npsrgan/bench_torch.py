@@ -28,8 +28,8 @@ def settle_on_gpu(best, precision):
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
 
 
-def captured(run, warm_up=3):
-    """A function that does what `run` does, as one CUDA graph."""
+def captured(run, times=1, warm_up=3):
+    """A function that does what `run` does, so many times, as one CUDA graph."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -38,7 +38,8 @@ def captured(run, warm_up=3):
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        result = run()
+        for _ in range(times):
+            result = run()
 
     def replay():
         graph.replay()
@@ -157,8 +158,11 @@ class SRResNet(nn.Module):
 def network(ours):
     """The twin of a network of ours."""
     if isinstance(ours, Discriminator):
-        # Its first linear layer sees the features in PyTorch's order, (C, H, W): other weights, in effect, but the same work.
         module = nn.Sequential(twin(ours.features), twin(ours.classifier))
+        side = ours.settings["image_size"] // 16
+        with torch.no_grad():           # its first linear layer sees the features (H, W, C) in PyTorch's order, (C, H, W)
+            weight = module[1][1].weight
+            weight.copy_(weight.unflatten(1, (side, side, -1)).permute(0, 3, 1, 2).flatten(1))
     elif isinstance(ours, VGG19):
         steps = []
         for name in LAYERS[:LAYERS.index(ours.settings["layer"]) + 1]:
@@ -204,7 +208,8 @@ class Trainer:
                 parameter.grad = gradient
         for name in ("srgan", "discriminator"):
             self.adam[name].step()
-        return {"pixel": pixel.detach(), "perceptual": perceptual.detach()}
+        losses = {"pixel": pixel, "adversarial": adversarial, "perceptual": perceptual, "discriminator": discriminator_loss}
+        return {name: loss.detach() for name, loss in losses.items()}
 
     def step(self, lr, hr):
         return self.srresnet_step(lr, hr) | self.srgan_step(lr, hr)

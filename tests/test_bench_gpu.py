@@ -1,4 +1,5 @@
 """The benchmark on a GPU, without one: what is asked of each side, what is made of the answers, and that no failure stops it."""
+import dataclasses
 import json
 import sys
 from types import SimpleNamespace
@@ -6,10 +7,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from card import Card
+from comparisons import wave
 
 from npsrgan import bench, bench_gpu, bench_rows
 from npsrgan.device import CPU, Device
 from npsrgan.errors import UserError
+from npsrgan.settings import Settings
+from npsrgan.trainer import Trainer
 
 ROW = bench_rows.Row("conv", None, flops=6e9, bytes=2e6)
 
@@ -39,11 +43,29 @@ class Side:
         return 5_000_000
 
 
-def test_a_row_is_timed_after_a_warm_up():
-    first, times, held = bench_gpu.time_row(Side(), ROW)
+    def notes(self):
+        return ["slow"]
+
+    def settle(self):
+        assert self.runs == 1
+
+
+@pytest.mark.parametrize("row", [ROW, dataclasses.replace(ROW, step=True)], ids=["an operation", "a step"])
+def test_a_row_is_timed_after_a_warm_up(row, monkeypatch):
+    monkeypatch.setattr(bench_gpu, "BUSY", 0)
+    first, times, held, note = bench_gpu.time_row(Side(), row)
     before = 1 + bench_gpu.WARM_UP
-    assert first.tolist() == [1, 1, 1] and held == 5_000_000
-    assert times == [before + 1 + k for k in range(bench_gpu.REPEATS)]
+    assert first.tolist() == [1, 1, 1] and held == 5_000_000 and note == "slow"
+    assert [round(bench_gpu.repeated(row) * t) for t in times] == [before + 1 + k for k in range(bench_gpu.REPEATS)]
+    assert bench_gpu.repeated(row) == (1 if row.step else bench_gpu.IN_A_GRAPH)
+
+
+def test_an_idle_card_is_kept_busy_for_a_while(monkeypatch):
+    clock = iter(np.arange(0, 100, bench_gpu.BUSY / 30))
+    monkeypatch.setattr(bench_gpu.time, "monotonic", lambda: next(clock))
+    side = Side()
+    bench_gpu.time_row(side, ROW)
+    assert side.runs == pytest.approx(1 + 30 + bench_gpu.WARM_UP + bench_gpu.REPEATS, abs=2)
 
 
 def answers(**sides):
@@ -106,7 +128,7 @@ def test_the_report(tmp_path, monkeypatch, capsys):
             asked.append((self.side, "close"))
     monkeypatch.setattr(bench_gpu, "Process", Process)
     monkeypatch.setattr(bench_gpu.device, "select", lambda choice: (Device(np, "a stand-in"), None))
-    monkeypatch.setattr(bench_gpu.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(bench_gpu, "find_torch", dict)
     bench.main(["--device", "gpu", "--precision", "float32", "--quick", "--only", "step", "--json", str(tmp_path / "report.json")])
     report = json.loads((tmp_path / "report.json").read_text())
     names = [f"{name} batch {batch}" for batch in (16, 64) for name in ("srgan_step", "srresnet_step")] + ["adam_step discriminator"]
@@ -116,6 +138,60 @@ def test_the_report(tmp_path, monkeypatch, capsys):
     assert "our times alone" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         bench.main(["--device", "gpu", "--only", "no such row"])
+
+
+def test_the_other_precision_is_a_row_only_where_it_is_another(monkeypatch, capsys):
+    asked = []
+
+    class Process:
+        def __init__(self, side, precision):
+            self.precision = precision
+
+        def time(self, row):
+            asked.append(row.precision or self.precision)
+            return "no"
+
+        def close(self):
+            pass
+    monkeypatch.setattr(bench_gpu, "Process", Process)
+    monkeypatch.setattr(bench_gpu.device, "select", lambda choice: (Device(np, "a stand-in"), None))
+    monkeypatch.setattr(bench_gpu, "find_torch", dict)
+    for precision, steps in (("tf32", ["tf32", "float32"]), ("float32", ["float32"])):
+        asked.clear()
+        bench.main(["--device", "gpu", "--precision", precision, "--only", "srgan_step"])
+        assert [*dict.fromkeys(asked[len(list(bench_gpu.ceilings())):])] == steps
+
+
+def test_torch_is_found_or_not(monkeypatch):
+    def says(status, words):
+        monkeypatch.setattr(bench_gpu.subprocess, "run", lambda *args, **kwargs: SimpleNamespace(returncode=status, stdout=words))
+        return bench_gpu.find_torch()
+    assert says(0, "2.11.0+cu130 13.0\n") == {"torch": "2.11.0+cu130", "torch_cuda": "13.0"} and says(1, "") == {}
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_the_twins_in_torch_train_as_we_do(channels_last):
+    """Three steps of all networks: every loss, and so every gradient before it."""
+    bench_torch = pytest.importorskip("npsrgan.bench_torch", reason="torch is not installed")
+    settings = Settings(steps=3, together=True, patch_size=8, channels=8, blocks=1, discriminator_channels=4, vgg_layer="conv2_2",
+                        adversarial_weight=0.1)
+    mine = Trainer(settings.validate(), CPU, say=lambda line: None)
+    bench_torch.settle(1, channels_last)
+    try:
+        theirs = bench_torch.Trainer(mine)
+        for step in range(3):
+            lr, hr = (wave(2, side, side, 3, seed=step).astype(np.float32) for side in (8, 32))
+            losses = {name: float(loss) for name, loss in theirs.step(bench_torch.tensor(lr), bench_torch.tensor(hr)).items()}
+            assert losses == pytest.approx(mine.step(lr, hr), rel=1e-4)
+        last = theirs.networks["discriminator"][0][2].weight
+        assert last.is_contiguous(memory_format=torch_format(channels_last))
+    finally:
+        bench_torch.settle(1, channels_last=False)
+
+
+def torch_format(channels_last):
+    import torch
+    return torch.channels_last if channels_last else torch.contiguous_format
 
 
 def test_rows_have_different_names_and_count_their_work():
@@ -153,6 +229,7 @@ def test_a_row_computes_where_it_is_told_to():
 def test_our_side_replays_its_operations_and_counts_its_memory(monkeypatch):
     card = Card()
     monkeypatch.setitem(sys.modules, "cupy", card.module)
+    monkeypatch.setattr(bench_gpu, "BUSY", 0)
     monkeypatch.setattr(bench_gpu.device, "select", lambda choice: (Device(card.module, "a stand-in"), None))
     evaluated, rows = [], bench_rows.operation("square", bench_rows.ops.square, lambda: (bench_rows.draw(2, 3, 3, 2),), None)
 
@@ -170,10 +247,12 @@ def test_our_side_replays_its_operations_and_counts_its_memory(monkeypatch):
             assert np.allclose(first, 2 * x * dy if "gradients" in row.name else x * x)
             assert len(times) == bench_gpu.REPEATS and held >= 2000       # two pools, and those that other tests left
             assert card.graphs[-1].launched == bench_gpu.REPEATS + bench_gpu.WARM_UP - 1
-            assert sum(isinstance(a, card.kind) for a in evaluated) == 3        # twice to warm up, once to be recorded
+            assert sum(isinstance(a, card.kind) for a in evaluated) == 3 * bench_gpu.IN_A_GRAPH      # twice to warm up, once recorded
             side.clear()
         step = bench_rows.Row("step", lambda side: lambda: None, step=True)
-        assert side.prepare(step)() is None
+        assert side.prepare(step)() is None and side.notes() == []
+        side.graphs.record = False          # as after a failure
+        assert side.notes() == ["not recorded as a CUDA graph"]
     finally:
         bench_rows.settle(CPU)
 
