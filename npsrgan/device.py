@@ -49,8 +49,10 @@ def select(choice="auto"):
 def _gpu():
     try:
         import cupy
-    except ImportError:
-        raise UserError('CuPy is not installed; for an NVIDIA GPU: pip install "cupy-cuda12x[ctk]"') from None
+    except ImportError as error:
+        if error.name == "cupy":
+            raise UserError('CuPy is not installed; for an NVIDIA GPU: pip install "cupy-cuda12x[ctk]"') from None
+        raise UserError(f"CuPy is installed but cannot be imported ({first_line(error.__cause__ or error)})") from None
     runtime = cupy.cuda.runtime
     try:
         count = runtime.getDeviceCount()
@@ -67,7 +69,7 @@ def _gpu():
         raise UserError("the GPU's memory is full: end what else computes there, or use --device cpu") from None
     except Exception as error:
         raise UserError(f'the GPU does not compute ({first_line(error)}); CUDA\'s libraries may be missing: '
-                        'pip install "cupy-cuda12x[ctk]"') from None
+                        f'pip install "cupy-cuda{runtime.runtimeGetVersion() // 1000}x[ctk]"') from None
     import npsrgan.fast.cuda  # noqa: F401  (registers the twins for CuPy's arrays)
     return Device(cupy, f"{name}, CuPy {cupy.__version__}")
 

@@ -377,6 +377,16 @@ def test_no_usable_gpu(photos, tiny, tmp_path, monkeypatch, capsys, case):
     assert "using the CPU: " in said and re.search(sentence, said)
 
 
+def test_a_cupy_that_cannot_be_imported_is_not_said_to_be_missing(tmp_path, monkeypatch):
+    """CuPy wraps the reason into a frame of several lines."""
+    (tmp_path / "cupy.py").write_text("try:\n    import cupy_core_of_another_cuda\n"
+                                      "except ImportError as error:\n    raise ImportError('\\n=====\\nFailed') from error\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "cupy", raising=False)
+    with pytest.raises(errors.UserError, match="installed but cannot be imported .No module named 'cupy_core_of_another_cuda'"):
+        device.select("gpu")
+
+
 def test_devices_that_work(monkeypatch):
     fake = cupy()
     monkeypatch.setitem(sys.modules, "cupy", fake)
