@@ -22,6 +22,7 @@ from emulate import emulated
 needs_gxx = pytest.mark.skipif(emulate.GXX is None, reason="no g++, with which the emulated kernels are built")
 FILES = sorted(file.stem for file in compile.FOLDER.glob("*.cu") if "product.cuh" not in file.read_text())     # those need macros
 ARCHITECTURES = (70, 80, 90)
+CUPYS_OPTIONS = ("--std=c++17", "-ftz=true", "--device-as-default-execution-space")        # what CuPy 14 adds to ours
 
 
 @pytest.fixture(params=[False, True], ids=["rising", "falling"])
@@ -34,7 +35,7 @@ def cubin(name, architecture, options=()):
     """NVRTC's machine code of NAME.cu.  Called directly: CuPy's own compile asks the driver which GPU there is."""
     program = nvrtc.createProgram(compile.source(name), f"{name}.cu", [], [])
     try:
-        nvrtc.compileProgram(program, [f"-arch=sm_{architecture}", *options])
+        nvrtc.compileProgram(program, [*options, *CUPYS_OPTIONS, f"-arch=sm_{architecture}"])
         return nvrtc.getCUBIN(program)
     except nvrtc.NVRTCError:
         pytest.fail(f"{name}.cu for sm_{architecture} with {' '.join(options)}:\n{nvrtc.getProgramLog(program)}")
