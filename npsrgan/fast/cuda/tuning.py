@@ -48,7 +48,7 @@ def measure(ways, prepare):
             launches[way], seconds[way] = launch, clock(launch, 1)
     for _ in range(ROUNDS):
         for way, launch in launches.items():
-            count = round(min(BURST, max(1, LONG / seconds[way])))
+            count = round(min(BURST, max(1, LONG / max(seconds[way], 1e-9))))
             seconds[way] = min(seconds[way], clock(launch, count))
     return seconds
 
