@@ -20,7 +20,9 @@ KERNEL squared_error(In a, In b, Out parts, int rows, int columns) {
 KERNEL finish_mean(In parts, Out mean, int count, float factor) {
     __shared__ Sums all[THREADS];
     Sums sums = {};
-    for (int i = threadIdx.y; i < count; i += blockDim.y) sums.of[0] += parts[i];
+    int step = blockDim.y;
+#pragma unroll 4
+    for (int i = threadIdx.y; i < count; i += step) sums.of[0] += parts[i];
     join_threads(sums, all);
     if (threadIdx.y == 0) *mean = factor * sums.of[0];
 }

@@ -66,13 +66,17 @@ struct Window {
     }
 };
 
-// y (N, down, across, columns): the largest of each window, all of which lie in the image
-KERNEL max_pool2d(In x, Out y, int size, int height, int width, int down, int across, int rows, int columns) {
+// y (N, down, across, columns): the largest of each window, all of which lie in the image.  SIZE: 0, or `size` where the compiler is
+// to know it, so that all of a window is asked for at once.
+template <int SIZE> __device__ void pool(In x, Out y, int size, int height, int width, int down, int across, int rows, int columns) {
     Place at(columns);
+    if (SIZE) size = SIZE;
     for (int row = at.row; row < rows; row += at.step) {
         Window window(row, size, height, width, down, across);
         Pack best = at.load(x, window.first);
+#pragma unroll
         for (int i = 0; i < size; i++) {
+#pragma unroll
             for (int j = 0; j < size; j++) {
                 Pack value = at.load(x, window.first + i * width + j);
                 for (int k = 0; k < WIDTH; k++) {
@@ -85,11 +89,17 @@ KERNEL max_pool2d(In x, Out y, int size, int height, int width, int down, int ac
     }
 }
 
+KERNEL max_pool2d(In x, Out y, int size, int height, int width, int down, int across, int rows, int columns) {
+    if (size == 2) pool<2>(x, y, size, height, width, down, across, rows, columns);
+    else pool<0>(x, y, size, height, width, down, across, rows, columns);
+}
+
 // dx: dy, at the first entry of each window that equals its maximum y, and 0 elsewhere.  Here down and across count the windows
 // cut off by the edges, too, for whose pixels there is no y: a thread has one window, whole or not, at a time.
-KERNEL max_pool2d_gradient(In x, In y, In dy, Out dx, int size, int height, int width, int down, int across, int rows,
-                           int columns) {
+template <int SIZE> __device__ void pool_gradient(In x, In y, In dy, Out dx, int size, int height, int width, int down, int across,
+                                                  int rows, int columns) {
     Place at(columns);
+    if (SIZE) size = SIZE;
     for (int row = at.row; row < rows; row += at.step) {
         Window window(row, size, height, width, down, across);
         Pack best = {}, left = {};                  // left: what no pixel has taken yet
@@ -98,8 +108,11 @@ KERNEL max_pool2d_gradient(In x, In y, In dy, Out dx, int size, int height, int 
             best = at.load(y, pooled);
             left = at.load(dy, pooled);
         }
-        for (int i = 0; i < window.i_end; i++) {
-            for (int j = 0; j < window.j_end; j++) {
+#pragma unroll
+        for (int i = 0; i < size; i++) {
+#pragma unroll
+            for (int j = 0; j < size; j++) {
+                if (i >= window.i_end || j >= window.j_end) continue;
                 Pack value = at.load(x, window.first + i * width + j), taken = {};
                 for (int k = 0; k < WIDTH; k++) {
                     if (value.of[k] != best.of[k]) continue;
@@ -110,4 +123,10 @@ KERNEL max_pool2d_gradient(In x, In y, In dy, Out dx, int size, int height, int 
             }
         }
     }
+}
+
+KERNEL max_pool2d_gradient(In x, In y, In dy, Out dx, int size, int height, int width, int down, int across, int rows,
+                           int columns) {
+    if (size == 2) pool_gradient<2>(x, y, dy, dx, size, height, width, down, across, rows, columns);
+    else pool_gradient<0>(x, y, dy, dx, size, height, width, down, across, rows, columns);
 }

@@ -60,15 +60,21 @@ KERNEL moments(In x, Out parts, int rows, int columns) {
 }
 
 // statistics (2, columns) = mean and inv_std of each column, and the running averages moved towards mean and unbiased variance.
-// A block of 8 x 32 threads has 8 columns; a thread joins every 32nd part.
+// A block of 4 x 64 threads has 4 columns; a thread joins every 64th part, and asks for several before it joins them.
 KERNEL finish_moments(In parts, Out statistics, Out running_mean, Out running_var, int count, int columns, float momentum,
                       float eps) {
     __shared__ Moments all[THREADS];
-    int column = blockIdx.x * 8 + threadIdx.x, next = count * columns;
-    Moments mine = {};
-    if (column < columns) {
-        for (int i = threadIdx.y * columns + column; i < next; i += 32 * columns)
-            mine.join({parts[i], parts[i + next], parts[i + 2 * next]});
+    int column = blockIdx.x * 4 + threadIdx.x, next = count * columns;
+    Moments mine = {}, read[4];
+    for (int part = threadIdx.y; part < count && column < columns; part += 4 * 64) {
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+            int i = (part + k * 64) * columns + column;
+            read[k] = {};
+            if (part + k * 64 < count) read[k] = {parts[i], parts[i + next], parts[i + 2 * next]};
+        }
+#pragma unroll
+        for (int k = 0; k < 4; k++) mine.join(read[k]);
     }
     join_threads(mine, all);
     if (threadIdx.y == 0 && column < columns) {

@@ -91,5 +91,5 @@ def _moments(launch, x, running_mean, running_var, momentum, eps):
     launch("moments", x, parts)
     running = (NULL, NULL) if running_mean is None else (running_mean, running_var)
     numbers = np.int32(launch.parts), np.int32(columns), np.float32(momentum), np.float32(eps)
-    compile.kernel("normalisation", "finish_moments")((-(-columns // 8),), (8, 32), (parts, statistics, *running, *numbers))
+    compile.kernel("normalisation", "finish_moments")((-(-columns // 4),), (4, 64), (parts, statistics, *running, *numbers))
     return statistics

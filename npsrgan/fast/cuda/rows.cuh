@@ -9,7 +9,7 @@
 #define WIDTH 4
 #endif
 #define THREADS 256         // in a block
-#define KERNEL extern "C" __global__ void
+#define KERNEL extern "C" __global__ void __launch_bounds__(THREADS, 4)     // as many as rows.py counts on fit a multiprocessor
 
 typedef const float* __restrict__ In;       // arrays that share no memory with others
 typedef float* __restrict__ Out;

@@ -22,7 +22,8 @@ class Rows:
         side = min(32, 1 << (packs - 1).bit_length())           # threads beside each other: a power of two
         across, down = -(-packs // side), -(-rows * side // THREADS)
         self.block = side, THREADS // side
-        # Enough for every multiprocessor to have memory at work all the time, and few partial sums to add up afterwards.
+        # Enough for every multiprocessor to have memory at work all the time, few partial sums to add up afterwards, and none that
+        # must wait until others are done.
         self.grid = across, min(down, max(1, 4 * compile.multiprocessors() // across))
 
     @property

@@ -1,36 +1,35 @@
 // Sums in a fixed order: the same bits every time.
 
+#include "rows.cuh"
+
+struct Sum {
+    float value;
+    __device__ void join(const Sum& other) { value += other.value; }
+};
+
 // total[i] = parts[0][i] + parts[1][i] + ...   A thread adds up every blockDim.y-th part of one i.
-extern "C" __global__ void sum_parts(const float* __restrict__ parts, float* __restrict__ total, int size, int count) {
-    __shared__ float sums[256];
-    int i = blockIdx.x * blockDim.x + threadIdx.x;
-    float sum = 0;
+KERNEL sum_parts(In parts, Out total, int size, int count) {
+    __shared__ Sum all[THREADS];
+    int i = blockIdx.x * blockDim.x + threadIdx.x, step = blockDim.y;
+    Sum sum = {};
     if (i < size) {
-#pragma unroll 8
-        for (int part = threadIdx.y; part < count; part += blockDim.y) sum += parts[static_cast<long long>(part) * size + i];
+#pragma unroll 4
+        for (int part = threadIdx.y; part < count; part += step) sum.value += parts[static_cast<long long>(part) * size + i];
     }
-    sums[threadIdx.y * blockDim.x + threadIdx.x] = sum;
-    __syncthreads();
-    if (threadIdx.y == 0 && i < size) {
-        for (int y = 1; y < blockDim.y; y++) sum += sums[y * blockDim.x + threadIdx.x];
-        total[i] = sum;
-    }
+    join_threads(sum, all);
+    if (threadIdx.y == 0 && i < size) total[i] = sum.value;
 }
 
-// parts[s][c] = the sum of column c over the s-th stretch of rows of x (rows, columns).  A block of 32 x 8 threads has one
-// stretch of 32 columns; each thread adds up every eighth row.
-extern "C" __global__ void column_sums(const float* __restrict__ x, float* __restrict__ parts, int rows, int columns, int stretch) {
-    __shared__ float sums[8][32];
-    int column = blockIdx.x * 32 + threadIdx.x, first = blockIdx.y * stretch, last = min(rows, first + stretch);
-    float sum = 0;
-    if (column < columns) {
+// parts (gridDim.y, columns) = of each column, the sum over the rows of each row of blocks.  Threads lie as rows.cuh says.
+KERNEL column_sums(In x, Out parts, int rows, int columns) {
+    __shared__ Sums all[THREADS];
+    Place at(columns);
+    Sums sums = {};
 #pragma unroll 4
-        for (int row = first + threadIdx.y; row < last; row += 8) sum += x[static_cast<long long>(row) * columns + column];
+    for (int row = at.row; row < rows; row += at.step) {
+        Pack value = at.load(x, row);
+        for (int k = 0; k < WIDTH; k++) sums.of[k] += value.of[k];
     }
-    sums[threadIdx.y][threadIdx.x] = sum;
-    __syncthreads();
-    if (threadIdx.y == 0 && column < columns) {
-        for (int y = 1; y < 8; y++) sum += sums[y][threadIdx.x];
-        parts[blockIdx.y * columns + column] = sum;
-    }
+    join_threads(sums, all);
+    if (threadIdx.y == 0) sums.write(parts + blockIdx.y * columns, at);
 }

@@ -3,8 +3,7 @@ import numpy as np
 
 from npsrgan.fast.blocks import shared
 from npsrgan.fast.cuda import compile
-
-THREADS = 256
+from npsrgan.fast.cuda.rows import THREADS, Rows
 
 
 def sum_parts(parts, out):
@@ -37,10 +36,8 @@ def input_and_slope_rules(walk, shape, like):
 
 
 def column_sums(x):
-    """The sum of x (rows, columns) over its rows: (columns,)."""
-    rows, columns = x.shape
-    across = -(-columns // 32)
-    stretch = max(64, -(-rows * across // (8 * compile.multiprocessors())))      # rows for each block
-    parts = compile.empty((-(-rows // stretch), columns), x)
-    compile.kernel("sums", "column_sums")((across, len(parts)), (32, 8), (x, parts, *map(np.int32, (rows, columns, stretch))))
-    return sum_parts(parts, compile.empty((columns,), x))
+    """The sum of x (rows, columns), packed, over its rows: (columns,)."""
+    launch = Rows("sums", *x.shape)
+    parts = compile.empty((launch.parts, x.shape[1]), x)
+    launch("column_sums", x, parts)
+    return sum_parts(parts, compile.empty((x.shape[1],), x))
