@@ -57,8 +57,8 @@ class Ours:
         return [self.cupy.get_default_memory_pool(), *(graphs.pool for graphs in _all_graphs())]
 
     def memory(self):
-        """The bytes that all pools have taken from the card, and cuBLAS's scratch memory."""
-        return sum(pool.total_bytes() for pool in self.pools()) + sum(workspace.size for workspace in blas._workspaces)
+        """The bytes that all pools have taken from the card."""
+        return sum(pool.total_bytes() for pool in self.pools())
 
     def notes(self):
         """What else is to be said, in lines."""

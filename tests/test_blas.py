@@ -49,7 +49,7 @@ def library(monkeypatch):
     monkeypatch.setattr(blas, "_library", lambda: fake)
     monkeypatch.setattr(blas, "_stream", lambda: 7)
     monkeypatch.setattr(blas, "address", lambda array: array.ctypes.data)
-    monkeypatch.setattr(blas, "_handle", lambda stream: 1)
+    monkeypatch.setattr(blas, "_create", lambda: (1, SimpleNamespace(ptr=64)))
     return fake
 
 
@@ -73,7 +73,7 @@ def test_products(library, shapes, views, dtype):
 def test_a_transposed_view_is_not_copied(library):
     a, b = wave(3, 4).astype(np.float32), wave(5, 4).astype(np.float32)
     blas.matmul(a, b.T)
-    (name, arguments), = library.calls
+    _, arguments = library.calls[-1]
     assert arguments[7] == b.ctypes.data and arguments[11] == a.ctypes.data and arguments[1:3] == (1, 0)
 
 
@@ -96,21 +96,30 @@ def test_what_does_not_fit_is_refused(library):
         with pytest.raises(ValueError, match="do not fit"):
             blas.matmul(a, b)
     library.status = 14
-    with pytest.raises(RuntimeError, match="cublasGemmStridedBatchedEx failed with status 14"):
+    with pytest.raises(RuntimeError, match=r"cublas\w+ failed with status 14"):
         blas.matmul(ones((2, 3)), ones((3, 2)))
 
 
-def test_a_handle_for_each_stream_with_memory_given_after_the_stream(monkeypatch):
-    fake = Library()
+def test_every_product_is_on_the_current_stream_with_memory_given_after_the_stream(library, monkeypatch):
+    for stream in (5, 6):
+        monkeypatch.setattr(blas, "_stream", lambda stream=stream: stream)
+        library.calls.clear()
+        blas.matmul(np.ones((2, 3)), np.ones((3, 2)))
+        (first, stream_given), (second, memory_given), (third, _) = library.calls
+        assert [first, second, third] == ["cublasSetStream_v2", "cublasSetWorkspace_v2", "cublasGemmStridedBatchedEx"]
+        assert stream_given == (1, stream) and memory_given == (1, 64, blas.WORKSPACE)
+
+
+def test_one_handle_and_its_memory_are_kept_for_ever(monkeypatch):
+    fake, asked = Library(), []
+    pool = SimpleNamespace(malloc=lambda size: asked.append(size) or SimpleNamespace(ptr=64))
     monkeypatch.setattr(blas, "_library", lambda: fake)
-    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(cuda=SimpleNamespace(Memory=lambda size: SimpleNamespace(ptr=64))))
+    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(get_default_memory_pool=lambda: pool))
     try:
-        assert blas._handle(5) is blas._handle(5) and blas._handle(6) is not blas._handle(5)
+        assert blas._create() is blas._create()
     finally:
-        blas._handle.cache_clear()
-        blas._workspaces.clear()
-    assert [name for name, _ in fake.calls] == ["cublasCreate_v2", "cublasSetStream_v2", "cublasSetWorkspace_v2"] * 2
-    assert fake.calls[1][1][1] == 5 and fake.calls[2][1][1:] == (64, blas.WORKSPACE)
+        blas._create.cache_clear()
+    assert [name for name, _ in fake.calls] == ["cublasCreate_v2"] and asked == [blas.WORKSPACE]
 
 
 def test_the_library_is_the_one_that_cupy_loads(monkeypatch):

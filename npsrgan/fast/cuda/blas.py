@@ -50,7 +50,7 @@ def matmul(a, b, out=None, tf32=False):
     kind, compute = _COMPUTE[a.dtype.name, tf32]
     one, zero = ((ctypes.c_double if kind else ctypes.c_float)(value) for value in (1, 0))
     # cuBLAS counts columns first: what we call a row-major a @ b, it calls b' @ a', and gets the transposed result, which is ours.
-    _call("cublasGemmStridedBatchedEx", _handle(_stream()), b_operation, a_operation, n, m, k, ctypes.byref(one),
+    _call("cublasGemmStridedBatchedEx", _handle(), b_operation, a_operation, n, m, k, ctypes.byref(one),
           address(b), kind, b_lead, b_stride, address(a), kind, a_lead, a_stride, ctypes.byref(zero),
           address(out), kind, n, m * n, max(batch, default=1), compute, _DEFAULT_ALGORITHM)
     return out
@@ -68,24 +68,29 @@ def _layout(a):
     return a, operation, lead, height * width if batch else 0
 
 
+def _handle():
+    """The handle, set to the current stream: which takes its scratch memory away, so that is given again.
+
+    One for all streams that wait for each other, as those that compute here do for the default stream.
+    """
+    handle, workspace = _create()
+    _call("cublasSetStream_v2", handle, _stream())
+    _call("cublasSetWorkspace_v2", handle, workspace.ptr, WORKSPACE)
+    return handle
+
+
 def _stream():
     import cupy
     return cupy.cuda.get_current_stream().ptr
 
 
 @cache
-def _handle(stream):
-    """A handle that works on this stream.  One for each, since setting a handle's stream takes its scratch memory away."""
+def _create():
+    """(a handle, scratch memory for it): a graph may know where that lies, so it is kept for ever."""
     import cupy
-    handle, workspace = _POINTER(), cupy.cuda.Memory(WORKSPACE)
+    handle, workspace = _POINTER(), cupy.get_default_memory_pool().malloc(WORKSPACE)
     _call("cublasCreate_v2", ctypes.byref(handle))
-    _call("cublasSetStream_v2", handle, stream)
-    _call("cublasSetWorkspace_v2", handle, workspace.ptr, WORKSPACE)
-    _workspaces.append(workspace)
-    return handle
-
-
-_workspaces = []        # alive as long as the handles
+    return handle, workspace
 
 
 @cache
