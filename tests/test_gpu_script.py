@@ -10,7 +10,7 @@ from runs import TINY
 from npsrgan import storage
 
 ROW = {"name": "srgan_step batch 16", "ours_s": 0.02, "ours_mb": 4000.0, "torch_s": 0.04, "torch_mb": 5000.0, "best_error": "no",
-       "ratio_torch": 0.5, "share_of_flops": 0.25}
+       "ratio_torch": 0.5, "share_of_flops": 0.25, "ours_note": "slow"}
 LOG = {"step": 200.0, "images_per_s": 512.0, "data_wait": 0.015}
 TRAINED = {"steps": 300, "log": [LOG], "bicubic": {"psnr_y": 26.0, "ssim_y": 0.7}, "srgan": {"psnr_y": 27.0, "ssim_y": 0.75}}
 
@@ -38,7 +38,7 @@ def test_one_table_last_and_all_in_the_report(options, capsys):
                   "  srgan     PSNR  27.00 dB  SSIM 0.7500"):
         assert words in out
     line = next(line for line in out.splitlines() if line.startswith("srgan_step batch 16"))
-    assert line.split()[3:] == ["20.000", "40.000", "error", "0.50", "4000", "5000", "25%"]
+    assert line.split()[3:] == ["20.000", "40.000", "error", "0.50", "4000", "5000", "25%", "slow"]
     report = json.loads((options.out / "report.json").read_text())
     assert report["benchmark"]["rows"] == [ROW] and report["training"] == TRAINED and set(report["left_out"]) == set(gpu.KEPT.values())
 
@@ -59,10 +59,27 @@ def test_a_stage_that_breaks_does_not_stop_the_others(options, capsys):
 
 def test_a_failed_test_and_no_time(options, capsys):
     failing = {"passed": 1, "failed": 1, "skipped": 0, "failures": {"test_x[cupy]": ["assert 1 == 2"]}}
-    options.stages(benchmark=lambda *args: failing)
-    assert gpu.main([*options.words, "--minutes", "0.25"]) == 1
+    options.stages(tests=lambda *args: failing)
+    assert gpu.main([*options.words, "--minutes", "0.3"]) == 1
     out = capsys.readouterr().out
-    assert "  FAILED test_x[cupy]: assert 1 == 2" in out and "--- training: no time was left" in out
+    assert "  FAILED test_x[cupy]: assert 1 == 2" in out and "300 steps" in out
+    assert gpu.main([*options.words, "--minutes", "0.08"]) == 1
+    assert "--- tests: no time was left" in capsys.readouterr().out
+
+
+def test_a_stage_that_ends_early_leaves_its_time_to_the_others(options, monkeypatch):
+    clock, given = SimpleNamespace(now=0.0), {}
+    monkeypatch.setattr(gpu.time, "monotonic", lambda: clock.now)
+
+    def stage(name, takes):
+        def run(work, seconds, options):
+            given[name] = seconds
+            clock.now += takes
+            return {}
+        return run
+    options.stages(**{name: stage(name, takes) for name, takes in (("tests", 1), ("benchmark", 200), ("training", 0))})
+    gpu.main([*options.words, "--minutes", "10"])
+    assert given == pytest.approx({"tests": 0.3 * 564, "benchmark": 563 * 4 / 7, "training": 363})
 
 
 def test_what_runs_too_long_is_stopped(tmp_path):
