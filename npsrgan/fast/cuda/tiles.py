@@ -3,16 +3,17 @@
 A block computes m x n entries of a product, in chunks of BK terms (product.cuh).  What limits that in TF32 on an H200, in flops
 for each clock of a multiprocessor; the tensor cores do at most 2048, by mma.sync about 60 % of it.  Shared memory moves 128 bytes
 a clock: a chunk is copied there, and each warp reads its rows of A and its columns of B.  The second-level cache gives, by an
-estimate of 5.5 TB/s, 23 bytes a clock; if the first-level cache keeps A for the three taps of a row, a third of A is read there.
+estimate of 5.5 TB/s, 23 bytes a clock; if the first-level cache keeps A for the three taps of a row, only a third of it.
+(The tiles of 32 columns serve kernels of one column: planes.py.)
 
                   warps, of            shared memory      second-level cache, with the first
-    256 x 128     4 x 2, 64 x 64           1489                 972        1753
-    128 x 128     2 x 2, 64 x 64           1365                 729        1094
-    256 x  64     4 x 1, 64 x 64           1260                 583        1250
-    128 x  64     2 x 2, 64 x 32            910                 486         875
-     64 x  64     2 x 2, 32 x 32            683                 365         547
-    256 x  32     4 x 1, 64 x 32            780                 324         778
-    128 x  32     4 x 1, 32 x 32            630                 292         583
+    256 x 128     4 x 2, 64 x 64           1489                 971        1749
+    128 x 128     2 x 2, 64 x 64           1365                 729        1093
+    256 x  64     4 x 1, 64 x 64           1260                 583        1249
+    128 x  64     2 x 2, 64 x 32            910                 486         874
+     64 x  64     2 x 2, 32 x 32            683                 364         546
+    256 x  32     4 x 1, 64 x 32            780                 324
+    128 x  32     4 x 1, 32 x 32            630                 291
 
 Counted, not measured.  Large tiles do more for what they read, but leave multiprocessors idle where there are few pixels; more
 stages hide the memory's delay, but leave less of the same memory to the first-level cache.  So some are tried (tuning.py).  In
