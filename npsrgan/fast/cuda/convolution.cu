@@ -122,8 +122,10 @@ convolution(const float* __restrict__ x, const float* __restrict__ w, const floa
         n += n0;
         if (to < 0 || n >= outputs) return;
         const bool both = n + 1 < outputs;
+#if !TURNED                         // on the way back there is neither
         if (bias) one += bias[n], two += both ? bias[n + 1] : 0;
         one = leaky(one, slope), two = leaky(two, slope);
+#endif
         if (outputs % 2 == 0) {
             *reinterpret_cast<float2*>(y + to + n) = make_float2(one, two);
         } else {

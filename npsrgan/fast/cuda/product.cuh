@@ -59,9 +59,13 @@ constexpr int ACROSS = BN / 8, DOWN = BM / 8, THREADS = ACROSS * DOWN, RUN_M = A
 struct Product {
     float sum[8][8] = {};
     int across = threadIdx.x % ACROSS, down = threadIdx.x / ACROSS;
+    // Every second row of [n][k] lies in the same half of the banks: of eight lanes, four read the odd one of their pairs first.
+    int odd_first = B_ALONG_K ? across / 4 % 2 : 0;
 
     __device__ __forceinline__ int row(int i) { return i / RUN_M * (RUN_M * DOWN) + RUN_M * down + i % RUN_M; }
-    __device__ __forceinline__ int column(int j) { return j / RUN_N * (RUN_N * ACROSS) + RUN_N * across + j % RUN_N; }
+    __device__ __forceinline__ int column(int j) {
+        return j / RUN_N * (RUN_N * ACROSS) + RUN_N * across + (j % RUN_N ^ odd_first);
+    }
 
     __device__ __forceinline__ static void read(float* to, const float* from) {
         float4 four = *reinterpret_cast<const float4*>(from);
@@ -92,7 +96,10 @@ struct Product {
 #pragma unroll
         for (int i = 0; i < 8; i++)
 #pragma unroll
-            for (int j = 0; j < 8; j += 2) write(row(i), column(j), sum[i][j], sum[i][j + 1]);
+            for (int j = 0; j < 8; j += 2) {
+                float one = sum[i][j], two = sum[i][j + 1];
+                write(row(i), column(j + odd_first), odd_first ? two : one, odd_first ? one : two);
+            }
     }
 };
 
