@@ -5,7 +5,7 @@
     compile.py        from a .cu file to a kernel that can be launched; what the twins ask about the GPU and their arrays
     precision.py      set_precision("float32" | "tf32")
     adam.py           Adam's update of a flat buffer, one kernel
-    convolution.py    chooses how to convolve, and registers the twin of conv2d
+    convolution.py    chooses how to convolve; conv2d, alone and with the activation that follows
     implicit.py       convolution as matrix products whose large factor is never laid out: every shape
     tiles.py          the tiles into which these products may be cut
     tuning.py         finds out on the card which is the fastest

@@ -1,6 +1,7 @@
 """The twins of the activation functions, one pass each.  In arrays of x's size read or written: 2 forward, 3 backward.
 
-Alone they run behind convolutions that no batch norm follows; see normalisation.py and movement.py for the others.
+Alone they run behind max pooling and linear layers, PReLU also behind the generator's first convolution; see convolution.py,
+normalisation.py and movement.py for the others.
 """
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""The twin of conv2d: chooses how to convolve by the shapes.
+"""The twins of conv2d, alone and with the activation that follows: they choose how to convolve by the shapes.
 
 What one convolution of 16 images must do, forward or back to either input, and the least time it can take on an H200: for its
 multiplications at 495 (TF32) or 67 (float32) Tflop/s, for reading its arrays once and writing the result at 4.3 TB/s.
