@@ -57,7 +57,7 @@ def test_every_convolution_of_the_networks_is_measured():
 
     def watch(function, arrays, kwargs):
         if function.__name__ == "conv2d":
-            x, w, _, stride = arrays
+            x, w, _, stride, *_ = arrays
             seen.add((x.shape[1], *w.shape[1:], stride))
             size = -(-x.shape[1] // stride)
             return np.zeros((1, size, size, w.shape[3]), np.float32), ()
