@@ -54,6 +54,8 @@ def kernel(name, function, shared=0, **defines):
     kinds = re.findall(r"\*?[fi?]", library.kinds().decode())
 
     def launch(grid, block, args):
+        if type(grid) is not tuple or type(block) is not tuple:         # CuPy takes nothing else
+            raise TypeError(f"{function} was given the sizes {grid} and {block}")
         if len(args) != len(kinds):
             raise TypeError(f"{function} takes {len(kinds)} arguments, not {len(args)}")
         if np.prod(block) > 1024 or max(grid[1:], default=1) > 65535:

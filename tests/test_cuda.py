@@ -126,6 +126,8 @@ def test_the_emulation_shows_what_is_wrong(monkeypatch, tmp_path):
                   (x.reshape(8, 8).T, np.int32(64)), (np.ones(64, np.int32), np.int32(64))]:
         with pytest.raises(TypeError):
             trial("x[i] = n;", *wrong)
+    with pytest.raises(TypeError, match="sizes"):
+        trial("x[i] = n;", block=[64])
 
 
 # Adam
