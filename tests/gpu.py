@@ -53,7 +53,7 @@ def run(words, seconds, output, gently=False):
             if gently:
                 process.send_signal(signal.SIGINT)
                 try:
-                    process.wait(20)
+                    process.wait(30)
                 except subprocess.TimeoutExpired:
                     pass
         finally:
@@ -92,7 +92,7 @@ def training(work, seconds, options, words=("--preset", "seed", "--device", "gpu
     from npsrgan import storage
     start = time.monotonic()
     status = run(["-m", "npsrgan.train", *words, *data, "--vgg", options.vgg, "--steps", 10**6, "--out", out],
-                 0.75 * seconds, work / "output.txt", gently=True)
+                 0.65 * seconds, work / "output.txt", gently=True)
     if not (out / "checkpoint.h5").exists():
         return {"error": f"no checkpoint (exit status {status})"}
     taken = storage.read(out / "checkpoint.h5")[1]["srresnet_steps"]
