@@ -48,7 +48,7 @@ class Graphs:
         """
         with self.stream, self.cupy.cuda.using_allocator(self.pool.malloc):
             if self._given_back:        # memory ran short, and the pool gave back what nobody held: the graphs compute in it
-                self._recorded.clear()
+                self._recorded, self._calls = {}, {}
                 self._given_back.clear()
             key = work, tuple(array.shape for array in arrays)
             if not (record and self.record):
