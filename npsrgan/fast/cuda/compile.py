@@ -32,7 +32,8 @@ def kernel(name, function, shared=0, **defines):
     args: arrays; np.int32 and np.float32 for int and float (Python's own numbers would be passed as 8 bytes); NULL for no array.
     """
     import cupy
-    raw = cupy.RawModule(code=source(name), options=("--std=c++17", *options(defines))).get_function(function)      # CuPy 13: 11
+    language = "--std=c++17"        # CuPy 14's choice; CuPy 13's is c++11
+    raw = cupy.RawModule(code=source(name), options=(language, *options(defines))).get_function(function)
     if shared:          # more than 48 KB, arrays of fixed size included, a kernel must ask for
         raw.max_dynamic_shared_size_bytes = shared
     return partial(raw, shared_mem=shared)
