@@ -109,6 +109,7 @@ convolution(const float* __restrict__ x, const float* __restrict__ w, const floa
         close_group();
     }
     Product product;
+    if (!TURNED && bias) product.begin([&](int n) { return n0 + n < outputs ? bias[n0 + n] : 0; });
     for (int s = 0; s < chunks; s++) {
         wait_for_groups<STAGES - 2>();
         __syncthreads();            // chunk s is there, and everybody has done with the one before
@@ -117,20 +118,6 @@ convolution(const float* __restrict__ x, const float* __restrict__ w, const floa
         product.add(stage(s), stage(s) + A_SIZE);
     }
 
-    product.each([&](int m, int n, float one, float two) {
-        int to = pixels[m].w;
-        n += n0;
-        if (to < 0 || n >= outputs) return;
-        const bool both = n + 1 < outputs;
-#if !TURNED                         // on the way back there is neither
-        if (bias) one += bias[n], two += both ? bias[n + 1] : 0;
-        one = leaky(one, slope), two = leaky(two, slope);
-#endif
-        if (outputs % 2 == 0) {
-            *reinterpret_cast<float2*>(y + to + n) = make_float2(one, two);
-        } else {
-            y[to + n] = one;
-            if (both) y[to + n + 1] = two;
-        }
-    });
+    product.write([&](int m) { return pixels[m].w < 0 ? NULL : y + pixels[m].w + n0; }, outputs - n0,
+                  [&](float v) { return TURNED ? v : leaky(v, slope); });
 }

@@ -67,14 +67,6 @@ kernel_gradient(const float* __restrict__ x, const float* __restrict__ dy, float
     }
 
     float* part = parts + static_cast<long long>(blockIdx.y) * entries * outputs;
-    product.each([&](int m, int n, float one, float two) {
-        if (m0 + m >= entries || n0 + n >= outputs) return;
-        float* to = part + (m0 + m) * outputs + n0 + n;
-        if (outputs % 2 == 0) {
-            *reinterpret_cast<float2*>(to) = make_float2(one, two);
-        } else {
-            to[0] = one;
-            if (n0 + n + 1 < outputs) to[1] = two;
-        }
-    });
+    product.write([&](int m) { return m0 + m < entries ? part + (m0 + m) * outputs + n0 : nullptr; }, outputs - n0,
+                  [](float sum) { return sum; });
 }

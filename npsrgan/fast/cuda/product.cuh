@@ -7,6 +7,22 @@ constexpr int A_ROW = A_ALONG_K ? BK + 4 : BM + 8, A_SIZE = A_ROW * (A_ALONG_K ?
 constexpr int B_ROW = B_ALONG_K ? BK + 4 : BN + 8, B_SIZE = B_ROW * (B_ALONG_K ? BN : BK);
 constexpr int TILES_SIZE = A_SIZE + B_SIZE;         // floats of shared memory for both
 
+// Write entries n and n + 1 of the row that begins at `to`, if it is one, as far as it goes; n is even.
+__device__ __forceinline__ void write_pair(float* to, int n, int columns, float one, float two) {
+    if (!to || n >= columns) return;
+    if (columns % 2 == 0) {         // rows are as long as the whole matrix: then every pair lies at a multiple of 8 bytes
+        *reinterpret_cast<float2*>(to + n) = make_float2(one, two);
+    } else {
+        to[n] = one;
+        if (n + 1 < columns) to[n + 1] = two;
+    }
+}
+
+// What a Product can do:
+//     begin(start)            every sum of column n begins as start(n), instead of 0
+//     add(a, b)               add the product of two tiles to the sums
+//     write(at, columns, f)   write f(sum[m][n]), n < columns, to at(m)[n], unless at(m) is nullptr
+
 #if TF32
 
 // On tensor cores: WARPS_M x WARPS_N warps share the tile; each has ROWS x COLUMNS blocks of 16 x 8 sums.
@@ -39,14 +55,26 @@ struct Product {
         }
     }
 
-    // write(m, n, sum[m][n], sum[m][n + 1]) for every pair of neighbours that this thread holds
-    template <class Write> __device__ __forceinline__ void each(Write write) {
+    template <class Start> __device__ __forceinline__ void begin(Start start) {
+#pragma unroll
+        for (int c = 0; c < COLUMNS; c++)
+#pragma unroll
+            for (int e = 0; e < 2; e++) {
+                float first = start(left + 8 * c + 2 * member + e);
+#pragma unroll
+                for (int r = 0; r < ROWS; r++) sum[r][c][e] = sum[r][c][e + 2] = first;
+            }
+    }
+
+    template <class At, class F> __device__ __forceinline__ void write(At at, int columns, F f) {
 #pragma unroll
         for (int r = 0; r < ROWS; r++)
 #pragma unroll
-            for (int c = 0; c < COLUMNS; c++) {
-                write(top + 16 * r, left + 8 * c + 2 * member, sum[r][c][0], sum[r][c][1]);
-                write(top + 16 * r + 8, left + 8 * c + 2 * member, sum[r][c][2], sum[r][c][3]);
+            for (int e = 0; e < 4; e += 2) {
+                float* to = at(top + 16 * r + 4 * e);
+#pragma unroll
+                for (int c = 0; c < COLUMNS; c++)
+                    write_pair(to, left + 8 * c + 2 * member, columns, f(sum[r][c][e]), f(sum[r][c][e + 1]));
             }
     }
 };
@@ -92,14 +120,25 @@ struct Product {
         }
     }
 
-    template <class Write> __device__ __forceinline__ void each(Write write) {
+    template <class Start> __device__ __forceinline__ void begin(Start start) {
 #pragma unroll
-        for (int i = 0; i < 8; i++)
+        for (int j = 0; j < 8; j++) {
+            float first = start(column(j));
+#pragma unroll
+            for (int i = 0; i < 8; i++) sum[i][j] = first;
+        }
+    }
+
+    template <class At, class F> __device__ __forceinline__ void write(At at, int columns, F f) {
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+            float* to = at(row(i));
 #pragma unroll
             for (int j = 0; j < 8; j += 2) {
-                float one = sum[i][j], two = sum[i][j + 1];
-                write(row(i), column(j + odd_first), odd_first ? two : one, odd_first ? one : two);
+                float one = f(sum[i][j]), two = f(sum[i][j + 1]);
+                write_pair(to, column(j + odd_first), columns, odd_first ? two : one, odd_first ? one : two);
             }
+        }
     }
 };
 
