@@ -127,8 +127,19 @@ def test_equals_the_reference(case):
 ], ids=name)
 def test_many_blocks(case):
     """More partial sums than the threads that add them up."""
-    with emulated(multiprocessors=100):
+    with emulated(multiprocessors=100), mock.patch.object(rows, "AT_ONCE", 1):
         compare(case)
+
+
+def test_no_block_waits_and_no_row_is_left_alone():
+    """At most four blocks for each multiprocessor; a thread has whole lots of four rows, while there are rows for that."""
+    with emulated(multiprocessors=132):
+        for n, columns in [(16 * 176 * 176, 64), (16 * 44 * 44, 64), (16 * 11 * 11, 512), (16 * 88 * 88, 128), (5, 64), (1, 1), (999, 3)]:
+            launch = rows.Rows("normalisation", n, columns)
+            (across, down), (side, high) = launch.grid, launch.block
+            assert across * side * launch.width >= columns and across * down <= 4 * 132 and side * high == rows.THREADS
+            each = -(-n // (down * high))
+            assert each * down * high >= n and (each % 4 == 0 or down == 1 or each < 4)
 
 
 @pytest.mark.parametrize("case", CASES[::3], ids=name)

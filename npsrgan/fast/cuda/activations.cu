@@ -54,11 +54,11 @@ KERNEL softplus_gradient(In x, In dy, Out dx, int rows, int columns) {
 // With a slope for each column
 KERNEL prelu(In x, In slopes, Out y, int rows, int columns) {
     Place at(columns);
-    Columns slope(at, columns, slopes);
+    Columns slope(at, slopes);
 #pragma unroll 4
     for (int row = at.row; row < rows; row += at.step) {
         Pack value = at.load(x, row);
-        for (int k = 0; k < WIDTH; k++) value.of[k] = leaky(value.of[k], slope.of[k]);
+        for (int k = 0; k < WIDTH; k++) value.of[k] = leaky(value.of[k], slope[k]);
         at.store(y, row, value);
     }
 }
@@ -67,12 +67,12 @@ KERNEL prelu(In x, In slopes, Out y, int rows, int columns) {
 KERNEL prelu_gradient(In x, In dy, In slopes, Out dx, Out parts, int rows, int columns) {
     __shared__ Sums all[THREADS];
     Place at(columns);
-    Columns slope(at, columns, slopes);
+    Columns slope(at, slopes);
     Sums d_slope = {};
 #pragma unroll 2
     for (int row = at.row; row < rows; row += at.step) {
         Pack value = at.load(x, row), d = at.load(dy, row);
-        for (int k = 0; k < WIDTH; k++) d_slope.of[k] += leaky_gradient(value.of[k], slope.of[k], d.of[k]);
+        for (int k = 0; k < WIDTH; k++) d_slope.of[k] += leaky_gradient(value.of[k], slope[k], d.of[k]);
         at.store(dx, row, d);
     }
     join_threads(d_slope, all);

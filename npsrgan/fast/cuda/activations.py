@@ -55,7 +55,7 @@ def prelu(x, slope):
     """As the reference."""
     if not suits(x, slope) or slope.shape not in ((1,), x.shape[-1:]) or not slope.flags.c_contiguous:
         return NotImplemented
-    x, launch = packed(x), Rows("activations", x.size // slope.size, slope.size)
+    x, slope, launch = packed(x), packed(slope), Rows("activations", x.size // slope.size, slope.size)
     y = compile.empty(x.shape, x)
     launch("prelu", x, slope, y)
 

@@ -23,11 +23,11 @@ __device__ inline int shuffled(int row, int r, int width) {
 // y = prelu(pixel_shuffle(x)); slopes NULL: without PReLU.
 KERNEL pixel_shuffle(In x, In slopes, Out y, int r, int width, int rows, int columns) {
     Place at(columns);
-    Columns slope(at, columns, slopes, 1);
+    Columns slope(at, slopes, 1);
 #pragma unroll 4
     for (int row = at.row; row < rows; row += at.step) {
         Pack value = at.load(x, shuffled(row, r, width));
-        for (int k = 0; k < WIDTH; k++) value.of[k] = leaky(value.of[k], slope.of[k]);
+        for (int k = 0; k < WIDTH; k++) value.of[k] = leaky(value.of[k], slope[k]);
         at.store(y, row, value);
     }
 }
@@ -36,7 +36,7 @@ KERNEL pixel_shuffle(In x, In slopes, Out y, int r, int width, int rows, int col
 KERNEL pixel_shuffle_gradient(In x, In dy, In slopes, Out dx, Out parts, int r, int width, int rows, int columns) {
     __shared__ Sums all[THREADS];
     Place at(columns);
-    Columns slope(at, columns, slopes);
+    Columns slope(at, slopes);
     Sums d_slope = {};
 #pragma unroll 2
     for (int row = at.row; row < rows; row += at.step) {
@@ -44,7 +44,7 @@ KERNEL pixel_shuffle_gradient(In x, In dy, In slopes, Out dx, Out parts, int r, 
         Pack d = at.load(dy, row);
         if (slopes) {
             Pack value = at.load(x, there);
-            for (int k = 0; k < WIDTH; k++) d_slope.of[k] += leaky_gradient(value.of[k], slope.of[k], d.of[k]);
+            for (int k = 0; k < WIDTH; k++) d_slope.of[k] += leaky_gradient(value.of[k], slope[k], d.of[k]);
         }
         at.store(dx, there, d);
     }

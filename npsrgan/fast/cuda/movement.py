@@ -52,7 +52,7 @@ def _shuffle(x, slope, r):
     c = channels // (r * r)
     if c * r * r != channels or slope is not None and (slope.shape != (c,) or not slope.flags.c_contiguous):
         return NotImplemented
-    x, slopes, launch = packed(x), NULL if slope is None else slope, Rows("movement", x.size // c, c)
+    x, slopes, launch = packed(x), NULL if slope is None else packed(slope), Rows("movement", x.size // c, c)
     kept = NULL if slope is None else x
     y = compile.empty((n, r * h, r * w, c), x)
     launch("pixel_shuffle", x, slopes, y, np.int32(r), np.int32(w))

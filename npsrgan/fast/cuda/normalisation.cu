@@ -93,10 +93,9 @@ struct Channels {
 
     __device__ Channels(const Place& at, int columns, const float* statistics, const float* gammas, const float* betas,
                         const float* slopes, float constant)
-        : mean(at, columns, statistics), inv_std(at, columns, statistics + columns), gamma(at, columns, gammas),
-          beta(at, columns, betas), slope(at, columns, slopes, constant) {}
-    __device__ float normalised(int k, float x) const { return (x - mean.of[k]) * inv_std.of[k]; }
-    __device__ float before(int k, float x_hat) const { return fmaf(gamma.of[k], x_hat, beta.of[k]); }     // the activation
+        : mean(at, statistics), inv_std(at, statistics + columns), gamma(at, gammas), beta(at, betas), slope(at, slopes, constant) {}
+    __device__ float normalised(int k, float x) const { return (x - mean[k]) * inv_std[k]; }
+    __device__ float before(int k, float x_hat) const { return fmaf(gamma[k], x_hat, beta[k]); }     // the activation
 };
 
 struct ChannelSums {
@@ -118,7 +117,7 @@ KERNEL normalise(In x, In statistics, In gamma, In beta, In slopes, float slope,
         Pack value = at.load(x, row), more = {};
         if (residual) more = at.load(residual, row);
         for (int k = 0; k < WIDTH; k++)
-            value.of[k] = leaky(channels.before(k, channels.normalised(k, value.of[k])), channels.slope.of[k]) + more.of[k];
+            value.of[k] = leaky(channels.before(k, channels.normalised(k, value.of[k])), channels.slope[k]) + more.of[k];
         at.store(y, row, value);
     }
 }
@@ -136,7 +135,7 @@ KERNEL gradient_sums(In x, In dy, In statistics, In gamma, In beta, In slopes, f
         Pack value = at.load(x, row), d = at.load(dy, row);
         for (int k = 0; k < WIDTH; k++) {
             float x_hat = channels.normalised(k, value.of[k]), dv = d.of[k];
-            sums.d_slope.of[k] += leaky_gradient(channels.before(k, x_hat), channels.slope.of[k], dv);
+            sums.d_slope.of[k] += leaky_gradient(channels.before(k, x_hat), channels.slope[k], dv);
             sums.d_gamma.of[k] += dv * x_hat;
             sums.d_beta.of[k] += dv;
         }
@@ -157,14 +156,14 @@ KERNEL gradient(In x, In dy, In statistics, In gamma, In beta, In slopes, float 
                 int rows, int columns) {
     Place at(columns);
     Channels channels(at, columns, statistics, gamma, beta, slopes, slope);
-    Columns d_gamma(at, columns, sums), d_beta(at, columns, sums ? sums + columns : sums);
+    Columns d_gamma(at, sums), d_beta(at, sums ? sums + columns : sums);
 #pragma unroll 2
     for (int row = at.row; row < rows; row += at.step) {
         Pack value = at.load(x, row), d = at.load(dy, row);
         for (int k = 0; k < WIDTH; k++) {
             float x_hat = channels.normalised(k, value.of[k]), dv = d.of[k];
-            leaky_gradient(channels.before(k, x_hat), channels.slope.of[k], dv);
-            value.of[k] = channels.gamma.of[k] * channels.inv_std.of[k] * (dv - share * (d_beta.of[k] + x_hat * d_gamma.of[k]));
+            leaky_gradient(channels.before(k, x_hat), channels.slope[k], dv);
+            value.of[k] = channels.gamma[k] * channels.inv_std[k] * (dv - share * (d_beta[k] + x_hat * d_gamma[k]));
         }
         at.store(dx, row, value);
     }

@@ -62,7 +62,7 @@ def _normalise(x, gamma, beta, running_mean, running_var, training, momentum, ep
         statistics = _moments(launch, x, running_mean, running_var, momentum, eps)
     else:
         statistics = np.stack([running_mean, 1 / np.sqrt(running_var + eps)])
-    by_channel = statistics, gamma, beta, NULL if slopes is None else slopes, np.float32(slope)
+    by_channel = statistics, packed(gamma), packed(beta), NULL if slopes is None else packed(slopes), np.float32(slope)
 
     @shared
     def sums(dy):       # d_gamma, d_beta and d_slopes, the first two of which d_x needs too

@@ -30,17 +30,19 @@ struct Place {
     __device__ void store(float* x, int r, const Pack& p) const { reinterpret_cast<Pack*>(x)[r * packs + pack] = p; }
 };
 
-// What belongs to a thread's columns, of an array (columns); where the array is NULL, one number for all
+// What belongs to a thread's columns, of an array (columns) that begins where a pack may; where it is NULL, one number for all
 struct Columns {
-    float of[WIDTH];
+    Pack pack;
 
-    __device__ Columns(const Place& at, int columns, const float* values, float otherwise = 0) {
-        for (int k = 0; k < WIDTH; k++) of[k] = values ? values[min(at.column + k, columns - 1)] : otherwise;
+    __device__ Columns(const Place& at, const float* values, float otherwise = 0) {
+        for (int k = 0; k < WIDTH; k++) pack.of[k] = otherwise;
+        if (values) pack = reinterpret_cast<const Pack*>(values)[min(at.pack, at.packs - 1)];
     }
+    __device__ float operator[](int k) const { return pack.of[k]; }
 };
 
 // What the threads with one threadIdx.x have, joined two by two, always in the same order; all of it is then threadIdx.y 0's.
-// No round writes where the one before reads, so one barrier in each is enough.
+// blockDim.y must be a power of two.  No round writes where the one before reads, so one barrier in each is enough.
 template <class T> __device__ void join_threads(T& mine, T* all) {
     int me = threadIdx.y * blockDim.x + threadIdx.x;
     for (int half = blockDim.y / 2; half > 0; half /= 2) {

@@ -4,6 +4,7 @@ import numpy as np
 from npsrgan.fast.cuda import compile
 
 THREADS = 256       # in a block
+AT_ONCE = 4         # rows that a thread asks for before it needs the first: as the kernels' loops are unrolled
 LIMIT = 2**31 - 2**24       # entries of an array: the kernels count with 32 bits, and a little beyond the end
 
 
@@ -20,11 +21,12 @@ class Rows:
         self.width = 4 if columns % 4 == 0 else 1
         packs = columns // self.width
         side = min(32, 1 << (packs - 1).bit_length())           # threads beside each other: a power of two
-        across, down = -(-packs // side), -(-rows * side // THREADS)
         self.block = side, THREADS // side
-        # Enough for every multiprocessor to have memory at work all the time, few partial sums to add up afterwards, and none that
-        # must wait until others are done.
-        self.grid = across, min(down, max(1, 4 * compile.multiprocessors() // across))
+        across, down = -(-packs // side), -(-rows * side // THREADS)
+        # Enough blocks for every multiprocessor to have memory at work all the time, few partial sums to add up afterwards, and no
+        # block that must wait until others are done.
+        each = -(-down // max(1, 4 * compile.multiprocessors() // across))          # rows of a thread
+        self.grid = across, -(-down // (-(-each // AT_ONCE) * AT_ONCE))
 
     @property
     def parts(self):
