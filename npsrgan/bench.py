@@ -173,8 +173,8 @@ def describe(row):
 def main(arguments=None):
     """The command: measure every row, print it, and write the JSON file after each."""
     parser = argparse.ArgumentParser(prog="python -m npsrgan.bench", description="Our speed and memory, against PyTorch's.")
-    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="where to compute (default: cpu); the GPU measures a "
-                        "whole training step, and its pieces, at batch 16")
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="where to compute (default: cpu); the GPU measures "
+                        "whole training steps at batch 16 and 64, and their pieces at batch 16")
     parser.add_argument("--quick", action="store_true", help="a few rows only, about a minute")
     parser.add_argument("--pairs", type=int, default=5, help="times each side is measured (default: 5)")
     parser.add_argument("--only", metavar="WORD", help="only the rows whose name contains this")
