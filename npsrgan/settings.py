@@ -109,7 +109,7 @@ PRESETS = {
     "paper": Settings(preset="paper", steps=1_000_000, gan_steps=200_000, gan_schedule="drop", pixel_weight=0.0, save_every=1000),
 }
 # What --resume may change.
-CHANGEABLE = ("steps", "gan_steps", "save_every", "log_every", "cache", "device", "precision", "graph", "out")
+CHANGEABLE = ("steps", "gan_steps", "batch_size", "save_every", "log_every", "cache", "device", "precision", "graph", "out")
 
 
 def parse(arguments=None):

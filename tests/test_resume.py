@@ -246,9 +246,9 @@ def test_both_checkpoints_damaged(tiny, stopped, capsys):
 # ---------------------------------------------------------------- what --resume accepts, and what it says
 
 def test_changed_settings_are_refused_by_name(tiny, photos, stopped, capsys):
-    assert tiny(stopped, "--resume", batch_size=4, data=photos / "few", seed=0, channels=2) == 2
+    assert tiny(stopped, "--resume", patch_size=4, data=photos / "few", seed=0, channels=2) == 2
     error = capsys.readouterr().err
-    assert "--batch-size 4 (the checkpoint has 3)" in error and "--data" in error
+    assert "--patch-size 4 (the checkpoint has 8)" in error and "--data" in error
     assert "--seed" not in error and "--channels" not in error       # given, but the same
     assert error.count("\n") == 1
     assert taken(stopped / "checkpoint.h5") == 4
@@ -257,7 +257,7 @@ def test_changed_settings_are_refused_by_name(tiny, photos, stopped, capsys):
 def test_changeable_settings_are_accepted(tiny, stopped, tmp_path):
     moved = tmp_path / "moved"
     shutil.move(stopped, moved)
-    assert tiny(moved, "--resume", gan_steps=2, save_every=5, log_every=7, device="auto") == 0
+    assert tiny(moved, "--resume", gan_steps=2, batch_size=2, save_every=5, log_every=7, device="auto") == 0
     assert taken(moved / "checkpoint.h5") == 6
     settings = storage.read(moved / "checkpoint.h5")[1]["settings"]
     for text in ('"gan_steps": 2', '"save_every": 5', '"log_every": 7', '"device": "auto"', '"channels": 2'):

@@ -144,7 +144,7 @@ def test_nothing_else_can_change():
         except UserError:
             refused.add(item.name)
     assert refused == {item.name for item in dataclasses.fields(Settings)} - {
-        "steps", "gan_steps", "save_every", "log_every", "cache", "device", "precision", "graph", "out"}
+        "steps", "gan_steps", "batch_size", "save_every", "log_every", "cache", "device", "precision", "graph", "out"}
 
 
 def test_help_tells_every_setting_and_its_defaults(capsys, monkeypatch):
