@@ -118,6 +118,6 @@ convolution(const float* __restrict__ x, const float* __restrict__ w, const floa
         product.add(stage(s), stage(s) + A_SIZE);
     }
 
-    product.write([&](int m) { return pixels[m].w < 0 ? NULL : y + pixels[m].w + n0; }, outputs - n0,
+    product.write([&](int m) { return pixels[m].w < 0 ? nullptr : y + pixels[m].w + n0; }, outputs - n0,
                   [&](float v) { return TURNED ? v : leaky(v, slope); });
 }
