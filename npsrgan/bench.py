@@ -188,6 +188,8 @@ def main(arguments=None):
     arguments = parser.parse_args(arguments)
     if arguments.pairs < 1 or (arguments.threads or 1) < 1:
         raise UserError("--pairs and --threads must be at least 1")
+    if arguments.profile and arguments.device == "gpu":
+        raise UserError("--profile looks at the step on a CPU: leave out --device gpu")
     if arguments.device == "gpu":
         if arguments.methods:
             return print_methods_on_gpu(QUICK if arguments.quick else CONVOLUTIONS, draw, arguments.precision)

@@ -114,3 +114,8 @@ def test_twins_in_torch_compute_the_same():
             assert np.abs(ours(image).array - theirs).max() < 1e-4 * np.abs(theirs).max()
     bench_torch.settle(1, channels_last=False)
 
+
+def test_what_only_a_cpu_measures_is_not_asked_of_a_gpu(capsys):
+    with pytest.raises(SystemExit) as exit:
+        bench.main(["--device", "gpu", "--profile"])
+    assert exit.value.code == 2 and "leave out --device gpu" in capsys.readouterr().err
