@@ -45,11 +45,10 @@ from npsrgan import ops
 from npsrgan.fast.blocks import shared
 from npsrgan.fast.cuda import activations, compile, implicit, planes
 from npsrgan.fast.cuda.compile import packed
+from npsrgan.fast.cuda.rows import LIMIT
 from npsrgan.fast.cuda.sums import column_sums
 from npsrgan.ops import fused
 from npsrgan.tape import twin
-
-LIMIT = 2**31 - 2**24       # entries of an array: the kernels count with 32 bits, and their windows begin outside the image
 
 
 @twin(ops.conv2d)

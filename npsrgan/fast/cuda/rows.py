@@ -5,7 +5,7 @@ from npsrgan.fast.cuda import compile
 
 THREADS = 256       # in a block
 AT_ONCE = 4         # rows that a thread asks for before it needs the first: as the kernels' loops are unrolled
-LIMIT = 2**31 - 2**24       # entries of an array: the kernels count with 32 bits, and a little beyond the end
+LIMIT = 2**31 - 2**24       # entries of an array: the kernels count with 32 bits, a little before its beginning and beyond its end
 
 
 def suits(x, *others):
