@@ -39,6 +39,8 @@ class Settings:
     discriminator_channels: int = option(64, "width of the discriminator's first layer")
     leaky_slope: float = option(0.2, "slope of the discriminator's LeakyReLU below zero")
     weight_init: str = option("he", "initial weights: he, or normal with deviation 0.01", INITIALISATIONS)
+    equal_phases: bool = option(True, "keep the generators free of checkerboard patterns: all phases of a pixel shuffle answer a flat "
+                                      "image alike; the paper's network has no such constraint")
     learning_rate: float = option(1e-4, "Adam's learning rate for SRResNet")
     gan_learning_rate: float = option(1e-4, "Adam's learning rate for SRGAN's generator and discriminator")
     schedule: str = option("constant", "SRResNet's learning rate over time: drop is a tenth in the second half", SCHEDULES)

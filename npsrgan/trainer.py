@@ -35,9 +35,9 @@ class Trainer:
         self.settings, self.device = settings, device
         self.srresnet_steps = self.srgan_steps = 0
         s, self.vgg = settings, None
-        self.networks = {"srresnet": SRResNet(s.channels, s.blocks, s.scale, s.seed, s.weight_init)}
+        self.networks = {"srresnet": SRResNet(s.channels, s.blocks, s.scale, s.seed, s.weight_init, s.equal_phases)}
         if s.together or s.gan_steps:
-            self.networks |= {"srgan": SRResNet(s.channels, s.blocks, s.scale, s.seed, s.weight_init),
+            self.networks |= {"srgan": SRResNet(s.channels, s.blocks, s.scale, s.seed, s.weight_init, s.equal_phases),
                               "discriminator": Discriminator(s.discriminator_channels, s.image_size, s.leaky_slope,
                                                              s.seed + 1, s.weight_init)}
             self.vgg = load_vgg19(s, say) if s.perceptual_weight else None
@@ -45,6 +45,7 @@ class Trainer:
             weights = _initial_weights(s, self.networks["srresnet"].settings)
             for name in self.networks.keys() - {"discriminator"}:
                 self.networks[name].load_state_dict(weights)
+                self.networks[name].constrain()
         if device.module is not np:
             for network in filter(None, [*self.networks.values(), self.vgg]):
                 network.to(device.array)
@@ -103,6 +104,7 @@ class Trainer:
         with Tape() as tape:
             loss = losses.mean_squared_error(srresnet(lr), hr)
         self.adam["srresnet"].update(tape.gradient(loss, srresnet.parameters()))
+        srresnet.constrain()
         return {"srresnet_pixel": loss.array}
 
     def _train_srgan(self, lr, hr, audit=False):
@@ -129,6 +131,7 @@ class Trainer:
         generator_gradients = tape.gradient(generator_loss, generator.parameters(), keep=True)
         discriminator_gradients = tape.gradient(discriminator_loss, discriminator.parameters())
         self.adam["srgan"].update(generator_gradients)
+        generator.constrain()
         self.adam["discriminator"].update(discriminator_gradients)
         return row
 
@@ -242,6 +245,8 @@ def load_vgg19(settings, say):
 def _initial_weights(settings, wanted):
     """The arrays of the generator in --init, which must have the sizes that the settings say."""
     generator = storage.load_network(settings.init, SRResNet)
+    generator.settings = {name: value for name, value in generator.settings.items() if name != "equal_phases"}
+    wanted = {name: value for name, value in wanted.items() if name != "equal_phases"}
     if generator.settings.keys() - wanted.keys():
         raise UserError(f"{settings.init} was converted from elsewhere and takes or gives other pixels than [-1, 1] as they are: "
                         "it can be used but not trained on")

@@ -11,17 +11,20 @@ class SRResNet(Layer):
     channels: width of every hidden layer.       blocks: number of residual blocks.
     scale:    2 or 4, one pixel shuffle per doubling.   seed, init: see `layers.initialise`.
 
+    equal_phases: keep the convolutions in front of the pixel shuffles free of checkerboard patterns; see `constrain`.
+
     Two settings are for weights from elsewhere, and are kept only where they are set:
     unit_input: the weights see pixels in [0, 1].  No weights in [-1, 1] could do the same, because of the zeros that pad the
                 first convolution: they are black to such weights, and mid-grey to ours.
     tanh:       at the end, which forces the output into [-1, 1].
     """
 
-    def __init__(self, channels=64, blocks=16, scale=4, seed=0, init="he", unit_input=False, tanh=False):
+    def __init__(self, channels=64, blocks=16, scale=4, seed=0, init="he", equal_phases=False, unit_input=False, tanh=False):
         if scale not in (2, 4):
             raise ValueError(f"SRResNet enlarges by 2 or by 4, not by {scale}")
         self.settings = {"channels": channels, "blocks": blocks, "scale": scale}
-        self.settings |= {name: True for name, wanted in (("unit_input", unit_input), ("tanh", tanh)) if wanted}
+        switches = {"equal_phases": equal_phases, "unit_input": unit_input, "tanh": tanh}
+        self.settings |= {name: True for name, wanted in switches.items() if wanted}
         c = channels
         self.head = Sequential(Conv2d(3, c, 9), PReLU(c))
         self.body = Sequential(*[Residual(Conv2d(c, c, 3), BatchNorm(c), PReLU(c), Conv2d(c, c, 3), BatchNorm(c))
@@ -37,6 +40,7 @@ class SRResNet(Layer):
             for layer in [*self.upsampling.layers(), self.tail]:
                 if isinstance(layer, Conv2d):
                     layer.weight.array *= 0.3
+        self.constrain()
 
     def forward(self, lr):
         return self.enlarge(self.features(lr))
@@ -54,3 +58,21 @@ class SRResNet(Layer):
         if "tanh" in self.settings:
             sr = ops.scale(ops.sigmoid(ops.scale(sr, 2)), 2) - 1.0      # tanh(x) = 2 sigmoid(2x) - 1
         return sr
+
+    def constrain(self):
+        """With `equal_phases`, project the weights, in place, onto those for which a flat image stays flat.
+
+        The r*r channels that a pixel shuffle interleaves are the phases of the enlarged image.  Where its input is constant, a
+        convolution answers with one number per output channel: the sum of its taps times the input, plus the bias.  Phases that
+        answer differently draw a pattern with a period of r pixels.  So from each phase's sum, and bias, the deviation from the
+        mean over all phases is subtracted, spread evenly over the taps.  To be called after every update of the weights.
+        The condition is from Sugawara, Shiota and Kiya 2019, "Checkerboard artifacts free convolutional neural networks".
+        """
+        if "equal_phases" not in self.settings:
+            return
+        for convolution, shuffle, _ in (stage.steps for stage in self.upsampling.steps):
+            weight, bias, phases = convolution.weight.array, convolution.bias.array, shuffle.r ** 2
+            for array, taps in ((weight, weight.shape[0] * weight.shape[1]), (bias, 1)):
+                by_phase = array.reshape(taps, -1, phases, array.shape[-1] // phases)       # a view: taps, inputs, phases, outputs
+                gain = by_phase.mean(0)
+                by_phase -= gain - gain.mean(1, keepdims=True)
