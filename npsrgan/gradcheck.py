@@ -241,10 +241,6 @@ def network_checks():
         ("adversarial loss, G", lambda: losses.generator_adversarial(discriminator(generator(lr))), generator.parameters()),
         ("adversarial loss, D", lambda: losses.discriminator_adversarial(discriminator(hr), discriminator(generator(lr))),
          discriminator.parameters()),
-        ("literal adversarial loss, G", lambda: losses.generator_adversarial_literal(discriminator(generator(lr))),
-         generator.parameters()),
-        ("literal adversarial loss, D",
-         lambda: losses.discriminator_adversarial_literal(discriminator(hr), discriminator(generator(lr))), discriminator.parameters()),
     ]:
         yield from check_directions(loss, tensors, name)
 

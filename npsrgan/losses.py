@@ -1,5 +1,5 @@
 """The losses of SRResNet and SRGAN.  Logits in, scalars out; D(x) = sigmoid(logit)."""
-from npsrgan.ops import log, mean, scale, sigmoid, softplus, square
+from npsrgan.ops import mean, scale, softplus, square
 from npsrgan.tape import composite
 
 
@@ -21,16 +21,3 @@ def generator_adversarial(fake_logits):
 def discriminator_adversarial(real_logits, fake_logits):
     """The mean of -log D(hr) and -log(1 - D(sr)): what the discriminator pays for its errors (eq. 2)."""
     return scale(mean(softplus(-real_logits)) + mean(softplus(fake_logits)), 0.5)
-
-
-def generator_adversarial_literal(fake_logits, eps=1e-8):
-    """`generator_adversarial` as often written, mean of -log(D(sr) + eps).
-
-    For comparison only: where D is sure, sigmoid is 0 and its gradient with it, and nothing is left to learn from.
-    """
-    return mean(-log(sigmoid(fake_logits) + eps))
-
-
-def discriminator_adversarial_literal(real_logits, fake_logits, eps=1e-8):
-    """`discriminator_adversarial` as often written, with sigmoid and log(p + eps).  For comparison only."""
-    return scale(mean(-log(sigmoid(real_logits) + eps)) + mean(-log(1.0 - sigmoid(fake_logits) + eps)), 0.5)
