@@ -114,8 +114,8 @@ def test_the_networks_pass():
 @pytest.mark.parametrize("operation, position", [
     (ops.conv2d, 0), (ops.conv2d, 1), (ops.conv2d, 2), (ops.batch_norm, 0), (ops.batch_norm, 1), (ops.batch_norm, 2),
     (ops.prelu, 0), (ops.prelu, 1), (ops.linear, 0), (ops.linear, 1), (ops.linear, 2), (ops.leaky_relu, 0), (ops.relu, 0),
-    (ops.max_pool2d, 0), (ops.pixel_shuffle, 0), (ops.add, 0), (ops.add, 1), (ops.square, 0), (ops.softplus, 0),
-    (ops.sigmoid, 0), (ops.log, 0)], ids=lambda value: getattr(value, "__name__", value))
+    (ops.max_pool2d, 0), (ops.pixel_shuffle, 0), (ops.add, 0), (ops.add, 1), (ops.square, 0), (ops.softplus, 0)],
+    ids=lambda value: getattr(value, "__name__", value))
 def test_the_networks_notice_a_rule_that_is_a_thousandth_wrong(operation, position, sabotage):
     sabotage(operation, position, lambda dx: 1.001 * dx)
     assert any(not c.passed for c in network_checks())
