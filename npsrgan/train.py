@@ -235,7 +235,7 @@ def validate(trainer, pairs, out, step):
     s, first = trainer.settings, {}
     row = {"bicubic_psnr": np.mean([min(psnr(upscale(lr, s.scale), hr, s.scale), CAP) for _, lr, hr in pairs])}
     for name, label in report.generators(trainer):
-        generator = fold(trainer.networks[name])
+        generator = fold(trainer.trained(name))
         enlarged = [super_resolve(generator, lr, trainer.device) for _, lr, _ in pairs]
         row[f"{name}_psnr"] = np.mean([min(psnr(sr, hr, s.scale), CAP) for sr, (_, _, hr) in zip(enlarged, pairs)])
         first[label] = enlarged[0]
@@ -248,11 +248,11 @@ def finish(trainer, validation, out):
     """Write the weights; measure on every validation image; write the picture, the curves and result.json."""
     s, scores = trainer.settings, {"bicubic": []}
     about = f"trained by npsrgan, preset {s.preset}, {trainer.srresnet_steps} SRResNet and {trainer.srgan_steps} SRGAN steps"
-    for name, network in trainer.networks.items():
-        storage.save_network(out / f"{name}.h5", network, about)
+    for name in trainer.networks:
+        storage.save_network(out / f"{name}.h5", trainer.trained(name), about)
     log = report.Log(out / "log.csv", trainer.steps)
     log.plot(out / "loss.png")
-    generators, count = {name: fold(trainer.networks[name]) for name, _ in report.generators(trainer)}, 0
+    generators, count = {name: fold(trainer.trained(name)) for name, _ in report.generators(trainer)}, 0
     for name, lr, hr in tqdm(validation_pairs(validation, s.scale, report=say), "measuring", len(validation), unit=" images", delay=2):
         results = {"bicubic": upscale(lr, s.scale)}
         results |= {name: super_resolve(generator, lr, trainer.device) for name, generator in generators.items()}

@@ -1,4 +1,5 @@
 """The training steps of SRResNet and SRGAN, and the checkpoints that keep their state."""
+import copy
 import dataclasses
 import json
 import math
@@ -13,6 +14,7 @@ from npsrgan.errors import UserError
 from npsrgan.graph import Graphs, Plain
 from npsrgan.models import Discriminator, SRResNet
 from npsrgan.models.vgg19 import random_vgg19
+from npsrgan.ops.normalisation import keep_running
 from npsrgan.settings import Settings
 from npsrgan.tape import Tape
 
@@ -49,6 +51,8 @@ class Trainer:
         if device.module is not np:
             for network in filter(None, [*self.networks.values(), self.vgg]):
                 network.to(device.array)
+        averaged = [name for name in ("srresnet", "srgan") if name in self.networks and (name == "srgan" or s.schedule == "constant")]
+        self.averages = {name: copy.deepcopy(self.networks[name]).eval().pack() for name in averaged if s.average}
         self._run = Graphs(device.module, s.graph, say) if device.cuda else Plain()
         gan_rate = schedule(s.gan_schedule, s.gan_learning_rate, s.steps if s.together else s.gan_steps)
         rates = {"srresnet": schedule(s.schedule, s.learning_rate, s.steps), "srgan": gan_rate, "discriminator": gan_rate}
@@ -58,6 +62,10 @@ class Trainer:
     def steps(self):
         """Steps of the run taken so far; one in which both generators train counts once."""
         return self.srresnet_steps if self.settings.together else self.srresnet_steps + self.srgan_steps
+
+    def trained(self, name):
+        """The network of this name as it is validated, saved and handed on: the average of its weights, where one is kept."""
+        return self.averages.get(name, self.networks[name])
 
     def feed(self, batches):
         """Iterate over `batches`, (step, lr, hr) in main memory, with lr and hr where `step` wants them.  See data.feed.Feed."""
@@ -71,8 +79,8 @@ class Trainer:
         if self.srresnet_steps < self.settings.steps:
             return self.srresnet_step(lr, hr)
         if self.srgan_steps == 0:       # SRGAN starts from the trained SRResNet
-            for mine, trained in zip(*(self.networks[name].state_dict().values() for name in ("srgan", "srresnet"))):
-                mine[...] = trained
+            for network in {self.networks["srgan"], self.trained("srgan")}:
+                network.load_state_dict(self.trained("srresnet").state_dict())
         return self.srgan_step(lr, hr, audit)
 
     def srresnet_step(self, lr, hr):
@@ -82,6 +90,7 @@ class Trainer:
         """
         self.adam["srresnet"].advance()
         row = self._run(self._train_srresnet, lr, hr)
+        self._average("srresnet", self.srresnet_steps)
         self.srresnet_steps += 1
         return row if self.device.cuda else numbers(row)
 
@@ -94,8 +103,18 @@ class Trainer:
             self.adam[name].advance()
         work = self._train_srgan_and_audit if audit else self._train_srgan
         row = self._run(work, lr, hr, record=not audit)
+        self._average("srgan", self.srgan_steps)
         self.srgan_steps += 1
         return row if self.device.cuda else numbers(row)
+
+    def _average(self, name, steps):
+        """Move the average of a generator, if one is kept, towards the newest weights.  Early averages are over all steps so far."""
+        if name in self.averages:
+            average, newest = self.averages[name], self.networks[name]
+            decay = min(self.settings.average, (1 + steps) / (10 + steps))
+            keep_running(average.flat, newest.flat, decay)
+            for mine, statistic in zip(average.state().values(), newest.state().values()):
+                keep_running(mine, statistic, decay)
 
     # The work of a step.  A CUDA graph may repeat it: the same in every step, and nothing in it waits for a result.
 
@@ -161,6 +180,8 @@ class Trainer:
             adam = self.adam[name]
             arrays |= {f"{name}/parameters": network.flat, f"{name}/adam_m": adam.m, f"{name}/adam_v": adam.v}
             arrays |= {f"{name}/state/{key}": array for key, array in network.state().items()}
+        for name, network in self.averages.items():
+            arrays |= {f"{name}/average": network.flat} | {f"{name}/average_state/{key}": array for key, array in network.state().items()}
         return arrays
 
     def save(self, path):
@@ -203,6 +224,9 @@ class Trainer:
             self.adam[name].steps = attributes[f"{name}_adam_steps"]
 
 
+_ABSENT = {"equal_phases": False, "average": 0.0}       # what a checkpoint did that does not name these settings
+
+
 def numbers(row):
     """{name: float} of a row of losses, wherever they are.  On a GPU, this waits until they are computed."""
     return {name: float(value) for name, value in row.items()}
@@ -214,7 +238,7 @@ def read_checkpoint(path):
     if "srresnet_steps" not in attributes:
         raise UserError(f"{path} is no checkpoint")
     try:
-        return Settings(**json.loads(attributes["settings"])), arrays, attributes
+        return Settings(**_ABSENT | json.loads(attributes["settings"])), arrays, attributes
     except TypeError:
         raise UserError(f"{path} was written by another version of npsrgan") from None
 

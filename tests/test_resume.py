@@ -403,7 +403,8 @@ def test_nothing_that_training_changes_is_left_out(tiny, stopped):
     for network, steps in {"srresnet": 4, "srgan": 2, "discriminator": 2}.items():
         assert attributes[f"{network}_adam_steps"] == steps
         names = [name for name in arrays if name.startswith(network)]
-        assert {name.split("/")[1] for name in names} == {"parameters", "adam_m", "adam_v", "state"}
+        average = set() if network == "discriminator" else {"average", "average_state"}
+        assert {name.split("/")[1] for name in names} == {"parameters", "adam_m", "adam_v", "state"} | average
         assert all(np.ptp(arrays[name]) > 0 for name in names)
 
 
