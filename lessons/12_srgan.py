@@ -13,13 +13,14 @@ import numpy as np
 from _lesson import exercise, picture_row, plt, save
 from tqdm import tqdm
 
-from npsrgan import losses, ops, report
+from npsrgan import losses, ops
+from npsrgan.train import report
 from npsrgan.data import Batches, DeadLeaves, Photograph, downscale, upscale
 from npsrgan.device import CPU
 from npsrgan.fast import keep_memory
 from npsrgan.inference import fold, super_resolve
 from npsrgan.metrics import psnr
-from npsrgan.settings import PRESETS
+from npsrgan.train.settings import PRESETS
 from npsrgan.tape import Tape
 from npsrgan.trainer import Trainer, read_checkpoint
 

@@ -181,3 +181,12 @@ def figure(path, panels, title=None, columns=None):
         top += height + space_below
     with replacing(path) as temporary:
         page.savefig(temporary)
+
+
+def busiest(image, side):
+    """Corner (top, left) of the square in which neighbouring pixels differ most, looked for on a coarse grid."""
+    changes = np.abs(np.diff(image.astype(np.float64).mean(2), axis=1, append=0))
+    changes[:, -1] = 0
+    step = max(1, side // 8)
+    corners = [(top, left) for top in range(0, image.shape[0] - side + 1, step) for left in range(0, image.shape[1] - side + 1, step)]
+    return max(corners, key=lambda corner: changes[corner[0]:corner[0] + side, corner[1]:corner[1] + side].sum())

@@ -135,6 +135,7 @@ def _network_file(path, kind):
 def load_vgg19(path, layer="conv5_4", feature_scale=None):
     """VGG19 up to `layer`, from Keras's "notop" HDF5 file (as published, old and new names) or from `save_network`'s.
 
+    layer: None takes the last one that the file holds.
     feature_scale: None takes what belongs to the file: 1/12.75 for Keras's, what was saved for ours.
     Raises UserError that says what is wrong with the file, or lists every array that is missing or misshapen.
     """
@@ -147,6 +148,11 @@ def load_vgg19(path, layer="conv5_4", feature_scale=None):
         scale = json.loads(attributes["settings"])["feature_scale"]
     else:
         found, scale = _keras_arrays(path), KERAS_FEATURE_SCALE
+    if layer is None:
+        layers = [layer for layer in LAYERS if f"{layer}.weight" in found]
+        if not layers:
+            raise UserError(f"{path} is an HDF5 file, but neither npsrgan's nor Keras's VGG19: it has no block1_conv1")
+        layer = layers[-1]
     vgg = VGG19(layer, scale if feature_scale is None else feature_scale)
     needed = vgg.state_dict()
     try:

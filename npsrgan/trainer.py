@@ -9,14 +9,13 @@ import numpy as np
 
 from npsrgan import losses, ops, storage
 from npsrgan.adam import Adam, schedule
-from npsrgan.data.feed import Feed, Upload
+from npsrgan.data.feed import Feed
 from npsrgan.errors import UserError
-from npsrgan.graph import Graphs, Plain
 from npsrgan.models import Discriminator, SRResNet
 from npsrgan.models.vgg19 import random_vgg19
 from npsrgan.ops.normalisation import keep_running
-from npsrgan.settings import Settings
 from npsrgan.tape import Tape
+from npsrgan.train.settings import Settings
 
 
 class Diverged(UserError):
@@ -53,7 +52,7 @@ class Trainer:
                 network.to(device.array)
         averaged = [name for name in ("srresnet", "srgan") if name in self.networks and (name == "srgan" or s.schedule == "constant")]
         self.averages = {name: copy.deepcopy(self.networks[name]).eval().pack() for name in averaged if s.average}
-        self._run = Graphs(device.module, s.graph, say) if device.cuda else Plain()
+        self._run = _graphs(device, s.graph, say) if device.cuda else call
         gan_rate = schedule(s.gan_schedule, s.gan_learning_rate, s.steps if s.together else s.gan_steps)
         rates = {"srresnet": schedule(s.schedule, s.learning_rate, s.steps), "srgan": gan_rate, "discriminator": gan_rate}
         self.adam = {name: Adam(network, rates[name]) for name, network in self.networks.items()}
@@ -69,7 +68,10 @@ class Trainer:
 
     def feed(self, batches):
         """Iterate over `batches`, (step, lr, hr) in main memory, with lr and hr where `step` wants them.  See data.feed.Feed."""
-        return Upload(batches, self.device.module, self._run.stream) if self.device.cuda else Feed(batches)
+        if not self.device.cuda:
+            return Feed(batches)
+        from npsrgan.fast.cuda.upload import Upload
+        return Upload(batches, self.device.module, self._run.stream)
 
     def step(self, lr, hr, audit=False):
         """The next step of the run, on a batch from `feed` or from main memory.  Returns a row of the log; audit: see `srgan_step`."""
@@ -224,12 +226,22 @@ class Trainer:
             self.adam[name].steps = attributes[f"{name}_adam_steps"]
 
 
-_ABSENT = {"equal_phases": False, "average": 0.0}       # what a checkpoint did that does not name these settings
+def call(work, *arrays, record=True):
+    """How a step runs on a CPU.  On a GPU it runs as a CUDA graph: see fast/cuda/graph.py."""
+    return work(*arrays)
+
+
+def _graphs(device, record, say):
+    from npsrgan.fast.cuda.graph import Graphs  # only now: on a CPU nothing of it loads
+    return Graphs(device.module, record, say)
 
 
 def numbers(row):
     """{name: float} of a row of losses, wherever they are.  On a GPU, this waits until they are computed."""
     return {name: float(value) for name, value in row.items()}
+
+
+_ABSENT = {"equal_phases": False, "average": 0.0}       # what a checkpoint did that does not name these settings
 
 
 def read_checkpoint(path):

@@ -11,8 +11,8 @@ from npsrgan import ops
 from npsrgan.device import Device
 from npsrgan.layers import BatchNorm, Conv2d, Sequential
 from npsrgan.models import VGG19, Discriminator, SRResNet
-from npsrgan.settings import Settings
 from npsrgan.tape import Tape, Tensor
+from npsrgan.train.settings import Settings
 from npsrgan.trainer import Trainer
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent.parent))       # so that a plain `pytest` finds the package
+TESTS = Path(__file__).parent
+# A plain `pytest` finds the package, and each test file those of other folders that it takes something from.
+sys.path[:0] = map(str, [TESTS.parent, *(folder for folder in sorted(TESTS.iterdir()) if any(folder.glob("*.py")))])
 
 from runs import photos, tiny  # noqa: E402, F401  (fixtures)
 

@@ -14,7 +14,9 @@ import pytest
 from PIL import Image
 from tqdm import tqdm
 
-from npsrgan import report, storage, train
+from npsrgan import storage
+from npsrgan.train import __main__ as train
+from npsrgan.train import report
 
 TINY = {"channels": 2, "blocks": 1, "discriminator-channels": 2, "patch-size": 8, "scale": 2, "batch-size": 3, "steps": 4,
         "gan-steps": 4, "log-every": 1, "save-every": 2, "vgg-layer": "conv1_1", "schedule": "constant",
@@ -99,7 +101,7 @@ def differences(a, b):
 # A run in a process of its own, to be killed.  One server process has everything imported and forks the others off quickly.
 _processes = multiprocessing.get_context("forkserver") if hasattr(os, "fork") else None
 if _processes:
-    _processes.set_forkserver_preload(["npsrgan.train"])
+    _processes.set_forkserver_preload(["npsrgan.train.__main__"])
 
 
 def start(words, die_at=None):

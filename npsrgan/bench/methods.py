@@ -1,0 +1,105 @@
+"""Is each convolution done in the fastest of the ways there are?  Every way, timed on every shape of the networks.
+
+On a CPU, the ways are methods; on a GPU, they are the tiles in which the one method is computed.
+"""
+import time
+from functools import partial
+
+import numpy as np
+
+from npsrgan.fast import im2col, planes, winograd
+from npsrgan.fast.convolution import choose
+
+QUESTIONS = ("forward", "x gradient", "kernel gradient")        # in the order in which `choose` answers
+WAYS = {        # {name: a function for each question}
+    "im2col": (im2col.correlate, im2col.correlate_adjoint, im2col.correlate_kernel_gradient),
+    "winograd": (winograd.correlate, winograd.correlate_adjoint, winograd.correlate_kernel_gradient),
+    "planes": (planes.correlate, planes.correlate_adjoint, planes.correlate_kernel_gradient),
+    "turned": (None, planes.correlate_turned, None),
+}
+
+
+def print_methods(convolutions, draw, repeats=5):
+    """Print, for each convolution and question, the milliseconds of each way that can do it; a star marks the one that `conv2d` takes.
+
+    convolutions: (size, kernel size, channels in, channels out, stride), at batch 4.   draw: a function from a shape to an array.
+    """
+    print(f"{'milliseconds, batch 4; * is chosen':44}" + "".join(f"{name:>11}" for name in WAYS))
+    for size, k, c, o, stride in convolutions:
+        chosen = choose(k, k, c, o, stride, k // 2)
+        calls = _calls(size, k, c, o, stride, draw)
+        for question, label in enumerate(QUESTIONS):
+            cells = ""
+            for method, ways in WAYS.items():
+                way, taken = ways[question], getattr(chosen[question], "func", chosen[question])
+                if way is None or stride > 1 and method != "im2col" or k > 3 and method == "winograd":
+                    cells += " " * 11
+                    continue
+                seconds = _median(partial(calls[question], partial(way, stride=stride) if stride > 1 else way), repeats)
+                cells += f"{seconds * 1e3:10.1f}{'*' if way is taken else ' '}"
+            print(f"{name(size, k, c, o, stride):27} {label:16}{cells}", flush=True)
+
+
+def print_methods_on_gpu(convolutions, draw, precision):
+    """`print_tiles` for the GPU at hand, beside what it reaches in a large matrix product.  Raises UserError where there is none."""
+    from npsrgan import device
+    from npsrgan.bench import gpu
+    from npsrgan.fast.cuda import set_precision
+    chosen, _ = device.select("gpu")
+    set_precision(precision)
+    ours = gpu.Process("ours", precision)
+    try:
+        rate = gpu.find_limits(ours, precision).get("flops", np.nan)
+    finally:
+        ours.close()
+    print(f"{chosen.description}, {precision}, {rate / 1e12:.0f} Tflop/s in a large matrix product")
+    print_tiles(convolutions, chosen.array, draw, rate)
+
+
+def print_tiles(convolutions, array, draw, rate, batch=16):
+    """Print, for each convolution and question, the milliseconds of each tile tried on the GPU; a star marks the one that is taken.
+
+    Then the Tflop/s of the product in that tile.  Not timed is what goes with few outputs, moving planes, or with many parts, sums.
+    convolutions, draw: as above.   array: a function that copies an array to the GPU.
+    rate: flops a second in a large matrix product, of which the share is printed.
+    """
+    from npsrgan.fast.cuda import tuning
+    from npsrgan.fast.cuda.convolution import conv2d
+    print(f"{f'milliseconds, batch {batch}; * is taken':44}   rows x columns / stages of the tile, and its time")
+    for size, k, c, o, stride in convolutions:
+        x, w, side = array(draw(batch, size, size, c)), array(draw(k, k, c, o)), -(-size // stride)
+        dy, flops = array(draw(batch, side, side, o)), 2 * batch * side * side * k * k * c * o
+        for question, label in enumerate(QUESTIONS):
+            tuning.times.clear()
+            if question == 0:
+                _, rules = conv2d(x, w, None, stride)
+            else:
+                rules[question - 1](dy)
+            cells = " too little work to try any"
+            for seconds in tuning.times.values():
+                taken = tuning.best(seconds)
+                cells = "".join(f"{tile!s:>11} {time * 1e3:6.3f}{'*' if tile == taken else ' '}" for tile, time in seconds.items())
+                cells += f"  {flops / seconds[taken] / 1e12:4.0f} Tflop/s  {flops / seconds[taken] / rate:4.0%} of GEMM"
+            print(f"{name(size, k, c, o, stride):27} {label:16}{cells}", flush=True)
+
+
+def name(size, k, c, o, stride):
+    """Of a convolution, in tables."""
+    return f"conv {k}x{k} {c}->{o} at {size}" + "/2" * (stride == 2)
+
+
+def _calls(size, k, c, o, stride, draw):
+    """For each question a function that answers it in the way it is given."""
+    x, w, p = draw(4, size, size, c), draw(k, k, c, o), k // 2
+    y, dy = np.empty((4, -(-size // stride), -(-size // stride), o), x.dtype), draw(4, -(-size // stride), -(-size // stride), o)
+    return (lambda way: way(x, w, y, p, p), lambda way: way(dy, w, np.empty_like(x), p, p), lambda way: way(x, dy, (k, k), p, p))
+
+
+def _median(call, repeats):
+    call()
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    return float(np.median(seconds))

@@ -1,0 +1,45 @@
+"""Paddle's .pdparams: a pickle of a dict of NumPy arrays."""
+import math
+
+import numpy as np
+from tqdm import tqdm
+
+from npsrgan.convert.pickles import PLAIN, Stored, load
+
+_NAMES = "StructuredToParameterName@@"      # {name in the network: name of the variable}, in the network's order
+_SLICES = "UnpackBigParamInfor@@"           # {name: its shape and its slices}, of arrays too large for pickles of protocol 2
+
+
+def read(path):
+    """The dict in a .pdparams file, sliced arrays put together and in their place, Paddle's own entries left out."""
+    size = path.stat().st_size
+    with open(path, "rb") as file, tqdm(desc="reading", total=2 * size, unit="B", unit_scale=True, delay=2, leave=False) as bar:
+        found = load(_Watched(file, bar), path, PLAIN)      # which goes through it twice
+    if not isinstance(found, dict):
+        return found
+    names = found.pop(_NAMES, {})
+    for name, sliced in found.pop(_SLICES, {}).items():
+        found[name] = _joined(tuple(sliced["OriginShape"]), [found.pop(part) for part in sliced["slices"]])
+    return {name: found[name] for name in names if name in found} | found
+
+
+def _joined(shape, slices):
+    if math.prod(shape) != sum(math.prod(part.shape) for part in slices):
+        raise ValueError(f"slices that do not make an array of shape {shape}")
+    return Stored(shape, lambda: np.concatenate([part.read() for part in slices]).reshape(shape))
+
+
+class _Watched:
+    """A file that moves a progress bar: these pickles hold all the numbers, half a gigabyte of them in a VGG19."""
+
+    def __init__(self, file, bar):
+        self.tell, self.seek = file.tell, file.seek
+        self.read, self.readline = (self._moving(method, bar) for method in (file.read, file.readline))
+
+    @staticmethod
+    def _moving(method, bar):
+        def read(*count):
+            contents = method(*count)
+            bar.update(len(contents))
+            return contents
+        return read

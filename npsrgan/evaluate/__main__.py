@@ -1,0 +1,246 @@
+"""Measure networks, and what needs none, on folders of images:  python -m npsrgan.evaluate --help
+
+Top to bottom: the command, the images, the methods, the measurements.  What is printed and written: report.py.
+"""
+import argparse
+import math
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from npsrgan import images
+from npsrgan.data import ImageFolder, bicubic, degrade
+from npsrgan.device import select
+from npsrgan.errors import UserError, command
+from npsrgan.evaluate import report
+from npsrgan.evaluate.lpips import LPIPS, SMALLEST
+from npsrgan.fast import keep_memory, set_threads
+from npsrgan.inference import blend, fold, super_resolve_tiles
+from npsrgan.metrics import CAP, psnr, ssim
+from npsrgan.storage import load_generator
+
+CLASSICAL = ("nearest", "bicubic", "lanczos")
+RESIZERS = {"matlab": bicubic, "pil": degrade}      # modules with `downscale` and `upscale`
+BLENDS = 11             # points of the curve
+TILE = 512              # side of the tiles in which a network sees large images, in low-resolution pixels
+CROPS = 6               # rows of --figure
+
+say = tqdm.write        # does not tear the progress bar
+
+
+@command
+def main(arguments=None):
+    """The command.  Returns the exit status: 0 when done, 2 when images were skipped."""
+    options = parse(arguments)
+    if options.threads:
+        set_threads(options.threads)
+    keep_memory()
+    device, remark = select(options.device)
+    say(remark or device.description)
+    generators = load(options.weights)
+    scale, lpips = common_scale(generators), LPIPS(options.lpips, device) if options.lpips else None
+    methods = classical(RESIZERS[options.degrade], scale)
+    methods |= {name: network(generator, device) for name, generator in generators.items()}
+    ends, amounts = list(generators)[:2], np.linspace(0, 1, BLENDS).round(9).tolist() if options.curve else []
+    blends = {amount: network(blend(*(generators[name] for name in ends), amount), device) for amount in amounts}
+    names = unique([Path(os.path.abspath(folder)).name for folder in options.folders])
+    benchmarks = [Benchmark(name, folder, scale, options.degrade, lpips) for name, folder in zip(names, options.folders)]
+
+    summaries, rows, crops, curves, skipped = {}, [], [], {}, 0
+    for benchmark in benchmarks:
+        scores, found = measure(benchmark, methods, lpips)
+        skipped += len(benchmark.hr) - len(scores)
+        if not scores:
+            say(f"{benchmark.name}: none of its images could be measured")
+            continue
+        summary = summaries[benchmark.name] = report.summarise(scores)
+        say("\n" + report.table(benchmark, summary))
+        rows += [{"folder": benchmark.name, "image": image, "method": method} | row
+                 for image, measured in scores.items() for method, row in measured.items()]
+        crops += sorted(found, key=lambda crop: -crop.difference)[:math.ceil(CROPS / len(benchmarks))]
+        if options.json:        # after each folder, so that what took long is kept whatever comes
+            report.write_json(options.json, summaries)
+        if options.csv:
+            report.write_csv(options.csv, rows)
+        if options.curve:
+            curves[benchmark.name] = {"bicubic": {metric: summary["bicubic"][metric] for metric in ("psnr_y", "lpips")},
+                                      "curve": curve(benchmark, scores, blends, lpips)}
+            report.write_json(beside(options.curve), curves)
+    if options.figure and crops:
+        report.figure(options.figure, crops)
+    if curves:
+        report.plot_curves(options.curve, curves, ends)
+    if not lpips:
+        say("\nLPIPS was not measured: give its weights with --lpips FILE (the README says where to get them)")
+    if skipped:
+        say(f"\n{skipped} of {sum(len(benchmark.hr) for benchmark in benchmarks)} images could not be measured and were skipped")
+    return 2 if skipped else 0
+
+
+def parse(arguments):
+    """The options, those that contradict each other refused."""
+    parser = argparse.ArgumentParser(
+        prog="python -m npsrgan.evaluate", formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Enlarge small images by nearest neighbour, bicubic, Lanczos and networks, and compare with the originals.",
+        epilog=f"""\
+PSNR and SSIM are computed as papers do, on Y, without a border as wide as the scale; PSNR-RGB likewise, on the three
+channels; an exact copy counts as {CAP:g} dB.  LPIPS looks at the whole image.  LR PSNR compares the result, made small again
+as --degrade says, with the small image (RGB, all pixels).  Below each mean stands its 95 % bootstrap interval over
+images; differences to bicubic are taken image by image.""")
+    add = parser.add_argument
+    add("folders", nargs="+", metavar="FOLDER",
+        help="original images, searched recursively; or a folder with HR/ and, under the same file names, LRx4/ in it")
+    add("--weights", nargs="*", default=["srresnet", "srgan"], metavar="W",
+        help="generators: files, or names of those that come with npsrgan (default: srresnet srgan); nothing: none")
+    add("--degrade", choices=RESIZERS, default="matlab",
+        help="whose bicubic makes images small where there is no LRx4/, and large in the row bicubic (default: matlab)")
+    add("--lpips", metavar="FILE", help="measure LPIPS, with the weights in this file (lpips_alex.npz)")
+    add("--json", metavar="FILE",
+        help='write {"FOLDER": {"METHOD": {"psnr_y": mean, ...}}}, where FOLDER is the last part of its path, made unique')
+    add("--csv", metavar="FILE", help="write the measurements of every image")
+    add("--figure", metavar="FILE.png", help="draw the crops in which the methods differ most")
+    add("--curve", metavar="FILE.png",
+        help="draw PSNR against LPIPS for blends of the first two networks; the numbers go to FILE.json")
+    add("--device", choices=("auto", "cpu", "gpu"), default="auto", help="where to compute (default: auto)")
+    add("--threads", type=int, default=0, help="CPU threads (default: one for each core)")
+    options = parser.parse_args(arguments)
+    if options.threads < 0:
+        raise UserError("--threads must not be negative")
+    if options.curve and not options.lpips:
+        raise UserError("--curve draws PSNR against LPIPS: give --lpips FILE too")
+    if options.curve and len(options.weights) < 2:
+        raise UserError("--curve blends two networks: give two files after --weights")
+    for path in filter(None, (options.figure, options.curve)):
+        if Path(path).suffix.lower() not in report.PICTURES:
+            raise UserError(f"{path}: end the name of a picture in one of {', '.join(report.PICTURES)}")
+    written = [Path(path).resolve() for path in (options.json, options.csv, options.figure, options.curve,
+                                                 options.curve and beside(options.curve)) if path]
+    if len(set(written)) < len(written):
+        raise UserError("--json, --csv, --figure, and --curve with its .json must be different files")
+    for path in written:
+        if path.is_dir():
+            raise UserError(f"{path} is a folder: give the name of a file")
+    return options
+
+
+def beside(curve):
+    """Where the numbers of the curve go."""
+    return Path(curve).with_suffix(".json")
+
+
+def unique(names):
+    """The names, those that were there before with -2, -3, ... behind them."""
+    result = []
+    for name in names:
+        candidates = [name, *(f"{name}-{k}" for k in range(2, len(names) + 2))]
+        result.append(next(candidate for candidate in candidates if candidate not in result))
+    return result
+
+
+def load(weights):
+    """{name: generator}, named by file; no two alike, and none like a row that needs no network."""
+    names = unique([*CLASSICAL, *(Path(name).stem for name in weights)])[len(CLASSICAL):]
+    return {name: load_generator(file) for name, file in zip(names, weights)}
+
+
+def common_scale(generators):
+    """What all networks enlarge by; 4 where there are none."""
+    scales = {name: generator.settings["scale"] for name, generator in generators.items()}
+    if len(set(scales.values())) > 1:
+        raise UserError("the networks enlarge differently, so measure them apart: "
+                        + ", ".join(f"{name} x{scale}" for name, scale in scales.items()))
+    return next(iter(scales.values()), 4)
+
+
+class Benchmark:
+    """The images of a folder, in pairs of low and high resolution.
+
+    name: for tables.   folder: of originals; or with HR/ and perhaps LRx4/ in it (LRx2/, at scale 2).
+    degrade: a key of RESIZERS.   lpips: whether LPIPS will be measured, which refuses images that are too small for it.
+    Raises UserError for a folder without images.
+    """
+
+    def __init__(self, name, folder, scale, degrade, lpips):
+        self.name, self.scale, self.resizer = name, scale, RESIZERS[degrade]
+        paired, lr = (Path(folder) / "HR").is_dir(), Path(folder) / f"LRx{scale}"
+        self.hr = ImageFolder(Path(folder) / "HR" if paired else folder)
+        self.lr = lr if paired and lr.is_dir() else None
+        self.source = f"LR from {self.lr}" if self.lr else f"LR by --degrade {degrade}"
+        self.smallest = max(11 + 2 * scale, SMALLEST if lpips else 0)       # SSIM's window inside the border
+
+    def load(self, name):
+        """(lr, hr), uint8 (h, w, 3) and (scale h, scale w, 3).  Raises images.ImageError for a pair that cannot be used."""
+        hr = degrade.crop_to_multiple(images.read(self.hr.root / name), self.scale)
+        if min(hr.shape[:2]) < self.smallest:
+            raise images.ImageError(f"{self.hr.root / name} has {hr.shape[1]}x{hr.shape[0]} pixels to compare: "
+                                    f"fewer than {self.smallest} on a side cannot be measured")
+        if self.lr is None:
+            return self.resizer.downscale(hr, self.scale), hr
+        lr = images.read(self.lr / name)
+        height, width = (n // self.scale for n in hr.shape[:2])
+        if lr.shape[:2] != (height, width):
+            raise images.ImageError(f"{self.lr / name} has {lr.shape[1]}x{lr.shape[0]} pixels, not the {width}x{height} of its original")
+        return lr, hr
+
+
+def classical(resizer, scale):
+    """{name: function from a low-resolution image to a high-resolution one} of what needs no network."""
+    def lanczos(lr):
+        return np.array(Image.fromarray(lr).resize((lr.shape[1] * scale, lr.shape[0] * scale), Image.Resampling.LANCZOS))
+
+    return dict(zip(CLASSICAL, (lambda lr: lr.repeat(scale, 0).repeat(scale, 1), lambda lr: resizer.upscale(lr, scale), lanczos)))
+
+
+def network(generator, device):
+    """The same of a generator, for images of any size."""
+    folded, scale = fold(generator).to(device.array), generator.settings["scale"]
+
+    def enlarge(lr):
+        sr = np.empty((scale * lr.shape[0], scale * lr.shape[1], 3), np.uint8)
+        for top, left, part in super_resolve_tiles(folded, lr, device, TILE):
+            sr[top:top + len(part), left:left + part.shape[1]] = images.to_uint8(part)
+        return sr
+    return enlarge
+
+
+def measure(benchmark, methods, lpips=None):
+    """({image: {method: {metric: number}}}, [the most telling crop of every image]).  Images that cannot be used are named."""
+    scores, crops = {}, []
+    for name in tqdm(benchmark.hr.names, benchmark.name, unit=" images", leave=False):
+        try:
+            lr, hr = benchmark.load(name)
+        except images.ImageError as error:
+            say(f"skipped: {error}", file=sys.stderr)
+            continue
+        results = {method: enlarge(lr) for method, enlarge in methods.items()}
+        original = lpips.features(hr) if lpips else None
+        scores[name] = {}
+        for method, sr in results.items():
+            row = {"psnr_y": psnr(sr, hr, benchmark.scale), "ssim_y": ssim(sr, hr, benchmark.scale),
+                   "psnr_rgb": psnr(sr, hr, benchmark.scale, "rgb")}
+            if lpips:
+                row["lpips"] = lpips.distance(lpips.features(sr), original)
+            row["lr_psnr"] = psnr(benchmark.resizer.downscale(sr, benchmark.scale), lr, 0, "rgb")
+            scores[name][method] = {metric: min(value, CAP) for metric, value in row.items()}
+        crops.append(report.telling_crop(f"{benchmark.name}/{name}", results, hr, scores[name], benchmark.scale))
+    return scores, crops
+
+
+def curve(benchmark, names, blends, lpips):
+    """[{"blend": amount, "psnr_y": mean, "lpips": mean}] over the named images.  blends: {amount: function from lr to sr}."""
+    points = {amount: [] for amount in blends}
+    for name in tqdm(names, f"{benchmark.name}, blends", unit=" images", leave=False):
+        lr, hr = benchmark.load(name)
+        original = lpips.features(hr)
+        for amount, enlarge in blends.items():
+            sr = enlarge(lr)
+            points[amount].append((min(psnr(sr, hr, benchmark.scale), CAP), lpips.distance(lpips.features(sr), original)))
+    return [dict(zip(("blend", "psnr_y", "lpips"), (amount, *np.mean(values, 0).tolist()))) for amount, values in points.items()]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,6 @@
+"""The command that trains:  python -m npsrgan.train
+
+    __main__.py   the command: where the run lives, what it trains on, the loop, and what it leaves
+    settings.py   everything that decides what a run computes; the presets; the command line
+    report.py     the log, the sample pictures and the final comparison
+"""

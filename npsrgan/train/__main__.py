@@ -1,0 +1,290 @@
+"""Train SRResNet and SRGAN:  python -m npsrgan.train --help
+
+Top to bottom: where the run lives, what it trains on, the loop, and what it leaves at the end.
+"""
+import dataclasses
+import math
+import os
+import shlex
+import signal
+import sys
+import time
+import traceback
+import warnings
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from npsrgan import storage
+from npsrgan.data import Batches, DeadLeaves, ImageFolder, Photograph, split, upscale, validation_pairs
+from npsrgan.device import select
+from npsrgan.errors import UserError, command, on_gpu
+from npsrgan.fast import keep_memory, set_threads
+from npsrgan.inference import fold, super_resolve
+from npsrgan.metrics import CAP, psnr, ssim
+from npsrgan.train import report
+from npsrgan.train.settings import merge, parse
+from npsrgan.trainer import Diverged, Trainer, numbers, read_checkpoint
+
+say = tqdm.write        # does not tear the progress bar
+
+
+@command
+def main(arguments=None):
+    """The command.  Returns the exit status: 0 when done, 130 when stopped by Ctrl-C."""
+    settings, resume, given = parse(arguments)
+    out = choose_folder(settings, resume)
+    saved = find_checkpoint(out / "checkpoint.h5", resume)
+    if saved:
+        of_checkpoint, *state = saved
+        settings = merge(of_checkpoint, settings, given)
+    settings.validate()
+    if settings.threads:
+        set_threads(settings.threads)
+    keep_memory()
+    device, remark = select(settings.device)
+    say(remark or device.description)
+    if device.cuda:
+        from npsrgan.fast import cuda
+        cuda.set_precision(settings.precision)
+        say("the first steps are slow: kernels are compiled for this GPU, once, and in every run the fastest tiles are found")
+
+    trainer = Trainer(settings, device, say)
+    if saved:
+        trainer.restore(*state)
+        del saved, state        # as large as all networks and their moments
+        if trainer.steps >= settings.total_steps and (out / "result.json").exists():
+            say(f"this run is finished ({trainer.steps} steps); to train on, give a larger --steps or --gan-steps")
+            return 0
+        say(f"going on from step {trainer.steps} of {settings.total_steps}")
+    training, validation = sources(settings)
+    out = prepare(out, fresh=not (settings.out or resume))
+    say(f"results in {shown(out)}")
+
+    try:
+        if train(trainer, training, validation, out):
+            finish(trainer, validation, out)
+            return 0
+        say(f"stopped after step {trainer.steps} and saved; {way_on(out)}")
+    except KeyboardInterrupt:
+        say(f"interrupted; {way_on(out)}")
+    except OSError as error:
+        raise UserError(f"writing to {shown(out)} failed ({error.strerror or error}); {way_on(out)}") from error
+    return 130
+
+
+def choose_folder(settings, resume):
+    """--out; or, by default, a new runs/PRESET-N, and with --resume the newest one there is."""
+    if settings.out:
+        return Path(settings.out)
+    runs = [int(folder.name.rsplit("-", 1)[1]) for folder in Path("runs").glob(f"{settings.preset}-*")
+            if folder.name.rsplit("-", 1)[1].isdigit()]
+    return Path("runs", f"{settings.preset}-{max(runs, default=0) + (not (resume and runs))}").absolute()
+
+
+def find_checkpoint(path, resume):
+    """What `read_checkpoint` returns of the newest one that is whole; None to start anew.  Raises UserError where neither is right."""
+    older = storage.previous(path)
+    if not resume:
+        if path.exists() or older.exists():
+            raise UserError(f"{shown(path.parent)} holds a checkpoint: go on with --resume, or give another --out for a new run")
+        return None
+    if not path.exists() and not older.exists():
+        say(f"no checkpoint in {shown(path.parent)} yet: starting from the beginning")
+        return None
+    try:
+        return read_checkpoint(path)
+    except UserError as error:
+        damage = str(error)
+    try:
+        checkpoint = read_checkpoint(older)
+    except UserError as error:
+        raise UserError(f"{damage}, and {error}: start a new run in another --out") from None
+    say(f"{damage}; going on from the one before")
+    os.replace(older, path)     # so that the next save does not put the damaged file in its place
+    return checkpoint
+
+
+def prepare(out, fresh):
+    """Create the folder of results, without a result of earlier steps, and return it.
+
+    fresh: it must be new; where another run has just taken its number, the next one serves.
+    Raises UserError where the folder cannot be created or written to.
+    """
+    try:
+        while fresh:
+            try:
+                out.mkdir(parents=True)
+                fresh = False
+            except FileExistsError:
+                stem, number = out.name.rsplit("-", 1)
+                out = out.with_name(f"{stem}-{int(number) + 1}")
+        (out / "samples").mkdir(parents=True, exist_ok=True)
+        (out / ".writable").touch()
+        (out / ".writable").unlink()
+        (out / "result.json").unlink(missing_ok=True)       # what says that a run is finished
+    except OSError as error:
+        raise UserError(f"cannot write results to {shown(out)} ({error.strerror}): give another folder with --out") from None
+    return out
+
+
+def sources(settings):
+    """(images to train on, images to validate on)."""
+    if settings.data:
+        folder = ImageFolder(settings.data, cache=settings.cache * 2**20)
+        if settings.val:
+            return folder, ImageFolder(settings.val)
+        training, validation = split(folder)
+        say(f"no --val given: {len(validation)} of {len(folder)} images, chosen by file name, are kept for validation")
+        return training, validation
+    side = 2 * settings.image_size
+    return DeadLeaves(settings.leaves, side, settings.seed), ImageFolder(settings.val) if settings.val else Photograph()
+
+
+def train(trainer, training, validation, out):
+    """Take the steps that are left.  False if a signal asked to stop, True otherwise; either way all is saved.
+
+    Raises Diverged for a loss that is not finite: the last checkpoint is from before.  On a CPU every loss is looked at; on a GPU,
+    which then never waits for Python, those of the steps that are logged or saved.
+    Raises UserError where memory does not suffice, with the batch size for which a GPU's does.
+    """
+    s, total = trainer.settings, trainer.settings.total_steps
+    if trainer.steps >= total:
+        return True
+    pairs = list(validation_pairs(validation, s.scale, s.val_count, say))
+    log = report.Log(out / "log.csv", trainer.steps)
+    batches = Batches(training, s.batch_size, s.patch_size, s.scale, s.seed, report=say)
+    saved, clock, counted, shortage = trainer.steps, time.perf_counter(), trainer.steps, None
+    with (stop_signals() as stop, closing(batches.ahead_from(trainer.steps, total)) as stream,
+          warnings.catch_warnings(action="ignore", category=RuntimeWarning),        # of overflows: `require_finite` tells, once
+          tqdm(total=total, initial=trainer.steps, unit=" steps", dynamic_ncols=True) as bar):
+        feed = trainer.feed(stream)
+        for _, lr, hr in feed:
+            step = trainer.steps + 1
+            logged = step % s.log_every == 0 or step in (total, s.steps)
+            try:
+                losses = trainer.step(lr, hr, audit=logged)
+                if logged or not trainer.device.cuda:
+                    losses = require_finite(losses, step)
+                    bar.set_postfix({name: f"{losses[name]:.3g}" for name in report.LOSSES if name in losses}, refresh=False)
+                bar.update()
+                if logged:
+                    seconds = time.perf_counter() - clock
+                    row = losses | {"step": step, "images_per_s": (step - counted) * s.batch_size / seconds,
+                                    "data_wait": min(feed.waited() / seconds, 1.0)} | validate(trainer, pairs, out, step)
+                    log.add(row)
+                    say(report.health_line(row, total))
+                    clock, counted = time.perf_counter(), step
+                stopping = bool(stop)       # asked once: a signal a moment later stops after the next step
+                if step % s.save_every == 0 or step == total or stopping:
+                    require_finite(losses, step)
+                    trainer.save(out / "checkpoint.h5")
+                    saved = step
+            except Diverged as error:
+                raise Diverged(f"{error}: training stopped and {kept(saved)}; start anew with a smaller --learning-rate") from None
+            except MemoryError as error:
+                traceback.clear_frames(error.__traceback__)     # which hold all arrays of the step
+                shortage = f"out of memory{on_gpu(error)} at step {step}"
+                break
+            if stopping:
+                break
+        if shortage:
+            fits = trainer.largest_batch(lr, hr) if trainer.device.cuda else 0
+            raise UserError(f"{shortage}, {kept(saved)}: " + (f"--batch-size {fits} fits" if fits else "try a smaller --batch-size"))
+    if batches.skipped:
+        say(f"{len(batches.skipped)} of {len(training)} training images could not be used and were skipped")
+    return not stop
+
+
+@contextmanager
+def stop_signals():
+    """Inside, Ctrl-C and SIGTERM append to the list instead of interrupting a step halfway; a second Ctrl-C interrupts at once."""
+    received = []
+
+    def handle(number, frame):
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+        say("stopping after this step ...")
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def require_finite(losses, step):
+    """The losses as numbers.  Raises Diverged if one is NaN or infinite."""
+    losses = numbers(losses)
+    bad = [name for name, value in losses.items() if not math.isfinite(value)]
+    if bad:
+        raise Diverged(f"at step {step} the loss {bad[0]} is {losses[bad[0]]}")
+    return losses
+
+
+def kept(saved):
+    """What there is to go on from, in words.  saved: the step of the last checkpoint, or 0."""
+    return f"the checkpoint of step {saved} is kept" if saved else "there was no checkpoint yet"
+
+
+def validate(trainer, pairs, out, step):
+    """Mean PSNR on the validation images in memory, as columns of the log; and a sample picture of the first of them."""
+    s, first = trainer.settings, {}
+    row = {"bicubic_psnr": np.mean([min(psnr(upscale(lr, s.scale), hr, s.scale), CAP) for _, lr, hr in pairs])}
+    for name, label in report.generators(trainer):
+        generator = fold(trainer.trained(name))
+        enlarged = [super_resolve(generator, lr, trainer.device) for _, lr, _ in pairs]
+        row[f"{name}_psnr"] = np.mean([min(psnr(sr, hr, s.scale), CAP) for sr, (_, _, hr) in zip(enlarged, pairs)])
+        first[label] = enlarged[0]
+    name, lr, hr = pairs[0]
+    report.sample_picture(out / "samples" / f"step_{step:07}.png", lr, first, hr, f"{name}, step {step}")
+    return {name: float(value) for name, value in row.items()}
+
+
+def finish(trainer, validation, out):
+    """Write the weights; measure on every validation image; write the picture, the curves and result.json."""
+    s, scores = trainer.settings, {"bicubic": []}
+    about = f"trained by npsrgan, preset {s.preset}, {trainer.srresnet_steps} SRResNet and {trainer.srgan_steps} SRGAN steps"
+    for name in trainer.networks:
+        storage.save_network(out / f"{name}.h5", trainer.trained(name), about)
+    log = report.Log(out / "log.csv", trainer.steps)
+    log.plot(out / "loss.png")
+    generators, count = {name: fold(trainer.trained(name)) for name, _ in report.generators(trainer)}, 0
+    for name, lr, hr in tqdm(validation_pairs(validation, s.scale, report=say), "measuring", len(validation), unit=" images", delay=2):
+        results = {"bicubic": upscale(lr, s.scale)}
+        results |= {name: super_resolve(generator, lr, trainer.device) for name, generator in generators.items()}
+        for method, image in results.items():
+            scores.setdefault(method, []).append((min(psnr(image, hr, s.scale), CAP), ssim(image, hr, s.scale)))
+        if count == 0:
+            report.comparison_picture(out / "result.png", lr, results, hr, f"{name}, which training never saw")
+        count += 1
+    result = report.write_result(out / "result.json", scores, count, dataclasses.asdict(s))
+    say(f"\non {count} held-out image{'s' * (count > 1)}, Y channel, {s.scale} pixels of border left out:")
+    for method, score in result.items():
+        say(f"  {report.LABELS[method]:9} PSNR {score['psnr_y']:6.2f} dB   SSIM {score['ssim_y']:.4f}")
+    say(f"in {shown(out)}: result.png to look at, loss.png, log.csv, result.json, and the weights "
+        + ", ".join(f"{name}.h5" for name in trainer.networks))
+
+
+def way_on(out):
+    """What to do about a run that ended early."""
+    newest = out / "checkpoint.h5"
+    if not newest.exists() and not storage.previous(newest).exists():
+        return "nothing was saved yet"
+    return f"to go on: python -m npsrgan.train --resume --out {shlex.quote(str(shown(out)))}"
+
+
+def shown(path):
+    """A path as one would type it from here."""
+    try:
+        return Path(path).absolute().relative_to(Path.cwd())
+    except ValueError:
+        return path
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,5 @@
+"""The command that enlarges images:  python -m npsrgan.upscale
+
+    __main__.py   the command
+    picture.py    image files with everything that belongs to them: grey levels, transparency, colour profile, EXIF data
+"""

@@ -1,0 +1,244 @@
+"""Enlarge images with a trained network:  python -m npsrgan.upscale --help
+
+Top to bottom: the command, which file becomes which, one image, and the picture that compares.
+"""
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryFile
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from npsrgan import images
+from npsrgan.data import ImageFolder
+from npsrgan.device import CPU, select
+from npsrgan.errors import UserError, command
+from npsrgan.fast import keep_memory, set_threads
+from npsrgan.inference import SMALLEST, blend, choose_tile, fold, free_memory, super_resolve_tiles
+from npsrgan.storage import load_generator
+from npsrgan.upscale import picture
+
+GREY = np.array([0.299, 0.587, 0.114], np.float32)      # luminance of RGB, ITU-R BT.601, as Pillow computes it
+BICUBIC = Image.Resampling.BICUBIC
+LABELS = {"srresnet": "SRResNet", "srgan": "SRGAN"}     # of networks in a comparison
+WHOLE, DETAIL = 1000, 48    # of a comparison: longest side of a whole image as shown, and side of the detail in input pixels
+
+say = tqdm.write        # does not tear the progress bar
+
+
+@command
+def main(arguments=None):
+    """The command.  Returns the exit status: 0, or 2 where at least one image could not be enlarged."""
+    options = parse(arguments)
+    if options.threads:
+        set_threads(options.threads)
+    keep_memory()
+    generator = load(options.weights, options.blend)
+    jobs = plan(options.images, options.out, generator.settings["scale"])
+    device, remark = select(options.device)
+    generator = fold(generator).to(device.array)
+    say(remark or device.description)
+
+    failures, inputs, made = 0, {identity(source) for source, _ in jobs}, {}
+    for source, target in jobs:
+        try:
+            if target.exists() and identity(target) in inputs:
+                raise UserError(f"{source}: the result would overwrite the input {target}; name another with -o")
+            if target in made:
+                raise UserError(f"{source}: the result would overwrite {target}, the result of {made[target]}; "
+                                "enlarge it by itself, with another -o")
+            made[target] = source
+            enlarge(source, target, generator, device, options)
+        except UserError as error:
+            failures += 1
+            print(f"error: {error}", file=sys.stderr)
+    if failures and len(jobs) > 1:
+        print(f"{failures} of {len(jobs)} images could not be enlarged", file=sys.stderr)
+    return 2 if failures else 0
+
+
+def parse(arguments):
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m npsrgan.upscale", formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Enlarge images four times in width and height (or as many times as the weights are for).",
+        epilog="""\
+Results are PNG files NAME_x4.png, beside the image; a folder's are in FOLDER_x4, beside the folder. An older result of the
+same name is replaced, an input never. Grey stays grey, 16-bit grey stays 16 bits; transparency, colour profile and EXIF data
+are kept, and the camera's orientation tag is obeyed. What cannot be kept is said. An image that fails is named and skipped,
+and the exit status is then 2.
+
+Examples:
+  python -m npsrgan.upscale photo.jpg                         makes photo_x4.png
+  python -m npsrgan.upscale photo.jpg -o large.webp --compare
+  python -m npsrgan.upscale holiday/ scan.tif -o large/       makes large/..._x4.png""")
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files, and folders, searched recursively")
+    parser.add_argument("-o", "--out", metavar="OUT",
+                        help="for one image, the file to write, as .png, .jpg, .webp or .tif; else the folder for all results")
+    parser.add_argument("--weights", default="srgan", metavar="W",
+                        help="srgan (default): sharp, with invented texture; srresnet: smooth, nearest to the truth pixel by "
+                             "pixel; srgan-faces, srresnet-faces: for small faces; or FILE.h5 of your own training")
+    parser.add_argument("--blend", type=float, metavar="A",
+                        help="mix SRResNet and SRGAN (for faces, if --weights is for faces): 0 is all SRResNet, 1 all SRGAN")
+    parser.add_argument("--compare", action="store_true",
+                        help="also write NAME_x4_compare.png: the input, bicubic and ours, side by side")
+    parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto",
+                        help="where to compute (default: a GPU if there is one)")
+    parser.add_argument("--tile", type=whole_number(SMALLEST), metavar="N",
+                        help=f"work on tiles of N x N pixels of the input, at least {SMALLEST}: smaller ones need less memory "
+                             "and more time (default: by the memory that is free)")
+    parser.add_argument("--threads", type=whole_number(1), metavar="N", help="CPU threads (default: one for each core)")
+    return parser.parse_args(arguments)
+
+
+def whole_number(smallest):
+    """A type for argparse."""
+    def number(text):
+        value = int(text)
+        if value < smallest:
+            raise argparse.ArgumentTypeError(f"must be at least {smallest}")
+        return value
+    return number
+
+
+def load(weights, amount):
+    """The generator that --weights and --blend ask for."""
+    if amount is None:
+        return load_generator(weights)
+    kind = "-faces" if weights.endswith("-faces") else ""
+    if weights not in (f"srgan{kind}", f"srresnet{kind}"):
+        raise UserError(f"--blend mixes the two networks that come with npsrgan, and {weights} is neither: leave one option out")
+    return blend(load_generator(f"srresnet{kind}"), load_generator(f"srgan{kind}"), amount)
+
+
+def plan(inputs, out, scale):
+    """[(source, target), ...]: the path of every image to enlarge, and of its result.
+
+    inputs: paths of files and folders.   out: the -o option, or None.
+    Raises UserError for a folder without images, and for an `out` that names a file where a folder is needed.
+    """
+    one = len(inputs) == 1 and not inputs[0].is_dir()
+    folder = Path(out) if out else None
+    if out and Path(out).suffix and not Path(out).is_dir() and not out.endswith(("/", os.sep)):
+        if one:
+            return [(inputs[0], Path(out))]
+        if Path(out).suffix.lower() in picture.FORMATS:
+            raise UserError(f"several images do not fit into the one file {out}: name a folder with -o")
+
+    jobs = []
+    for path in inputs:
+        if path.is_dir():
+            named = path if path.name not in ("", "..") else path.resolve()      # "." has no name to add to
+            root = folder or named.with_name(f"{named.name}_x{scale}")
+            names = ImageFolder(path).names
+            found = [(path / name, (root / name).with_name(f"{Path(name).stem}_x{scale}.png")) for name in names]
+            earlier = {target.absolute() for _, target in found}        # results of the last time, where `out` lies inside
+            jobs += [(source, target) for source, target in found if source.absolute() not in earlier]
+        else:
+            jobs.append((path, (folder or path.parent) / f"{path.stem}_x{scale}.png"))
+    return jobs
+
+
+def identity(path):
+    """What two names of one file have in common; None where there is no file."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def enlarge(source, target, generator, device, options):
+    """Enlarge one image file, and say so.  Raises UserError."""
+    start, scale = time.perf_counter(), generator.settings["scale"]
+    with images.any_size():
+        with images.opened(source) as image:
+            width, height = image.size
+        picture.require_format(target, scale * width, scale * height)
+        room = require_memory(source, width, height, scale)
+        original = picture.read(source)
+    require_folder(target.parent)
+    tile = options.tile or choose_tile(generator, room if device.module is np else free_memory(device))
+    with tqdm(total=width * height, desc=source.name, unit=" pixels", unit_scale=True, delay=1, leave=False) as progress:
+        try:
+            result = super_resolve(original, generator, device, tile, progress)
+        except MemoryError:
+            raise UserError(f"{source}: out of memory; give a --tile smaller than {tile}") from None
+        progress.set_postfix_str("writing")
+        replaced = target.exists()
+        remarks = original.remarks + picture.write(target, result, original.profile, original.exif)
+        if options.compare:
+            name = Path(options.weights).stem
+            label = LABELS.get(name, name) if options.blend is None else f"SRResNet to SRGAN, {options.blend:g}"
+            compare(target.with_name(f"{target.stem}_compare.png"), original, result, label, source.name)
+    say(f"{source} -> {target}{' (replaced)' * replaced}: {result.width}x{result.height}, {time.perf_counter() - start:.1f} s"
+        + "".join(f"\n  {remark}" for remark in remarks))
+
+
+def require_memory(source, width, height, scale):
+    """Bytes of main memory that will be free beside the result.  Raises UserError where there are none."""
+    needed, free = 4 * width * height * scale**2, free_memory(CPU)
+    if needed > free:
+        raise UserError(f"{source}: the result, {scale * width}x{scale * height} pixels, needs {needed / 1e9:.1f} GB of memory, "
+                        f"and {free / 1e9:.1f} GB are free; cut the image into parts")
+    return free - needed
+
+
+def require_folder(folder):
+    """Create the folder of a result.  Raises UserError where nothing can be written to it, before much is computed."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UserError(f"cannot write to {folder} ({error.strerror}): name another place with -o") from None
+
+
+def super_resolve(original, generator, device, tile, progress):
+    """A picture.Picture enlarged: a PIL image, which takes 4 bytes for each pixel and is filled tile by tile."""
+    height, width, channels = original.pixels.shape
+    scale, pixels = generator.settings["scale"], original.pixels
+    if original.alpha is not None:
+        pixels = picture.without_fringes(pixels, original.alpha)
+    result = Image.new(original.mode, (scale * width, scale * height))
+    for top, left, sr in super_resolve_tiles(generator, pixels, device, tile):
+        if channels == 1:       # no network is so exact that the three channels of a grey image come out the same
+            sr = sr @ GREY
+        result.paste(Image.fromarray(images.to_levels(sr, pixels.dtype)), (left, top))
+        progress.update(sr.shape[0] * sr.shape[1] // scale**2)
+    if original.alpha is not None:
+        # Bicubic, for a network would invent texture in it: what is opaque must stay opaque, and what is empty, empty.
+        result.putalpha(Image.fromarray(original.alpha).resize(result.size, BICUBIC))
+    return result
+
+
+def compare(path, original, result, label, title):
+    """Write a picture of the input, its bicubic enlargement and the result: all of it, and below, where most is going on."""
+    pixels = original.pixels if original.pixels.dtype == np.uint8 else images.to_eight_bits(original.pixels)
+    lr = Image.fromarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
+    if original.alpha is not None:
+        lr.putalpha(Image.fromarray(original.alpha))
+    lr, scale = images.to_rgb(lr), result.width // lr.width
+
+    def shrunk(image, size):
+        """All of an image, at most as large as is shown."""
+        size = [max(1, round(n * min(1, WHOLE / max(size)))) for n in size]
+        return image if image.size == tuple(size) else image.resize(size, BICUBIC)
+
+    coarse = lr.reduce(-(-max(lr.size) // 500))
+    factor = lr.width / coarse.width
+    side = min(DETAIL, *lr.size)
+    top, left = (int(n * factor) for n in images.busiest(np.asarray(coarse), max(1, min(int(side / factor), *coarse.size))))
+    top, left = min(top, lr.height - side), min(left, lr.width - side)
+    box = left, top, left + side, top + side
+    large = [scale * n for n in box]
+    rows = [[("input", shrunk(lr, lr.size)), ("bicubic", shrunk(lr, result.size)), (label, shrunk(result, result.size))],
+            [(None, lr.crop(box)), (None, lr.resize((scale * side, scale * side), BICUBIC, box)), (None, result.crop(large))]]
+    images.figure(path, [[(name, np.asarray(images.to_rgb(image)), None) for name, image in row] for row in rows], title)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,501 @@
+"""Weights from elsewhere: what PyTorch computes with them we compute, what is no weights is named."""
+import json
+import os
+import pickle
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from test_storage import by_hand, keras_file
+
+from npsrgan import storage
+from npsrgan.convert import __main__ as convert
+from npsrgan.convert import formats, ranges
+from npsrgan.errors import UserError
+from npsrgan.inference import fold
+from npsrgan.layers import BatchNorm, Conv2d, PReLU
+from npsrgan.models import Discriminator, SRResNet
+from npsrgan.models.vgg19 import LAYERS, PLAN, random_vgg19
+from npsrgan.trainer import _initial_weights
+
+torch = pytest.importorskip("torch", reason="torch is not installed; the files to convert are made with it")
+from torch import nn  # noqa: E402
+
+torch.set_num_threads(1)
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch):
+    """That files are flushed is tested in test_storage.py; here it would take longer than everything else."""
+    monkeypatch.setattr(os, "fsync", lambda fd: None)
+
+
+def run(*words):
+    """The command.  Returns its exit status."""
+    try:
+        return convert.main([str(word) for word in words])
+    except SystemExit as end:
+        return end.code
+
+
+def image(height, width, channels=3, seed=0):
+    return np.random.default_rng([seed, 5]).uniform(-1, 1, (1, height, width, channels)).astype(np.float32)
+
+
+def nchw(x):
+    return torch.tensor(x).permute(0, 3, 1, 2)
+
+
+def nhwc(x):
+    return x.detach().permute(0, 2, 3, 1).numpy()
+
+
+# ---------------------------------------------------------------- generators
+
+class Block(nn.Module):
+    """A residual block, its layers defined in an order of choice: a state dict lists them so."""
+
+    def __init__(self, c, bias, act, order):
+        super().__init__()
+        made = {"conv1": nn.Conv2d(c, c, 3, padding=1, bias=bias), "bn1": nn.BatchNorm2d(c), "act": act(),
+                "conv2": nn.Conv2d(c, c, 3, padding=1, bias=bias), "bn2": nn.BatchNorm2d(c), "unused": nn.PReLU(c)}
+        for name in order.split():
+            setattr(self, name, made[name])
+
+    def forward(self, x):
+        return x + self.bn2(self.conv2(self.act(self.bn1(self.conv1(x)))))
+
+
+class Generator(nn.Module):
+    """The generator as repositories vary it.  end: from raw output to the repository's pixels."""
+
+    def __init__(self, c=8, blocks=2, doublings=2, bias=True, bias_everywhere=True, act=nn.PReLU, order="conv1 bn1 act conv2 bn2",
+                 tail=9, upsampling_norm=False, unused=False, end=lambda y: y):
+        super().__init__()
+        def conv(i, o, k): return nn.Conv2d(i, o, k, padding=k // 2, bias=bias_everywhere)
+        self.first = nn.Sequential(conv(3, c, 9), act())
+        self.trunk = nn.Sequential(*[Block(c, bias, act, order + " unused" * unused) for _ in range(blocks)])
+        self.second = nn.ModuleDict({"conv": nn.Conv2d(c, c, 3, padding=1, bias=bias), "bn": nn.BatchNorm2d(c)})
+        if unused:
+            self.second["unused"] = nn.PReLU(c)
+        norm = [nn.BatchNorm2d(4 * c)] if upsampling_norm else []
+        self.up = nn.Sequential(*[nn.Sequential(conv(c, 4 * c, 3), *norm, nn.PixelShuffle(2), act()) for _ in range(doublings)])
+        self.last, self.end = conv(c, 3, tail), end
+        generator = torch.Generator().manual_seed(1)
+        for name, array in self.state_dict().items():
+            if array.is_floating_point() and not (unused and "unused" in name):
+                low, high = (0.5, 1.5) if name.endswith("var") else (-0.3, 0.6) if array.ndim == 1 else (-0.1, 0.1)
+                array.uniform_(low, high, generator=generator)
+        self.eval()
+
+    def forward(self, x):
+        x = self.first(x)
+        return self.end(self.last(self.up(x + self.second["bn"](self.second["conv"](self.trunk(x))))))
+
+
+def shared():
+    """One PReLU for the whole network: a state dict lists it at every place where it stands."""
+    one = nn.PReLU()
+    return lambda: one
+
+
+def unit_tanh(y):
+    return (torch.tanh(y) + 1) / 2
+
+
+# name: how the repository's generator differs; the pixels it takes and gives; more options
+GENERATORS = {
+    "plain": ({}, "symmetric", "symmetric", []),
+    "(tanh + 1) / 2": ({"end": unit_tanh}, "unit", "tanh", []),
+    "per-channel PReLU, tanh": ({"act": lambda: nn.PReLU(8), "end": torch.tanh}, "symmetric", "tanh", []),
+    "no biases beside batch norm": ({"bias": False}, "unit", "unit", []),
+    "no biases at all, LeakyReLU": ({"bias": False, "bias_everywhere": False, "act": lambda: nn.LeakyReLU(0.2)},
+                                    "unit", "unit", ["--slope", 0.2]),
+    "ReLU, batch norm in the upsampling": ({"act": nn.ReLU, "upsampling_norm": True, "end": torch.tanh},
+                                           "symmetric", "tanh", ["--slope", 0]),
+    "PReLU defined last": ({"order": "conv1 bn1 conv2 bn2 act"}, "unit", "symmetric", []),
+    "batch norms defined first": ({"order": "bn1 bn2 act conv1 conv2"}, "unit", "symmetric", []),
+    "one PReLU for all": ({"act": shared(), "tail": 3}, "symmetric", "symmetric", []),
+    "PReLUs nobody uses": ({"act": lambda: nn.PReLU(8), "unused": True, "end": torch.tanh}, "unit", "tanh", []),
+    "sigmoid": ({"end": torch.sigmoid}, "unit", "sigmoid", []),
+    "x2, five blocks": ({"doublings": 1, "blocks": 5}, "unit", "unit", []),
+    "no blocks": ({"blocks": 0}, "symmetric", "unit", []),
+    "another width": ({"c": 5}, "symmetric", "symmetric", []),
+}
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_a_converted_generator_computes_what_torch_computes(tmp_path, capsys, name):
+    """To the borders, where zeros that pad the image mean black or grey."""
+    variant, taken, given, options = GENERATORS[name]
+    theirs = Generator(**variant)
+    torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
+    assert run(tmp_path / "theirs.pth", "-o", tmp_path / "ours.h5", "--input", taken, "--output", given, *options) == 0
+    ours = storage.load_network(tmp_path / "ours.h5", SRResNet).eval()
+    x = image(7, 9)
+    y = nhwc(theirs(nchw(x if taken == "symmetric" else x / 2 + 0.5)))
+    symmetric = given == "symmetric" or theirs.end is torch.tanh
+    assert np.abs(ours(x).array - (y if symmetric else 2 * y - 1)).max() < 2e-5 * max(1, np.abs(y).max())
+    assert np.abs(fold(ours)(x).array - ours(x).array).max() < 2e-5 * max(1, np.abs(y).max())
+    assert ours.settings["blocks"] == variant.get("blocks", 2) and ours.settings["scale"] == 2 ** variant.get("doublings", 2)
+    printed = capsys.readouterr().out
+    assert f"SRResNet, {ranges.INPUTS[taken]} in, {ranges.OUTPUTS[given][0]} out" in printed and "channels" in printed
+
+
+@pytest.mark.parametrize("wrap", [
+    lambda state: {"epoch": 3, "state_dict": state, "optimizer": {"state": {0: {"step": 5, "exp_avg": torch.zeros(8, 3, 9, 9)}}}},
+    lambda state: {"params": {name: torch.zeros_like(array) for name, array in state.items()}, "params_ema": state},
+    lambda state: {"model": {"generator": state, "discriminator": {"conv.weight": torch.zeros(8, 3, 3, 3)}}},
+    lambda state: {f"module.{name}": array for name, array in state.items()},
+    lambda state: [1, ("x", state)],
+], ids=["checkpoint", "moving average", "nested", "DataParallel", "in a tuple"])
+@pytest.mark.parametrize("new", [True, False], ids=["zip", "before 1.6"])
+def test_checkpoints(tmp_path, wrap, new):
+    theirs = Generator(c=8, blocks=1)
+    torch.save(wrap(theirs.state_dict()), tmp_path / "theirs.pth", _use_new_zipfile_serialization=new)
+    assert run(tmp_path / "theirs.pth", "-o", tmp_path / "ours.h5", "--input", "symmetric", "--output", "symmetric") == 0
+    x = image(6, 6)
+    assert np.allclose(storage.load_network(tmp_path / "ours.h5").eval()(x).array, nhwc(theirs(nchw(x))), atol=1e-5)
+
+
+def test_two_networks_in_one_file(tmp_path, capsys):
+    a, b = Generator(blocks=1).state_dict(), Generator(blocks=2).state_dict()
+    torch.save({"a": a, "b": {"inner": b}}, tmp_path / "theirs.pth")
+    words = tmp_path / "theirs.pth", "-o", tmp_path / "ours.h5", "--input", "unit", "--output", "unit"
+    assert run(*words) == 2
+    assert "several networks: choose one with --key, of a, b.inner" in capsys.readouterr().err
+    assert run(*words, "--key", "b.inner") == 0
+    assert storage.load_network(tmp_path / "ours.h5").settings["blocks"] == 2
+    assert run(*words, "--key", "c") == 2
+    assert "no state dict with convolutions under the name 'c'" in capsys.readouterr().err
+
+
+def without(part):
+    return lambda state: {name: array for name, array in state.items() if part not in name}
+
+
+def with_trained_slopes(state):
+    return Generator(unused=True).state_dict() | {"second.unused.weight": torch.full((8,), 0.3)}
+
+
+UNMAPPED = {
+    "a layer of something else": (lambda state: state | {"mean": torch.zeros(3), "extra.table": torch.zeros(2, 2)},
+                                  r"SRResNet has nothing like mean, extra\.table"),
+    "no batch norm after the blocks": (without("second.bn"), r"4 batch norms for 2 blocks, where SRResNet has two in each block"),
+    "no activations": (without("act"), r"3 PReLUs for 2 blocks, where SRResNet has 5, each with 1 or 8 slopes"),
+    "no last convolution": (without("last"), r"its convolutions are 3->8 9x9, 5 times 8->8 3x3, 2 times 8->32 3x3, and SRRes"),
+    "PReLUs that were trained, but where we have none": (with_trained_slopes, r"8 PReLUs for 2 blocks, where SRResNet has 5"),
+    "slopes before the shuffle": (lambda state: state | {"up.0.2.weight": torch.zeros(32)}, r"5 PReLUs for 2 blocks"),
+    "a tensor alone": (lambda state: {"w": torch.zeros(4, 4)}, r"holds no state dict with convolutions"),
+}
+
+
+@pytest.mark.parametrize("name", UNMAPPED)
+def test_what_cannot_be_mapped_is_listed(tmp_path, capsys, name):
+    change, sentence = UNMAPPED[name]
+    torch.save(change(Generator().state_dict()), tmp_path / "theirs.pth")
+    assert run(tmp_path / "theirs.pth", "-o", tmp_path / "ours.h5") == 2
+    assert re.search(sentence, capsys.readouterr().err) and not (tmp_path / "ours.h5").exists()
+
+
+def test_tensors_that_share_their_numbers(tmp_path, capsys):
+    """A small file can describe a network of any size."""
+    one = torch.zeros(64, 64, 3, 3)
+    torch.save({f"{i}.weight": one for i in range(1000)}, tmp_path / "theirs.pth")
+    assert run(tmp_path / "theirs.pth", "-o", tmp_path / "ours.h5") == 2
+    assert "together would be far larger than it is" in capsys.readouterr().err
+
+
+def test_other_architectures(tmp_path, capsys):
+    grey = torch_vgg("conv1_2").state_dict()
+    grey["features.0.weight"] = grey["features.0.weight"][:, :1]
+    for network, sentence in [
+            (grey, "its convolutions are 1->64 3x3, 64->64 3x3"),
+            (Generator().state_dict() | {"first.0.bias": torch.zeros(1)}, "its convolutions are 5 times 8->8"),
+            (Generator().state_dict() | {"second.bn.running_var": torch.zeros(1)}, "4 batch norms for 2 blocks"),
+            (Generator(doublings=3), "3 times 8->32 3x3"),
+            (Generator(act=nn.ReLU), "0 PReLUs for 2 blocks.*if it uses ReLU give --slope 0, for LeakyReLU.0.2. --slope 0.2"),
+            (nn.Sequential(nn.Conv2d(3, 64, 3), nn.Conv2d(64, 32, 3)), "its convolutions are 3->64 3x3, 64->32 3x3"),
+            (nn.BatchNorm2d(4), "no state dict with convolutions"),
+            ({"state": {0: {"exp_avg": torch.zeros(4, 3, 9, 9)}}}, "'state.0', cannot be mapped: it has no convolutions")]:
+        torch.save(network if isinstance(network, dict) else network.state_dict(), tmp_path / "theirs.pth")
+        assert run(tmp_path / "theirs.pth", "-o", tmp_path / "ours.h5") == 2
+        assert re.search(sentence, capsys.readouterr().err)
+
+
+def test_training_does_not_start_from_other_pixels(tmp_path):
+    for settings in ({"unit_input": True}, {"tanh": True}):
+        storage.save_network(tmp_path / "theirs.h5", SRResNet(4, 1, 2, **settings))
+        with pytest.raises(UserError, match="theirs.h5 was converted from elsewhere .* can be used but not trained on"):
+            _initial_weights(SimpleNamespace(init=tmp_path / "theirs.h5"), SRResNet(4, 1, 2).settings)
+
+
+# ---------------------------------------------------------------- the pixels that a generator takes and gives
+
+def enlarger(knots, values):
+    """A generator that repeats pixels, each value sent through the piecewise linear function with the given knots: what
+    training would make of the simplest network.  relu(x - knot) is a hidden channel, their weighted sum the function."""
+    network = SRResNet(3 * (len(knots) - 1), 0, 2)
+    convolutions, c = [layer for layer in network.layers() if isinstance(layer, Conv2d)], 3 * (len(knots) - 1)
+    for layer in network.layers():
+        if isinstance(layer, PReLU):
+            layer.slope.array[...] = 0
+        if isinstance(layer, BatchNorm):
+            layer.gamma.array[...] = 0
+        if isinstance(layer, Conv2d):
+            layer.weight.array[...] = 0
+    steps = np.diff(values) / np.diff(knots)
+    head, _, up, tail = convolutions
+    for hidden in range(c):
+        piece, colour = divmod(hidden, 3)
+        head.weight.array[4, 4, colour, hidden], head.bias.array[hidden] = 1, -knots[piece]
+        up.weight.array[1, 1, hidden, hidden::c] = 1
+        tail.weight.array[4, 4, hidden, colour] = steps[piece] - (steps[piece - 1] if piece else 0)
+    tail.bias.array[...] = values[0]
+    return network
+
+
+@pytest.mark.parametrize("taken", ranges.INPUTS)
+@pytest.mark.parametrize("given", ranges.OUTPUTS)
+def test_the_pixels_are_found_by_trying(taken, given):
+    pixels = np.linspace(-0.98, 0.98, 9)
+    knots = pixels if taken == "symmetric" else (pixels + 1) / 2
+    values = {"symmetric": pixels, "unit": (pixels + 1) / 2, "tanh": np.arctanh(pixels), "sigmoid": 2 * np.arctanh(pixels)}[given]
+    network = enlarger(knots, values)
+    if taken == given == "symmetric":       # which does the same for the half of its range that would be [0, 1]
+        with pytest.raises(UserError, match=r"cannot be told .*--input unit --output unit: .*\): give --input and --output"):
+            ranges.judge(network)
+    else:
+        found, score, bicubic = ranges.judge(network)
+        assert found == (taken, given) and score > bicubic - 4
+    found, score, bicubic = ranges.judge(network, taken, given)
+    assert found == (taken, given) and score > bicubic - 4          # as repeated pixels are
+
+
+def test_noise_is_in_no_units():
+    with pytest.raises(UserError, match="cannot be told"):
+        ranges.judge(SRResNet(4, 1, 2))
+
+
+# ---------------------------------------------------------------- VGG19
+
+def torch_vgg(until, bias=True, seed=3):
+    """torchvision's features up to a layer's ReLU, with weights of the right size."""
+    torch.manual_seed(seed)
+    layers, before = [], 3
+    for block, channels, depth in PLAN:
+        for i in range(depth):
+            if LAYERS.index(f"conv{block}_{i + 1}") <= LAYERS.index(until):
+                layers += [nn.Conv2d(before, channels, 3, padding=1, bias=bias), nn.ReLU()]
+                nn.init.kaiming_normal_(layers[-2].weight, nonlinearity="relu")
+            before = channels
+        layers.append(nn.MaxPool2d(2))
+    while not isinstance(layers[-1], nn.ReLU):
+        layers.pop()
+    network = nn.Module()
+    network.features = nn.Sequential(*layers)
+    network.classifier = nn.Sequential(nn.Linear(8, 4))
+    return network
+
+
+def torch_features(network, x):
+    mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    normalised = ((torch.tensor(x) + 1) / 2 - mean) / deviation
+    return nhwc(network.features(normalised.permute(0, 3, 1, 2)))
+
+
+def same_features(path, theirs, layer):
+    ours = storage.load_vgg19(path, layer)
+    x = image(20, 18)
+    expected = torch_features(theirs, x)
+    assert np.abs(ours(x).array - expected).max() < 1e-5 * np.abs(expected).max()
+    return ours
+
+
+@pytest.mark.parametrize("until, new", [("conv2_2", False), ("conv5_4", True)])
+def test_vgg19_of_torchvision(tmp_path, capsys, until, new):
+    theirs = torch_vgg(until)
+    torch.save(theirs.state_dict(), tmp_path / "vgg19.pth", _use_new_zipfile_serialization=new)
+    assert run(tmp_path / "vgg19.pth", "-o", tmp_path / "vgg19.h5") == 0
+    printed = capsys.readouterr().out
+    assert "left out: classifier.0.weight, classifier.0.bias" in printed and f"layer {until}, feature scale 1" in printed
+    ours = same_features(tmp_path / "vgg19.h5", theirs, until)
+    assert ours.settings == {"layer": until, "feature_scale": 1.0}
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize("sliced", [False, True])
+def test_vgg19_of_paddle(tmp_path, protocol, sliced):
+    """PaddleClas's VGG19 has no biases; a pickle of protocol 2 may have to cut an array into slices."""
+    theirs = torch_vgg("conv2_2", bias=False)
+    names = ["_conv_block_1._conv_1", "_conv_block_1._conv_2", "_conv_block_2._conv_1", "_conv_block_2._conv_2"]
+    state = {f"{name}.weight": array.numpy() for name, array in zip(names, theirs.features.state_dict().values())}
+    state |= {"_fc1.weight": np.zeros((8, 4), np.float32), "_fc1.bias": np.zeros(4, np.float32)}
+    if sliced:
+        name = f"{names[1]}.weight"
+        whole = state.pop(name)
+        parts = [f"{name}@@.{i}" for i in range(3)]
+        state |= dict(zip(parts, np.split(whole.ravel(), [1000, 30000])))
+        state["UnpackBigParamInfor@@"] = {name: {"OriginShape": whole.shape, "slices": parts}}
+    state["StructuredToParameterName@@"] = {f"{name}.weight": f"conv2d_{i}.w_0" for i, name in enumerate(names)}
+    (tmp_path / "VGG19_pretrained.pdparams").write_bytes(pickle.dumps(state, protocol))
+    assert run(tmp_path / "VGG19_pretrained.pdparams", "-o", tmp_path / "vgg19.h5", "--feature-scale", 1.0) == 0
+    same_features(tmp_path / "vgg19.h5", theirs, "conv2_2")
+
+
+def test_a_generator_of_paddle(tmp_path):
+    theirs = Generator(act=lambda: nn.PReLU(8))
+    names = {f"{name}.{ours}": f"{name}.{paddles}" for name, module in theirs.named_modules() for kind, ours, paddles in [
+        (nn.PReLU, "weight", "_weight"), (nn.BatchNorm2d, "running_mean", "_mean"), (nn.BatchNorm2d, "running_var", "_variance")]
+        if isinstance(module, kind)}
+    state = {names.get(name, name): array.numpy() for name, array in theirs.state_dict().items() if "num_batches" not in name}
+    assert len([name for name in state if name.endswith(("._weight", "._mean", "._variance"))]) == 5 + 5 + 5
+    (tmp_path / "x.pdparams").write_bytes(pickle.dumps(state, 4))
+    assert run(tmp_path / "x.pdparams", "-o", tmp_path / "x.h5", "--input", "symmetric", "--output", "symmetric") == 0
+    x = image(5, 6)
+    assert np.allclose(storage.load_network(tmp_path / "x.h5").eval()(x).array, nhwc(theirs(nchw(x))), atol=1e-5)
+
+
+@pytest.mark.parametrize("naming", ["old", "newer"])
+def test_vgg19_of_keras(tmp_path, capsys, naming):
+    weights = keras_file(tmp_path / "keras.h5", naming)
+    assert run(tmp_path / "keras.h5", "-o", tmp_path / "vgg19.h5") == 0
+    assert "Keras" in capsys.readouterr().out
+    x = image(8, 8)
+    expected = by_hand(x, weights, 1 / 12.75)
+    assert np.abs(storage.load_vgg19(tmp_path / "vgg19.h5", "conv2_2")(x).array[0] - expected).max() < 1e-4 * expected.max()
+
+
+def test_feature_scale_is_the_users(tmp_path):
+    torch.save(torch_vgg("conv1_2").state_dict(), tmp_path / "vgg19.pth")
+    assert run(tmp_path / "vgg19.pth", "-o", tmp_path / "vgg19.h5", "--feature-scale", 0.25) == 0
+    assert storage.load_network(tmp_path / "vgg19.h5").settings["feature_scale"] == 0.25
+
+
+def test_vgg19_with_batch_norm_is_another_network(tmp_path, capsys):
+    theirs = torch_vgg("conv1_2").state_dict() | {f"bn.{name}": array for name, array in nn.BatchNorm2d(64).state_dict().items()}
+    torch.save(theirs, tmp_path / "vgg19_bn.pth")
+    assert run(tmp_path / "vgg19_bn.pth", "-o", tmp_path / "vgg19.h5") == 2
+    assert "VGG19 with 1 batch norms" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- back to PyTorch
+
+class Ours(nn.Module):
+    """Our SRResNet as PyTorch modules nested and named like our layers."""
+
+    def __init__(self, c, blocks, doublings):
+        super().__init__()
+        class Residual(nn.Sequential):
+            def forward(self, x): return super().forward(x) + x
+        def conv(i, o, k): return nn.Conv2d(i, o, k, padding=k // 2)
+        self.head = nn.Sequential(conv(3, c, 9), nn.PReLU(c))
+        self.body = nn.Sequential(*[Residual(conv(c, c, 3), nn.BatchNorm2d(c), nn.PReLU(c), conv(c, c, 3), nn.BatchNorm2d(c))
+                                    for _ in range(blocks)], conv(c, c, 3), nn.BatchNorm2d(c))
+        self.upsampling = nn.Sequential(*[nn.Sequential(conv(c, 4 * c, 3), nn.PixelShuffle(2), nn.PReLU(c))
+                                          for _ in range(doublings)])
+        self.tail = conv(c, 3, 9)
+
+    def forward(self, x):
+        x = self.head(x)
+        return self.tail(self.upsampling(self.body(x) + x))
+
+
+def trained(network):
+    for number, array in enumerate(network.state_dict().values()):
+        array += np.random.default_rng([number, 8]).uniform(0, 0.1, array.shape).astype(np.float32)
+    return network.eval()
+
+
+def test_there_and_back_is_exact(tmp_path):
+    ours = trained(SRResNet(6, 2, 4, seed=2))
+    storage.save_network(tmp_path / "ours.h5", ours)
+    assert run(tmp_path / "ours.h5", "-o", tmp_path / "theirs.pth", "--to", "torch") == 0
+    theirs = Ours(6, 2, 2).eval()
+    theirs.load_state_dict(torch.load(tmp_path / "theirs.pth", weights_only=True))
+    x = image(6, 5)
+    assert np.allclose(nhwc(theirs(nchw(x))), ours(x).array, atol=1e-5)
+
+    torch.save(theirs.state_dict(), tmp_path / "again.pth")         # with what PyTorch adds: counters, metadata
+    for name in ("theirs", "again"):
+        assert run(tmp_path / f"{name}.pth", "-o", tmp_path / "back.h5", "--input", "symmetric", "--output", "symmetric") == 0
+        back = storage.load_network(tmp_path / "back.h5").state_dict()
+        assert all(np.array_equal(back[name], array) for name, array in ours.state_dict().items())
+
+
+def test_vgg19_there_and_back_is_exact(tmp_path):
+    ours = random_vgg19("conv2_1", 4, 0.3)
+    ours.input_gain[...], ours.input_shift[...] = [1, 2, 3], [4, 5, 6]
+    storage.save_network(tmp_path / "ours.h5", ours)
+    assert run(tmp_path / "ours.h5", "-o", tmp_path / "theirs.pth", "--to", "torch") == 0
+    state = torch.load(tmp_path / "theirs.pth", weights_only=True)
+    assert state["conv1_2.weight"].shape == (64, 64, 3, 3) and state["feature_scale"].item() == pytest.approx(0.3)
+    assert run(tmp_path / "theirs.pth", "-o", tmp_path / "back.h5") == 0
+    back = storage.load_network(tmp_path / "back.h5")
+    assert all(np.array_equal(back.state_dict()[name], array) for name, array in ours.state_dict().items())
+    assert back.settings["feature_scale"] == pytest.approx(0.3, rel=1e-6)
+
+
+def test_the_same_network_gives_the_same_bytes(tmp_path):
+    storage.save_network(tmp_path / "ours.h5", SRResNet(4, 1, 2))
+    for name in "ab":
+        assert run(tmp_path / "ours.h5", "-o", tmp_path / name, "--to", "torch") == 0
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert sorted(os.listdir(tmp_path)) == ["a", "b", "ours.h5"]        # no temporary file left
+
+
+def test_only_generators_and_vgg19_go_to_torch(tmp_path, capsys):
+    storage.save_network(tmp_path / "d.h5", Discriminator(2, 16))
+    assert run(tmp_path / "d.h5", "-o", tmp_path / "d.pth", "--to", "torch") == 2
+    assert "only generators and VGG19 can be written for PyTorch, not a Discriminator" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- the command
+
+def test_a_safetensors_file(tmp_path):
+    theirs = Generator(blocks=1)
+    state = {name: array.numpy() for name, array in theirs.state_dict().items()}
+    header, place = {"__metadata__": {"format": "pt"}}, 0
+    for name, array in state.items():
+        if name == "first.0.weight":        # one in half precision, the kind with the wide range
+            theirs.first[0].weight.data = theirs.first[0].weight.data.bfloat16().float()
+            array = theirs.first[0].weight.data.bfloat16().view(torch.int16).numpy()
+            state = state | {name: array}
+        code = {"float32": "F32", "int64": "I64", "int16": "BF16"}[str(array.dtype)]
+        header[name] = {"dtype": code, "shape": list(array.shape), "data_offsets": [place, place + array.nbytes]}
+        place += array.nbytes
+    text = json.dumps(header).encode()
+    contents = len(text).to_bytes(8, "little") + text + b"".join(array.tobytes() for array in state.values())
+    (tmp_path / "x.safetensors").write_bytes(contents)
+    assert run(tmp_path / "x.safetensors", "-o", tmp_path / "x.h5", "--input", "symmetric", "--output", "symmetric") == 0
+    x = image(5, 5)
+    assert np.allclose(storage.load_network(tmp_path / "x.h5").eval()(x).array, nhwc(theirs(nchw(x))), atol=1e-5)
+    (tmp_path / "x.safetensors").write_bytes(contents[:-1])
+    with pytest.raises(UserError, match="reaches beyond the file"):
+        formats.read(tmp_path / "x.safetensors")
+
+
+def test_never_over_its_source(tmp_path, capsys):
+    storage.save_network(tmp_path / "ours.h5", SRResNet(4, 1, 2))
+    before = (tmp_path / "ours.h5").read_bytes()
+    for out in (tmp_path / "ours.h5", tmp_path):
+        assert run(tmp_path / "ours.h5", "-o", out, "--to", "torch") == 2
+    assert run(tmp_path / "ours.h5", "-o", tmp_path / "x.h5") == 2
+    assert "npsrgan already" in capsys.readouterr().err
+    assert (tmp_path / "ours.h5").read_bytes() == before and os.listdir(tmp_path) == ["ours.h5"]
+
+
+def test_as_a_command_without_torch(tmp_path):
+    """In a process of its own, where importing torch fails."""
+    storage.save_network(tmp_path / "ours.h5", SRResNet(4, 1, 2))
+    code = "import sys; sys.modules['torch'] = None; from npsrgan.convert.__main__ import main; main({}); main({})".format(
+        [str(tmp_path / "ours.h5"), "-o", str(tmp_path / "a.pth"), "--to", "torch"],
+        [str(tmp_path / "a.pth"), "-o", str(tmp_path / "b.h5"), "--input", "unit", "--output", "unit"])
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and len(done.stdout.splitlines()) == 4 and not done.stderr, done.stderr
+    assert storage.load_network(tmp_path / "b.h5").settings["unit_input"] is True

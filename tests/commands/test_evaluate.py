@@ -1,0 +1,308 @@
+"""`python -m npsrgan.evaluate`: what it measures, writes, skips and refuses."""
+import csv
+import json
+import os
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_lpips import WEIGHTS, write_random_weights
+
+from npsrgan import images, storage
+from npsrgan.data import bicubic, degrade
+from npsrgan.device import CPU
+from npsrgan.evaluate import __main__ as evaluate
+from npsrgan.evaluate import report
+from npsrgan.evaluate.lpips import LPIPS
+from npsrgan.inference import blend, fold, super_resolve
+from npsrgan.metrics import luma, psnr, ssim
+from npsrgan.models import SRResNet
+
+BENCHMARKS = Path(__file__).parents[3] / "shared" / "data" / "benchmarks"
+
+
+def photograph(index, height=54, width=66):
+    """Soft waves and hard edges."""
+    y, x = np.mgrid[:height, :width]
+    waves = np.stack([np.sin(x / (5 + index) + y / 9), np.cos(x * y / 200 + index), np.sign(np.sin(x / 6) * np.sin(y / 7))], axis=2)
+    return np.clip(np.rint(128 + 80 * waves), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Three folders of images, two generators of one architecture, one of scale 2, and weights of LPIPS."""
+    root = tmp_path_factory.mktemp("evaluate")
+    for index in range(2):
+        images.write(root / "photos" / "in" / f"{index}.png", photograph(index))
+        hr = degrade.crop_to_multiple(photograph(index), 4)
+        images.write(root / "paired" / "HR" / f"{index}.png", hr)
+        images.write(root / "paired" / "LRx4" / f"{index}.png", degrade.downscale(hr, 4) // 2)       # darker: surely not made from HR
+    images.write(root / "more" / "photos" / "9.png", photograph(9))
+    for name, seed, scale in (("a", 0, 4), ("b", 1, 4), ("twice", 2, 2)):
+        generator = SRResNet(4, 1, scale, seed)
+        generator.tail.bias.array += 0.1 * seed
+        storage.save_network(root / f"{name}.h5", generator)
+    write_random_weights(root / "lpips.npz")
+    return root
+
+
+@pytest.fixture
+def run(made, capsys):
+    """run(folder, ..., option=value, ...): exit status, stdout and stderr.  Without `weights`, none."""
+    def run(*folders, **options):
+        words = [str(made / folder) for folder in folders] + ["--device", "cpu", "--weights", *map(str, options.pop("weights", []))]
+        for name, value in options.items():
+            words += [f"--{name}", str(value)]
+        try:
+            code = evaluate.main(words)
+        except SystemExit as end:
+            code = end.code
+        return SimpleNamespace(code=code, **capsys.readouterr()._asdict())
+    return run
+
+
+def numbers(path):
+    return json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def test_everything(made, run, tmp_path, monkeypatch):
+    """Two folders of one name, every output; and every number of one image, recomputed."""
+    monkeypatch.setattr(evaluate, "BLENDS", 3)
+    paths = {"json": tmp_path / "new" / "r.json", "csv": tmp_path / "r.csv", "figure": tmp_path / "f.png", "curve": tmp_path / "c.png"}
+    done = run("photos", "more/photos", weights=[made / "a.h5", made / "b.h5"], lpips=made / "lpips.npz", **paths)
+    assert done.code == 0 and "LPIPS was not measured" not in done.out
+    assert "photos: 2 images, x4, LR by --degrade matlab" in done.out and "photos-2: 1 image, x4" in done.out
+    assert {path.name for path in tmp_path.rglob("*.*")} == {"r.json", "r.csv", "f.png", "c.png", "c.json"}
+    for name in ("f.png", "c.png"):
+        assert images.read(tmp_path / name).std() > 10
+
+    result = numbers(paths["json"])
+    assert list(result) == ["photos", "photos-2"]
+    assert list(result["photos"]) == ["nearest", "bicubic", "lanczos", "a", "b"]
+    with open(paths["csv"], newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == (2 + 1) * 5
+    for metric in ("psnr_y", "ssim_y", "psnr_rgb", "lpips", "lr_psnr"):
+        for method in result["photos"]:
+            values = [float(row[metric]) for row in rows if (row["folder"], row["method"]) == ("photos", method)]
+            assert len(values) == 2 and result["photos"][method][metric] == pytest.approx(np.mean(values), rel=1e-12)
+
+    hr = photograph(9)[:52, :64]
+    lr = bicubic.downscale(hr, 4)
+    enlarged = {"nearest": np.kron(lr, np.ones((4, 4, 1), np.uint8)), "bicubic": bicubic.upscale(lr, 4),
+                "lanczos": np.asarray(Image.fromarray(lr).resize((64, 52), Image.Resampling.LANCZOS)),
+                "a": super_resolve(fold(storage.load_network(made / "a.h5")), lr, CPU),
+                "b": super_resolve(fold(storage.load_network(made / "b.h5")), lr, CPU)}
+    lpips = LPIPS(made / "lpips.npz")
+    for method, sr in enlarged.items():
+        row = result["photos-2"][method]
+        assert row["images"] == 1 and set(row["interval"].values()) == {None}
+        expected = {"psnr_y": psnr(sr, hr, 4), "ssim_y": ssim(sr, hr, 4), "psnr_rgb": psnr(sr, hr, 4, "rgb"), "lpips": lpips(sr, hr),
+                    "lr_psnr": psnr(bicubic.downscale(sr, 4), lr, 0, "rgb")}
+        assert {metric: row[metric] for metric in expected} == pytest.approx(expected, rel=1e-6)
+
+    curves = numbers(tmp_path / "c.json")
+    assert list(curves) == ["photos", "photos-2"]
+    points = curves["photos-2"]["curve"]
+    assert [point["blend"] for point in points] == [0, 0.5, 1]
+    middle = super_resolve(fold(blend(*(storage.load_network(made / f"{name}.h5") for name in "ab"), 0.5)), lr, CPU)
+    for point, sr in zip(points, (enlarged["a"], middle, enlarged["b"])):
+        assert (point["psnr_y"], point["lpips"]) == pytest.approx((psnr(sr, hr, 4), lpips(sr, hr)), rel=1e-6)
+    assert curves["photos"]["bicubic"] == {metric: result["photos"]["bicubic"][metric] for metric in ("psnr_y", "lpips")}
+
+
+def test_low_resolution_comes_from_the_folder_beside_or_from_the_chosen_bicubic(made, run, tmp_path):
+    found = {}
+    for name, folder, options in (("beside", "paired", {}), ("matlab", "paired/HR", {}), ("pil", "paired/HR", {"degrade": "pil"}),
+                                  ("other scale", "paired", {"weights": [made / "twice.h5"]})):
+        done = run(folder, json=tmp_path / "r.json", **options)
+        (result,) = numbers(tmp_path / "r.json").values()
+        found[name] = result["bicubic"]["psnr_y"]
+        assert done.code == 0 and "LPIPS was not measured: give its weights with --lpips" in done.out and "lpips" not in result["bicubic"]
+        assert ("LR from " in done.out) == (name == "beside")
+
+    def expected(lr, resizer, scale=4):
+        hrs = [degrade.crop_to_multiple(photograph(index), 4) for index in range(2)]
+        return pytest.approx(np.mean([psnr(resizer.upscale(lr(hr), scale), hr, scale) for hr in hrs]))
+    assert found["beside"] == expected(lambda hr: degrade.downscale(hr, 4) // 2, bicubic)
+    assert found["matlab"] == expected(lambda hr: bicubic.downscale(hr, 4), bicubic)
+    assert found["pil"] == expected(lambda hr: degrade.downscale(hr, 4), degrade)
+    assert found["other scale"] == expected(lambda hr: bicubic.downscale(hr, 2), bicubic, 2)
+    assert len(set(found.values())) == 4
+
+
+def test_what_cannot_be_measured_is_named_and_skipped(run, tmp_path):
+    for index in range(4):
+        images.write(tmp_path / "set" / "HR" / f"{index}.png", photograph(index, 40, 44))
+        images.write(tmp_path / "set" / "LRx4" / f"{index}.png", photograph(index, 10, 11))
+    (tmp_path / "set" / "HR" / "broken.png").write_bytes(b"no image")
+    (tmp_path / "set" / "LRx4" / "1.png").unlink()
+    images.write(tmp_path / "set" / "LRx4" / "2.png", photograph(2, 10, 12))
+    images.write(tmp_path / "set" / "HR" / "3.png", photograph(3, 40, 18))
+    done = run(tmp_path / "set", json=tmp_path / "r.json", csv=tmp_path / "r.csv")
+    assert done.code == 2 and "4 of 5 images could not be measured and were skipped" in done.out
+    skipped = [line for line in done.err.splitlines() if line.startswith("skipped: ")]
+    for line, (name, words) in zip(skipped, [("LRx4/1.png", "no such file"), ("LRx4/2.png", "12x10 pixels, not the 11x10"),
+                                             ("HR/3.png", "16x40 pixels.* fewer than 19"), ("HR/broken.png", "not an image")], strict=True):
+        assert re.search(f"{name}.*{words}", line)
+    assert numbers(tmp_path / "r.json")["set"]["bicubic"]["images"] == 1
+    assert {line.split(",")[1] for line in (tmp_path / "r.csv").read_text().splitlines()} == {"image", "0.png"}
+
+
+def test_a_folder_of_nothing_usable_leaves_the_others(made, run, tmp_path):
+    images.write(tmp_path / "small" / "a.png", photograph(0, 28, 40))
+    everything = {"json": tmp_path / "r.json", "csv": tmp_path / "r.csv", "figure": tmp_path / "f.png", "lpips": made / "lpips.npz"}
+    done = run(tmp_path / "small", **everything)
+    assert done.code == 2 and "small: none of its images could be measured" in done.out and "fewer than 31 on a side" in done.err
+    assert not list(tmp_path.glob("*.*"))
+    done = run(tmp_path / "small", "more/photos", json=tmp_path / "r.json")
+    assert done.code == 0 and list(numbers(tmp_path / "r.json")) == ["small", "photos"]
+
+
+def test_an_exact_copy_is_a_number(run, tmp_path):
+    """Infinite decibels are no JSON, and would make a mean of whatever else there is."""
+    images.write(tmp_path / "flat" / "a.png", np.full((32, 32, 3), 90, np.uint8))
+    images.write(tmp_path / "flat" / "b.png", photograph(0))
+    assert run(tmp_path / "flat", json=tmp_path / "r.json").code == 0
+    row = numbers(tmp_path / "r.json")["flat"]["nearest"]
+    hr = photograph(0)[:52, :64]
+    assert row["psnr_y"] == pytest.approx((100 + psnr(bicubic.downscale(hr, 4).repeat(4, 0).repeat(4, 1), hr)) / 2)
+
+
+def test_an_interrupted_run_keeps_the_folders_it_has_measured(made, run, tmp_path, monkeypatch):
+    load = evaluate.Benchmark.load
+
+    def interrupted(self, name):
+        if self.name == "paired":
+            raise KeyboardInterrupt
+        return load(self, name)
+    monkeypatch.setattr(evaluate.Benchmark, "load", interrupted)
+    assert run("photos", "paired", json=tmp_path / "r.json", csv=tmp_path / "r.csv").code == 130
+    assert list(numbers(tmp_path / "r.json")) == ["photos"] and (tmp_path / "r.csv").exists()
+
+
+BAD = {
+    "no such folder": (["nowhere"], {}, "nowhere: no such folder"),
+    "no image": (["empty"], {}, "holds no image"),
+    "weights: none": (["photos"], {"weights": ["none.h5"]}, "there are no weights none.h5"),
+    "weights: no weights": (["photos"], {"weights": ["lpips.npz"]}, "lpips.npz is damaged or no HDF5 file"),
+    "weights: two scales": (["photos"], {"weights": ["a.h5", "twice.h5"]}, "measure them apart: a x4, twice x2"),
+    "lpips: none": (["photos"], {"lpips": "none.npz"}, "there is no LPIPS file none.npz"),
+    "lpips: no weights": (["photos"], {"lpips": "a.h5"}, "a.h5 is damaged or no .npz file"),
+    "curve without LPIPS": (["photos"], {"weights": ["a.h5", "b.h5"], "curve": "c.png"}, "give --lpips FILE too"),
+    "curve of one": (["photos"], {"weights": ["a.h5"], "curve": "c.png", "lpips": "lpips.npz"}, "--curve blends two networks"),
+    "figure: suffix": (["photos"], {"figure": "f.txt"}, r"f.txt: end the name of a picture in one of \.png"),
+    "a folder in the way": (["photos"], {"json": "photos"}, "photos is a folder: give the name of a file"),
+    "one file for two": (["photos"], {"json": "x", "csv": "x"}, "must be different files"),
+    "the curve's numbers in the way": (["photos"], {"weights": ["a.h5", "b.h5"], "curve": "c.png", "lpips": "lpips.npz",
+                                                    "json": "c.json"}, "must be different files"),
+    "threads": (["photos"], {"threads": -1}, "--threads must not be negative"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_refused_before_anything_is_measured(made, run, monkeypatch, case):
+    folders, options, sentence = BAD[case]
+    monkeypatch.chdir(made)
+    (made / "empty").mkdir(exist_ok=True)
+    monkeypatch.setattr(evaluate, "measure", lambda *args: pytest.fail("it measures"))
+    before = sorted(os.listdir(made))
+    done = run(*folders, **options)
+    assert done.code == 2 and len(done.err.splitlines()) == 1 and re.search(f"^error: .*{sentence}", done.err)
+    assert sorted(os.listdir(made)) == before
+
+
+def test_large_images_go_through_a_network_in_tiles(made, monkeypatch):
+    monkeypatch.setattr(evaluate, "TILE", 40)
+    generator, lr = storage.load_network(made / "a.h5"), photograph(0, 70, 97)
+    whole, tiled = super_resolve(fold(generator), lr, CPU), evaluate.network(generator, CPU)(lr)
+    assert tiled.shape == whole.shape and np.abs(tiled.astype(int) - whole).max() <= 1
+
+
+def test_names_are_made_unique():
+    assert evaluate.unique(["a", "b", "a", "a-2", "a"]) == ["a", "b", "a-2", "a-2-2", "a-3"]
+
+
+def test_weights_may_be_called_like_another_row(made, tmp_path):
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "bicubic.h5").write_bytes((made / "a.h5").read_bytes())
+    assert list(evaluate.load([tmp_path / "x" / "bicubic.h5", tmp_path / "y" / "bicubic.h5"])) == ["bicubic-2", "bicubic-3"]
+
+
+# What is made of the measurements
+
+def scored(**columns):
+    """Scores in PSNR only, from the column of each method."""
+    return {f"{i}.png": {method: {"psnr_y": value} for method, value in zip(columns, row)} for i, row in enumerate(zip(*columns.values()))}
+
+
+def test_intervals_are_those_of_the_bootstrap():
+    """For many images and a normal distribution: the mean, and 1.96 standard errors to both sides."""
+    values = np.random.default_rng(0).normal(30, 2, 400)
+    low, high = report.interval(values)
+    error = values.std() / 20
+    assert (low, high) == pytest.approx((values.mean() - 1.96 * error, values.mean() + 1.96 * error), abs=0.08 * error)
+    assert report.interval(values) == (low, high)
+
+
+def test_intervals_of_differences_are_paired():
+    """Images differ by many decibels, the methods always by the same one: sure, though their intervals overlap."""
+    bicubic = [20.0, 25, 30, 35, 28, 22]
+    summary = report.summarise(scored(bicubic=bicubic, better=[value + 1 for value in bicubic], as_good=[20.5, 24.5, 30.5, 34.5, 28, 22]))
+    assert summary["better"]["interval"]["psnr_y"][0] < summary["bicubic"]["interval"]["psnr_y"][1]
+    assert summary["better"]["minus_bicubic"] == {"mean": {"psnr_y": 1}, "interval": {"psnr_y": (1, 1)}}
+    low, high = summary["as_good"]["minus_bicubic"]["interval"]["psnr_y"]
+    assert low < 0 < high and "minus_bicubic" not in summary["bicubic"]
+
+
+def test_a_table_says_what_is_certain_and_what_the_paper_has():
+    bicubic = [20.0, 25, 30, 35, 28, 22]
+    summary = report.summarise(scored(bicubic=bicubic, srresnet=[value + 1.5 for value in bicubic], noise=[20.5, 24, 30.5, 34.5, 28, 22]))
+    text = report.table(SimpleNamespace(name="Set5", scale=4, source="LR from x"), summary)
+    assert re.search(r"^Set5: 6 images, x4, LR from x\n +PSNR-Y\n", text)
+    assert re.search(r"\nsrresnet +28\.17\n +\d\d\.\d\d \.\. \d\d\.\d\d\n", text)
+    assert re.search(r"\npaper: SRResNet +32\.05 +0\.9019\n", text)
+    assert re.search(r"\nsrresnet +\+1\.50 \*\n +\+1\.50 \.\. \+1\.50", text)
+    assert re.search(r"\nnoise +-0\.08\n +-0\.\d\d \.\. \+0\.\d\d", text)
+    assert "paper" not in report.table(SimpleNamespace(name="Set5", scale=2, source="x"), summary)
+    assert "paper" not in report.table(SimpleNamespace(name="Set6", scale=4, source="x"), summary)
+    one = report.table(SimpleNamespace(name="a", scale=4, source="x"), report.summarise(scored(bicubic=[20.0], srresnet=[21.0])))
+    assert "1 image," in one and ".." not in one and "*" not in one
+
+
+def test_the_crop_is_where_methods_differ():
+    grey = np.full((200, 240, 3), 100, np.uint8)
+    nearest, other = grey.copy(), grey.copy()
+    nearest[:50, :50] = 255             # which is not asked
+    other[120:190, 30:80] += np.uint8(40)
+    other[10, 200] = 255                # a single pixel is no region
+    row = {"psnr_y": 30.0}
+    results = {"nearest": nearest, "bicubic": grey, "net": other}
+    crop = report.telling_crop("a.png", results, grey, dict.fromkeys(results, row), 4)
+    assert [title for title, _, _ in crop.panels] == ["LR", "bicubic", "net", "original"]
+    shown = crop.panels[2][1]
+    assert shown.shape == (96, 96, 3) and (shown[..., 0] == 140).sum() == 70 * 50
+
+    first, second = np.random.default_rng(0).integers(0, 256, (2, 40, 51, 3), np.uint8)
+    windows = np.lib.stride_tricks.sliding_window_view((luma(first) - luma(second))**2, (24, 24))
+    top, left = np.unravel_index(windows.sum((2, 3)).argmax(), windows.shape[:2])
+    crop = report.telling_crop("a.png", {"bicubic": first, "net": second}, first, {"bicubic": row, "net": row}, 1)
+    assert np.array_equal(crop.panels[0][1], first[top:top + 24, left:left + 24])
+
+    small = report.telling_crop("a.png", {"bicubic": grey[:20, :30], "net": other[:20, :30]}, grey[:20, :30],
+                                {"bicubic": row | {"lpips": 0.1234}, "net": row}, 4)
+    assert small.panels[0][1].shape == (20, 20, 3) and small.panels[0][2] == "30.00 dB, LPIPS 0.123"
+
+
+@pytest.mark.skipif(not BENCHMARKS.is_dir(), reason=f"needs the benchmark images in {BENCHMARKS}")
+def test_bicubic_on_set5_scores_what_papers_print(run, tmp_path):
+    lpips = {"lpips": WEIGHTS} if WEIGHTS.is_file() else {}
+    done = run(BENCHMARKS / "Set5", json=tmp_path / "r.json", **lpips)
+    row = numbers(tmp_path / "r.json")["Set5"]["bicubic"]
+    assert done.code == 0 and "paper: SRGAN" in done.out
+    assert row["psnr_y"] == pytest.approx(28.43, abs=0.005) and row["ssim_y"] == pytest.approx(0.811, abs=0.0005)
+    assert row.get("lpips", 0.340) == pytest.approx(0.340, abs=0.0005)
