@@ -45,8 +45,8 @@ class Settings:
     gan_learning_rate: float = option(1e-4, "Adam's learning rate for SRGAN's generator and discriminator")
     schedule: str = option("constant", "SRResNet's learning rate over time: drop is a tenth in the second half", SCHEDULES)
     gan_schedule: str = option("constant", "the same for SRGAN", SCHEDULES)
-    average: float = option(0.999, "decay per step of the average of SRGAN's weights, and of SRResNet's at a constant rate, that is validated "
-                                   "and saved; 0: no average")
+    average: float = option(0.999, "decay per step of the average of SRGAN's weights, and of SRResNet's at a constant rate, "
+                                   "that is validated and saved; 0: no average")
     pixel_weight: float = option(1.0, "weight of the mean squared error of pixels in SRGAN's loss")
     perceptual_weight: float = option(1.0, "weight of the mean squared error of VGG19's features in SRGAN's loss")
     adversarial_weight: float = option(1e-3, "weight of the adversarial loss in SRGAN's loss")
