@@ -12,7 +12,7 @@ from npsrgan.adam import Adam, schedule
 from npsrgan.data.feed import Feed
 from npsrgan.errors import UserError
 from npsrgan.models import Discriminator, SRResNet
-from npsrgan.models.vgg19 import random_vgg19
+from npsrgan.models.vgg19 import LAYERS, random_vgg19
 from npsrgan.ops.normalisation import keep_running
 from npsrgan.tape import Tape
 from npsrgan.train.settings import Settings
@@ -132,14 +132,15 @@ class Trainer:
         """Both losses hang on one tape.  The generator's question names the generator's parameters and no others, the
         discriminator's its own: neither player's gradient can leak into the other."""
         s, generator, discriminator = self.settings, self.networks["srgan"], self.networks["discriminator"]
-        hr_features = self.vgg(hr).array if self.vgg else None
+        hr_features = [features.array for features in self._features(hr)] if self.vgg else None
         with Tape() as tape:
             sr = generator(lr)
             real, fake = discriminator(hr), discriminator(sr)       # two passes, so that each batch has its own statistics
             parts = {"pixel": losses.mean_squared_error(sr, hr), "adversarial": losses.generator_adversarial(fake)}
             weights = {"pixel": s.pixel_weight, "adversarial": s.adversarial_weight}
             if self.vgg:
-                parts["perceptual"] = losses.mean_squared_error(self.vgg(sr), hr_features)
+                parts["perceptual"] = (losses.weighted_absolute_error(self._features(sr), hr_features, s.vgg_weights.values())
+                                       if s.vgg_weights else losses.mean_squared_error(*self._features(sr), *hr_features))
                 weights["perceptual"] = s.perceptual_weight
             weighted = {name: ops.scale(part, weights[name]) for name, part in parts.items()}
             generator_loss = sum(weighted.values())
@@ -155,6 +156,11 @@ class Trainer:
         generator.constrain()
         self.adam["discriminator"].update(discriminator_gradients)
         return row
+
+    def _features(self, image):
+        """What the perceptual loss compares, a list of tensors: one layer after its ReLU, or several layers before theirs."""
+        layers = self.settings.vgg_weights
+        return self.vgg.before_relu(image, layers) if layers else [self.vgg(image)]
 
     def _train_srgan_and_audit(self, lr, hr):
         return self._train_srgan(lr, hr, audit=True)
@@ -271,11 +277,12 @@ def _audit(tape, parts, sr):
 
 def load_vgg19(settings, say):
     """The VGG19 that the settings ask for; where they name no file, a random one, announced through `say`."""
+    deepest = max(settings.vgg_weights or [settings.vgg_layer], key=LAYERS.index)
     if settings.vgg:
-        return storage.load_vgg19(settings.vgg, settings.vgg_layer, settings.feature_scale)
-    say(f"no --vgg file given: a VGG19 with random weights, cut at {settings.vgg_layer}, compares the features "
+        return storage.load_vgg19(settings.vgg, deepest, settings.feature_scale)
+    say(f"no --vgg file given: a VGG19 with random weights, cut at {deepest}, compares the features "
         "(it does for a demonstration; real training needs the real weights)")
-    return random_vgg19(settings.vgg_layer, settings.seed, settings.feature_scale or 1.0)
+    return random_vgg19(deepest, settings.seed, settings.feature_scale or 1.0)
 
 
 def _initial_weights(settings, wanted):

@@ -290,18 +290,26 @@ def test_the_players_gradients_do_not_leak(photos):
             assert both.networks[name].flat.tobytes() == alone.networks[name].flat.tobytes(), (name, number)
 
 
-def test_the_losses_are_what_they_are_called(photos):
+@pytest.mark.parametrize("layers", ["conv2_2", "conv2_1:3,conv1_2:0.5"])
+def test_the_losses_are_what_they_are_called(photos, layers):
     """The row of the log, by hand, from D's and VGG19's outputs."""
-    trainer = trainer_with(photos, adversarial_weight=0.3, perceptual_weight=0.7, pixel_weight=2)
-    twin = trainer_with(photos, adversarial_weight=0.3, perceptual_weight=0.7, pixel_weight=2)
+    weights = {"adversarial_weight": 0.3, "perceptual_weight": 0.7, "pixel_weight": 2, "vgg_layer": layers}
+    trainer, twin = trainer_with(photos, **weights), trainer_with(photos, **weights)
+
+    def perceptual(image, original):
+        if layers == "conv2_2":
+            return losses.mean_squared_error(twin.vgg(image), twin.vgg(original).array)
+        (shallow, deep), originals = (twin.vgg.before_relu(x, ("conv1_2", "conv2_1")) for x in (image, original))
+        terms = [ops.mean(ops.absolute(x - y.array)) for x, y in zip((shallow, deep), originals)]
+        return 0.5 * terms[0] + 3.0 * terms[1]
+
     lr, hr = batch()
     row = trainer.step(lr, hr) and trainer.srgan_step(lr, hr, audit=True)
 
     sr = twin.networks["srgan"](lr).array
     real, fake = (twin.networks["discriminator"](image).array.astype(np.float64) for image in (hr, sr))
     d_hr, d_sr = 1 / (1 + np.exp(-real)), 1 / (1 + np.exp(-fake))
-    features = [twin.vgg(image).array.astype(np.float64) for image in (sr, hr)]
-    expected = {"pixel": np.mean((sr - hr.astype(np.float64)) ** 2), "perceptual": np.mean((features[0] - features[1]) ** 2),
+    expected = {"pixel": np.mean((sr - hr.astype(np.float64)) ** 2), "perceptual": float(perceptual(sr, hr)),
                 "adversarial": np.mean(-np.log(d_sr)), "discriminator": np.mean([-np.log(d_hr), -np.log(1 - d_sr)]),
                 "d_hr": d_hr.mean(), "d_sr": d_sr.mean()}
     gradients = {}
@@ -309,7 +317,7 @@ def test_the_losses_are_what_they_are_called(photos):
         with Tape() as tape:
             image = ops.scale(sr, 1.0)
             loss = {"pixel": lambda x: losses.mean_squared_error(x, hr),
-                    "perceptual": lambda x: losses.mean_squared_error(twin.vgg(x), twin.vgg(hr).array),
+                    "perceptual": lambda x: perceptual(x, hr),
                     "adversarial": lambda x: losses.generator_adversarial(twin.networks["discriminator"](x))}[part](image)
         gradients[part] = weight * tape.gradient(loss, image).astype(np.float64)
         expected[f"gradient_{part}"] = np.linalg.norm(gradients[part])
