@@ -1,7 +1,5 @@
-"""The training steps of SRResNet and SRGAN, and the checkpoints that keep their state."""
+"""The training steps of SRResNet and SRGAN."""
 import copy
-import dataclasses
-import json
 import math
 import traceback
 
@@ -15,11 +13,6 @@ from npsrgan.models import Discriminator, SRResNet
 from npsrgan.models.vgg19 import LAYERS, random_vgg19
 from npsrgan.ops.normalisation import keep_running
 from npsrgan.tape import Tape
-from npsrgan.train.settings import Settings
-
-
-class Diverged(UserError):
-    """A loss, or something that training changes, is no longer a finite number."""
 
 
 class Trainer:
@@ -181,8 +174,8 @@ class Trainer:
                 count //= 2
         return 0
 
-    def _arrays(self):
-        """{name: array} of all that training changes: the arrays themselves."""
+    def arrays(self):
+        """{name: array} of all that training changes: the arrays themselves, not copies."""
         arrays = {}
         for name, network in self.networks.items():
             adam = self.adam[name]
@@ -191,45 +184,6 @@ class Trainer:
         for name, network in self.averages.items():
             arrays |= {f"{name}/average": network.flat} | {f"{name}/average_state/{key}": array for key, array in network.state().items()}
         return arrays
-
-    def save(self, path):
-        """Write a checkpoint: parameters, running statistics, Adam's moments and steps, and the settings.
-
-        Nothing random needs saving: every draw follows from the seed and the step.
-        Raises Diverged, and writes nothing, if anything in it is not a finite number; UserError where the disk refuses.
-        """
-        for name, array in self._arrays().items():
-            if not np.isfinite(array).all():
-                raise Diverged(f"{name} has entries that are no longer finite numbers")
-        counts = {f"{name}_adam_steps": adam.steps for name, adam in self.adam.items()}
-        storage.write(path, self._arrays(), counts | {"srresnet_steps": self.srresnet_steps, "srgan_steps": self.srgan_steps,
-                                                      "settings": json.dumps(dataclasses.asdict(self.settings))}, keep_previous=True)
-
-    def restore(self, arrays, attributes):
-        """Put back what `save` wrote.  A network that did not train yet then, as SRGAN when only `steps` were asked for, stays new.
-
-        Raises UserError if the arrays are another architecture's, if the settings ask for fewer steps than were taken, or if
-        SRGAN has begun from an SRResNet of other `steps`.
-        """
-        s = self.settings
-        self.srresnet_steps, self.srgan_steps = attributes["srresnet_steps"], attributes["srgan_steps"]
-        if s.steps < self.srresnet_steps or not s.together and s.gan_steps < self.srgan_steps:
-            raise UserError(f"the checkpoint is already at {self.srresnet_steps} SRResNet and {self.srgan_steps} SRGAN steps: "
-                            "--steps and --gan-steps cannot ask for fewer")
-        if self.srgan_steps and not s.together and s.steps != self.srresnet_steps:
-            raise UserError(f"SRGAN has already begun from the SRResNet of step {self.srresnet_steps}: leave out --steps, only "
-                            "--gan-steps can still change")
-        mine, arrays = self._arrays(), {key: array for key, array in arrays.items() if key.split("/")[0] in self.networks}
-        saved = {name for name in self.networks if f"{name}/parameters" in arrays}
-        wrong = [key for key in arrays.keys() | {key for key in mine if key.split("/")[0] in saved}
-                 if key not in mine or key not in arrays or mine[key].shape != arrays[key].shape]
-        if wrong:
-            raise UserError(f"the checkpoint holds networks of another architecture ({', '.join(sorted(wrong)[:3])}): "
-                            "start a new run in another --out")
-        for key, array in arrays.items():
-            mine[key][...] = self.device.array(array)
-        for name in saved:
-            self.adam[name].steps = attributes[f"{name}_adam_steps"]
 
 
 def call(work, *arrays, record=True):
@@ -245,20 +199,6 @@ def _graphs(device, record, say):
 def numbers(row):
     """{name: float} of a row of losses, wherever they are.  On a GPU, this waits until they are computed."""
     return {name: float(value) for name, value in row.items()}
-
-
-_ABSENT = {"equal_phases": False, "average": 0.0}       # what a checkpoint did that does not name these settings
-
-
-def read_checkpoint(path):
-    """(settings, arrays, attributes) of what `Trainer.save` wrote.  Raises UserError for a file that is missing, damaged or no such."""
-    arrays, attributes = storage.read(path)
-    if "srresnet_steps" not in attributes:
-        raise UserError(f"{path} is no checkpoint")
-    try:
-        return Settings(**_ABSENT | json.loads(attributes["settings"])), arrays, attributes
-    except TypeError:
-        raise UserError(f"{path} was written by another version of npsrgan") from None
 
 
 def _audit(tape, parts, sr):

@@ -17,7 +17,7 @@ from npsrgan.models import SRResNet
 from npsrgan.models.vgg19 import random_vgg19
 from npsrgan.tape import Tape
 from npsrgan.train import __main__ as train
-from npsrgan.train import report
+from npsrgan.train import checkpoint, report
 from npsrgan.train.settings import parse
 from npsrgan.trainer import Trainer
 
@@ -116,8 +116,8 @@ def test_an_image_that_bicubic_restores_exactly_leaves_finite_numbers(tiny, tmp_
 
 
 def test_checkpoints_and_log_lines_come_when_asked(tiny, tmp_path, monkeypatch):
-    saved, save = [], Trainer.save
-    monkeypatch.setattr(Trainer, "save", lambda self, path: (saved.append(self.steps), save(self, path)))
+    saved, save = [], checkpoint.save
+    monkeypatch.setattr(checkpoint, "save", lambda path, trainer: (saved.append(trainer.steps), save(path, trainer)))
     tiny(tmp_path / "run", steps=6, gan_steps=5, save_every=4, log_every=5)
     assert saved == [4, 8, 11]
     assert [row["step"] for row in outcome(tmp_path / "run")["log.csv"]] == ["5", "6", "10", "11"]
