@@ -154,9 +154,9 @@ def train(trainer, training, validation, out):
     s, total = trainer.settings, trainer.settings.total_steps
     if trainer.steps >= total:
         return True
-    pairs = list(validation_pairs(validation, s.scale, s.val_count, say))
+    pairs = list(validation_pairs(validation, s.scale, s.val_count, say, s.degradation == "photo"))
     log = report.Log(out / "log.csv", trainer.steps)
-    batches = Batches(training, s.batch_size, s.patch_size, s.scale, s.seed, report=say)
+    batches = Batches(training, s.batch_size, s.patch_size, s.scale, s.seed, s.degradation == "photo", report=say)
     saved, clock, counted, shortage = trainer.steps, time.perf_counter(), trainer.steps, None
     with (stop_signals() as stop, closing(batches.ahead_from(trainer.steps, total)) as stream,
           warnings.catch_warnings(action="ignore", category=RuntimeWarning),        # of overflows: `require_finite` tells, once
@@ -255,7 +255,8 @@ def finish(trainer, validation, out):
     log = report.Log(out / "log.csv", trainer.steps)
     log.plot(out / "loss.png")
     generators, count = {name: fold(trainer.trained(name)) for name, _ in report.generators(trainer)}, 0
-    for name, lr, hr in tqdm(validation_pairs(validation, s.scale, report=say), "measuring", len(validation), unit=" images", delay=2):
+    for name, lr, hr in tqdm(validation_pairs(validation, s.scale, report=say, photo=s.degradation == "photo"),
+                             "measuring", len(validation), unit=" images", delay=2):
         results = {"bicubic": upscale(lr, s.scale)}
         results |= {name: super_resolve(generator, lr, trainer.device) for name, generator in generators.items()}
         for method, image in results.items():
