@@ -4,6 +4,9 @@ Each axis is resized by itself, rows first, and rounded to whole levels in betwe
 pixels around it, and the weights are samples of Keys's cubic kernel (Keys 1981, eq. 15, a = -1/2).  To shrink an image the kernel
 is stretched, so that every pixel counts (antialiasing).  Beyond the border the outermost pixel is repeated.
 """
+from fractions import Fraction
+from math import ceil
+
 import numpy as np
 
 from npsrgan.data.degrade import crop_to_multiple
@@ -11,35 +14,38 @@ from npsrgan.data.degrade import crop_to_multiple
 
 def downscale(image, scale):
     """imresize(image, 1 / scale), after `crop_to_multiple`: uint8 (H, W, 3) -> uint8 (H // scale, W // scale, 3)."""
-    image = crop_to_multiple(image, scale)
-    return _resize(image, image.shape[0] // scale, image.shape[1] // scale)
+    return resize(crop_to_multiple(image, scale), Fraction(1, scale))
 
 
 def upscale(image, scale):
     """imresize(image, scale): uint8 (H, W, 3) -> uint8 (scale * H, scale * W, 3)."""
-    return _resize(image, scale * image.shape[0], scale * image.shape[1])
+    return resize(image, Fraction(scale))
 
 
-def _resize(image, height, width):
-    columns = _resize_rows(image, height).swapaxes(0, 1)
-    return np.ascontiguousarray(_resize_rows(columns, width).swapaxes(0, 1))
+def resize(image, factor):
+    """imresize(image, factor): uint8 (H, W, 3) -> uint8 (ceil(factor * H), ceil(factor * W), 3).
+
+    factor: a Fraction above 0, such as Fraction(3, 4).  Where the size is rounded up the last pixel lies partly outside the image.
+    """
+    columns = _resize_rows(image, factor).swapaxes(0, 1)
+    return np.ascontiguousarray(_resize_rows(columns, factor).swapaxes(0, 1))
 
 
-def _resize_rows(image, count):
-    """Along the first axis, from any number of rows to `count`."""
-    total = np.zeros((count, *image.shape[1:]))
-    for rows, weights in _taps(len(image), count):
+def _resize_rows(image, factor):
+    """Along the first axis."""
+    total = np.zeros((ceil(len(image) * factor), *image.shape[1:]))
+    for rows, weights in _taps(len(image), len(total), factor):
         total += weights[:, None, None] * image[rows]
     return np.clip(np.floor(total + 0.5), 0, 255).astype(np.uint8)     # halves go up; np.rint would send them to even levels
 
 
-def _taps(size, count):
+def _taps(size, count, factor):
     """The pixels that `count` output pixels are made of: (indices, weights) of each one's first pixel, second, and so on.
 
-    Output pixel i has its centre at (i + 1/2) size / count - 1/2: the edges of the image stay where they are.
+    Output pixel i has its centre at (i + 1/2) / factor - 1/2: the upper and left edges of the image stay where they are.
     """
-    stretch = max(size / count, 1)
-    centre = (np.arange(count) + 0.5) * size / count - 0.5
+    centre = (np.arange(count) + 0.5) * factor.denominator / factor.numerator - 0.5
+    stretch = float(max(1 / factor, 1))
     first = np.floor(centre - 2 * stretch).astype(int) + 1
     indices = first + np.arange(int(np.ceil(4 * stretch)))[:, None]
     weights = _cubic((indices - centre) / stretch)

@@ -1,6 +1,6 @@
 """MATLAB's bicubic: against the published benchmarks, against its definition in exact fractions, and against numbers kept here."""
 from fractions import Fraction
-from math import floor
+from math import ceil, floor
 from pathlib import Path
 from zlib import crc32
 
@@ -26,12 +26,12 @@ def test_equals_every_published_file(name, count, decibels):
     assert np.mean([psnr(bicubic.upscale(lr, 4), hr) for hr, lr in pairs]) == pytest.approx(decibels, abs=5e-4)
 
 
-def exact(row, count):
+def exact(row, factor):
     """The definition for one row of integers, in fractions: nothing is rounded but the result."""
-    size, stretch = len(row), max(Fraction(len(row), count), Fraction(1))
+    size, stretch = len(row), max(1 / factor, Fraction(1))
     result = []
-    for i in range(count):
-        centre = Fraction((2 * i + 1) * size, 2 * count) - Fraction(1, 2)
+    for i in range(ceil(size * factor)):
+        centre = (i + Fraction(1, 2)) / factor - Fraction(1, 2)
         weights = {}
         for j in range(floor(centre - 2 * stretch), floor(centre + 2 * stretch) + 2):
             x = abs(j - centre) / stretch
@@ -42,17 +42,31 @@ def exact(row, count):
     return result
 
 
+def exact_image(image, factor):
+    """The same of an image: rows first."""
+    rows = np.array([[exact(image[:, k, c], factor) for c in range(3)] for k in range(image.shape[1])], np.uint8)
+    return np.array([[exact(rows[:, c, i], factor) for c in range(3)] for i in range(rows.shape[2])], np.uint8).transpose(0, 2, 1)
+
+
 @pytest.mark.parametrize("scale", [2, 3, 4])
 @pytest.mark.parametrize("resize", [bicubic.downscale, bicubic.upscale])
 def test_equals_its_definition(resize, scale):
     image = NOISE[:9, :14]
     h, w = (n // scale * scale for n in image.shape[:2]) if resize is bicubic.downscale else image.shape[:2]
-    factor = Fraction(1, scale) if resize is bicubic.downscale else scale
-    rows = np.array([[exact(image[:h, k, c], int(h * factor)) for c in range(3)] for k in range(w)], np.uint8)
-    expected = np.array([[exact(rows[:, c, i], int(w * factor)) for c in range(3)] for i in range(rows.shape[2])], np.uint8)
     result = resize(image, scale)
     assert result.dtype == np.uint8 and result.flags.c_contiguous
-    assert np.array_equal(result, expected.transpose(0, 2, 1))
+    assert np.array_equal(result, exact_image(image[:h, :w], Fraction(1, scale) if resize is bicubic.downscale else Fraction(scale)))
+
+
+@pytest.mark.parametrize("factor", [Fraction(3, 4), Fraction(2, 3), Fraction(5, 2), Fraction(1)], ids=str)
+def test_factors_between_whole_ones(factor):
+    """The size is rounded up, and the grid still has the factor asked for: 0.75 of 9 pixels are 7, each 4/3 wide."""
+    for height, width in ((9, 14), (8, 12), (11, 5)):
+        image = NOISE[:height, :width]
+        result = bicubic.resize(image, factor)
+        assert result.shape == (ceil(height * factor), ceil(width * factor), 3)
+        assert np.array_equal(result, exact_image(image, factor))
+    assert np.array_equal(bicubic.resize(NOISE, Fraction(1)), NOISE)
 
 
 def test_halves_go_up_and_overshoots_are_cut():
