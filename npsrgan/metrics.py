@@ -1,4 +1,4 @@
-"""How close two images are: PSNR and SSIM, as super-resolution papers report them.
+"""How close two images are: PSNR and SSIM, as super-resolution papers report them.  And the mesh that a network draws.
 
 Images are uint8 (H, W, 3), RGB.  Papers compare the luma channel and leave out a border as wide as the scale.
 """
@@ -15,10 +15,20 @@ def luma(image):
     return 16 + image @ (np.array([65.481, 128.553, 24.966]) / 255)
 
 
+def grey(image):
+    """The level of a grey image, whose three channels are equal: float64 (H, W), from 0 to 255.
+
+    Papers measure a grey file on these levels, not on `luma`, whose range is smaller: the same error costs 1.32 dB more.  Where
+    the channels differ, as a network leaves them, it is their mean with the weights of BT.601.
+    """
+    return (luma(image) - 16) * (255 / 219)
+
+
 def psnr(a, b, border=4, channel="y"):
     """Peak signal-to-noise ratio in dB, for a peak of 255; infinite for equal images.
 
-    border: pixels cut from each side, usually the scale.  channel: "y" compares luma, "rgb" all three channels.
+    border: pixels cut from each side, usually the scale.  channel: "y" compares `luma`, "grey" compares `grey`, "rgb" all three
+    channels.
     Raises ValueError for images that are not uint8 (H, W, 3) of one shape, or are no larger than their borders.
     """
     a, b = _prepare(a, b, border, channel)
@@ -33,7 +43,7 @@ def ssim(a, b, border=4, channel="y"):
     With channel "rgb" the mean over the three channels.  Otherwise as `psnr`; also raises ValueError below 11x11 pixels.
     """
     a, b = _prepare(a, b, border, channel)
-    if min(a.shape[:2]) < len(_WINDOW):
+    if min(a.shape[:2]) < len(_GAUSSIAN):
         raise ValueError(f"SSIM needs 11x11 pixels inside the border, not {a.shape[0]}x{a.shape[1]}")
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     mean_a, mean_b = _blur(a), _blur(b)
@@ -44,14 +54,64 @@ def ssim(a, b, border=4, channel="y"):
     return float(similarity.mean())
 
 
-_WINDOW = np.exp(-np.arange(-5, 6) ** 2 / (2 * 1.5**2))
-_WINDOW /= _WINDOW.sum()
+def mesh(image, smooth, scale=4):
+    """How strong a pattern with the period of the scale lies over the smooth areas: rms amplitude in levels of Y, at least 0.
+
+    A network that commutes with shifts of the small image can answer a flat area only with something that repeats every
+    `scale` pixels.  So: Y minus its box blur, averaged over the smooth pixels of each of the scale^2 phases (y mod scale,
+    x mod scale), where texture and noise cancel and what repeats with the grid stays; and of these means the standard deviation.
+    The box is a whole number of periods wide, 8 pixels or a little more, so that it removes nothing of the pattern.
+    Photographs have about 0.04; at 0.3 it is a wire mesh to the eye.  White noise leaves its own standard deviation times
+    scale / sqrt(smooth pixels), by chance.  The definition is our own.
+
+    image: uint8 (H, W, 3).  smooth: bool (H, W), `smooth_pixels` of the original, so that no method chooses where it is judged.
+    None where no pixel is smooth.
+    """
+    if not smooth.any():
+        return None
+    y = luma(image)
+    detail = y - _box(y, scale * -(-8 // scale))
+    return float(np.std([detail[i::scale, j::scale][smooth[i::scale, j::scale]].mean() for i in range(scale) for j in range(scale)]))
 
 
-def _blur(x):
-    """The Gaussian-weighted mean of each window: a two-dimensional Gaussian is one along rows, then one along columns."""
+def smooth_pixels(image):
+    """Where an image is smooth, so that a mesh would show: bool (H, W), true in all smooth windows.
+
+    The windows have 32 x 32 pixels and lie at multiples of 16 in both directions, 8 pixels or more from the border.  One is
+    smooth if the mean of Y in it lies between 25 and 225, and if the standard deviation around the best plane is below 6 levels,
+    of Y and of its box blur of 8 pixels.
+    """
+    y = luma(image)
+    blurred, smooth = _box(y, 8), np.zeros(y.shape, bool)
+    for top, left in np.ndindex(*(max(0, (n - 40) // 16) for n in y.shape)):
+        window = np.s_[16 * top + 16:16 * top + 48, 16 * left + 16:16 * left + 48]
+        smooth[window] |= 25 < y[window].mean() < 225 and max(_around_plane(y[window]), _around_plane(blurred[window])) < 6
+    return smooth
+
+
+_SLOPES = np.mgrid[:32, :32].reshape(2, -1) - 15.5
+_PLANE = np.stack([np.full(1024, 1 / 32), *_SLOPES / np.linalg.norm(_SLOPES, axis=1, keepdims=True)])      # orthonormal
+
+
+def _around_plane(window):
+    """The standard deviation of 32 x 32 values around the plane that fits them best."""
+    values = window.ravel()
+    return (values - _PLANE @ values @ _PLANE).std()
+
+
+def _box(y, side):
+    """The mean of a square around each pixel, as large as `y`; beyond the border the outermost pixel is repeated."""
+    return _blur(np.pad(y, ((side - 1) // 2, side // 2), mode="edge"), np.full(side, 1 / side))
+
+
+_GAUSSIAN = np.exp(-np.arange(-5, 6) ** 2 / (2 * 1.5**2))
+_GAUSSIAN /= _GAUSSIAN.sum()
+
+
+def _blur(x, weights=_GAUSSIAN):
+    """The weighted mean of each square window that fits: one of each row's pixels, then one of the rows."""
     for axis in (0, 1):
-        x = np.lib.stride_tricks.sliding_window_view(x, len(_WINDOW), axis) @ _WINDOW
+        x = np.lib.stride_tricks.sliding_window_view(x, len(weights), axis) @ weights
     return x
 
 
@@ -61,7 +121,10 @@ def _prepare(a, b, border, channel):
         raise ValueError(f"two uint8 (H, W, 3) images of one shape, please, not {a.dtype} {a.shape} and {b.dtype} {b.shape}")
     if min(a.shape[:2]) <= 2 * border:
         raise ValueError(f"an image of {a.shape[0]}x{a.shape[1]} pixels has no inside after cutting {border} from each side")
-    if channel not in ("y", "rgb"):
-        raise ValueError(f"channel is 'y' or 'rgb', not {channel!r}")
+    if channel not in _CHANNELS:
+        raise ValueError(f"channel is 'y', 'grey' or 'rgb', not {channel!r}")
     inside = np.s_[border:a.shape[0] - border, border:a.shape[1] - border]
-    return ((luma(x[inside])[..., None] if channel == "y" else x[inside].astype(np.float64)) for x in (a, b))
+    return (np.atleast_3d(_CHANNELS[channel](x[inside])) for x in (a, b))
+
+
+_CHANNELS = {"y": luma, "grey": grey, "rgb": np.float64}
