@@ -6,6 +6,8 @@ import argparse
 import math
 import os
 import sys
+import zlib
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,7 @@ from npsrgan.evaluate import report
 from npsrgan.evaluate.lpips import LPIPS, SMALLEST
 from npsrgan.fast import keep_memory, set_threads
 from npsrgan.inference import blend, fold, super_resolve_tiles
-from npsrgan.metrics import CAP, psnr, ssim
+from npsrgan.metrics import CAP, mesh, psnr, smooth_pixels, ssim
 from npsrgan.storage import load_generator
 
 CLASSICAL = ("nearest", "bicubic", "lanczos")
@@ -28,6 +30,7 @@ RESIZERS = {"matlab": bicubic, "pil": degrade}      # modules with `downscale` a
 BLENDS = 11             # points of the curve
 TILE = 512              # side of the tiles in which a network sees large images, in low-resolution pixels
 CROPS = 6               # rows of --figure
+VIEWS = {"lpips": lambda image: image, "lpips_reduced": lambda image: bicubic.resize(image, Fraction(3, 4))}    # what LPIPS sees
 
 say = tqdm.write        # does not tear the progress bar
 
@@ -43,32 +46,35 @@ def main(arguments=None):
     say(remark or device.description)
     generators = load(options.weights)
     scale, lpips = common_scale(generators), LPIPS(options.lpips, device) if options.lpips else None
+    ends, amounts = list(generators)[:2], np.linspace(0, 1, BLENDS).round(9).tolist() if options.curve else []
+    blends = {amount: network(blend(*(generators[name] for name in ends), amount), device) for amount in [*options.blend, *amounts]}
     methods = classical(RESIZERS[options.degrade], scale)
     methods |= {name: network(generator, device) for name, generator in generators.items()}
-    ends, amounts = list(generators)[:2], np.linspace(0, 1, BLENDS).round(9).tolist() if options.curve else []
-    blends = {amount: network(blend(*(generators[name] for name in ends), amount), device) for amount in amounts}
+    methods |= {f"blend {amount:g}": blends[amount] for amount in options.blend}
+    rivals = noise_rows(ends, options.noise)
     names = unique([Path(os.path.abspath(folder)).name for folder in options.folders])
     benchmarks = [Benchmark(name, folder, scale, options.degrade, lpips) for name, folder in zip(names, options.folders)]
 
     summaries, rows, crops, curves, skipped = {}, [], [], {}, 0
     for benchmark in benchmarks:
-        scores, found = measure(benchmark, methods, lpips)
+        scores, found = measure(benchmark, benchmark.hr.names, methods, rivals, lpips,
+                                math.ceil(CROPS / len(benchmarks)) if options.figure else 0)
         skipped += len(benchmark.hr) - len(scores)
         if not scores:
             say(f"{benchmark.name}: none of its images could be measured")
             continue
         summary = summaries[benchmark.name] = report.summarise(scores)
-        say("\n" + report.table(benchmark, summary))
+        say("\n" + report.table(benchmark, summary, rivals))
         rows += [{"folder": benchmark.name, "image": image, "method": method} | row
                  for image, measured in scores.items() for method, row in measured.items()]
-        crops += sorted(found, key=lambda crop: -crop.difference)[:math.ceil(CROPS / len(benchmarks))]
+        crops += found
         if options.json:        # after each folder, so that what took long is kept whatever comes
             report.write_json(options.json, summaries)
         if options.csv:
             report.write_csv(options.csv, rows)
         if options.curve:
-            curves[benchmark.name] = {"bicubic": {metric: summary["bicubic"][metric] for metric in ("psnr_y", "lpips")},
-                                      "curve": curve(benchmark, scores, blends, lpips)}
+            between, _ = measure(benchmark, list(scores), {amount: blends[amount] for amount in amounts}, {}, lpips)
+            curves[benchmark.name] = report.curve(summary, ["original", "bicubic", *rivals], between)
             report.write_json(beside(options.curve), curves)
     if options.figure and crops:
         report.figure(options.figure, crops)
@@ -87,33 +93,43 @@ def parse(arguments):
         prog="python -m npsrgan.evaluate", formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Enlarge small images by nearest neighbour, bicubic, Lanczos and networks, and compare with the originals.",
         epilog=f"""\
-PSNR and SSIM are computed as papers do, on Y, without a border as wide as the scale; PSNR-RGB likewise, on the three
-channels; an exact copy counts as {CAP:g} dB.  LPIPS looks at the whole image.  LR PSNR compares the result, made small again
-as --degrade says, with the small image (RGB, all pixels).  Below each mean stands its 95 % bootstrap interval over
-images; differences to bicubic are taken image by image.""")
+PSNR and SSIM are computed as papers do, on Y (of a grey file, on its own levels), without a border as wide as the scale;
+PSNR-RGB likewise, on the three channels; an exact copy counts as {CAP:g} dB.  LPIPS looks at the whole image, LPIPS 3/4 at both
+images reduced to three quarters.  Mesh is the amplitude, in grey levels, of what repeats with the period of the scale where the
+original is smooth; - where it is smooth nowhere.  LR PSNR compares the result, made small again as --degrade says, with the
+small image (RGB, all pixels).  Below each mean stands its 95 % bootstrap interval over images; differences to bicubic are
+taken image by image.""")
     add = parser.add_argument
     add("folders", nargs="+", metavar="FOLDER",
         help="original images, searched recursively; or a folder with HR/ and, under the same file names, LRx4/ in it")
     add("--weights", nargs="*", default=["srresnet", "srgan"], metavar="W",
         help="generators: files, or names of those that come with npsrgan (default: srresnet srgan); nothing: none")
+    add("--blend", nargs="+", type=float, default=[], metavar="A",
+        help="also rows for blends of the first two networks: 0 is all the first, 1 all the second")
+    add("--noise", nargs="+", type=float, default=[2.0], metavar="SIGMA",
+        help="a trivial rival: a row with white grey noise of so many levels on the first network's result, one for each SIGMA "
+             "(default: 2); 0: none")
     add("--degrade", choices=RESIZERS, default="matlab",
         help="whose bicubic makes images small where there is no LRx4/, and large in the row bicubic (default: matlab)")
     add("--lpips", metavar="FILE", help="measure LPIPS, with the weights in this file (lpips_alex.npz)")
     add("--json", metavar="FILE",
-        help='write {"FOLDER": {"METHOD": {"psnr_y": mean, ...}}}, where FOLDER is the last part of its path, made unique')
+        help='write {"FOLDER": {"METHOD": {"psnr_y": mean, ...}}}, where FOLDER is the last part of its path, made unique; '
+             'METHOD "original" has a mesh only')
     add("--csv", metavar="FILE", help="write the measurements of every image")
     add("--figure", metavar="FILE.png", help="draw the crops in which the methods differ most")
     add("--curve", metavar="FILE.png",
-        help="draw PSNR against LPIPS for blends of the first two networks; the numbers go to FILE.json")
+        help="draw PSNR against LPIPS and mesh for blends of the first two networks; the numbers go to FILE.json")
     add("--device", choices=("auto", "cpu", "gpu"), default="auto", help="where to compute (default: auto)")
     add("--threads", type=int, default=0, help="CPU threads (default: one for each core)")
     options = parser.parse_args(arguments)
     if options.threads < 0:
         raise UserError("--threads must not be negative")
+    if not all(0 <= sigma <= 255 for sigma in options.noise):
+        raise UserError("--noise takes standard deviations from 0 to 255 grey levels")
     if options.curve and not options.lpips:
         raise UserError("--curve draws PSNR against LPIPS: give --lpips FILE too")
-    if options.curve and len(options.weights) < 2:
-        raise UserError("--curve blends two networks: give two files after --weights")
+    if (options.curve or options.blend) and len(options.weights) < 2:
+        raise UserError("--curve and --blend mix two networks: give two files after --weights")
     for path in filter(None, (options.figure, options.curve)):
         if Path(path).suffix.lower() not in report.PICTURES:
             raise UserError(f"{path}: end the name of a picture in one of {', '.join(report.PICTURES)}")
@@ -143,7 +159,7 @@ def unique(names):
 
 def load(weights):
     """{name: generator}, named by file; no two alike, and none like a row that needs no network."""
-    names = unique([*CLASSICAL, *(Path(name).stem for name in weights)])[len(CLASSICAL):]
+    names = unique([*CLASSICAL, "original", *(Path(name).stem for name in weights)])[len(CLASSICAL) + 1:]
     return {name: load_generator(file) for name, file in zip(names, weights)}
 
 
@@ -161,20 +177,23 @@ class Benchmark:
 
     name: for tables.   folder: of originals; or with HR/ and perhaps LRx4/ in it (LRx2/, at scale 2).
     degrade: a key of RESIZERS.   lpips: whether LPIPS will be measured, which refuses images that are too small for it.
-    Raises UserError for a folder without images.
+    After `load`, `grey` holds the names of the grey files among the originals.   Raises UserError for a folder without images.
     """
 
     def __init__(self, name, folder, scale, degrade, lpips):
-        self.name, self.scale, self.resizer = name, scale, RESIZERS[degrade]
+        self.name, self.scale, self.resizer, self.grey = name, scale, RESIZERS[degrade], set()
         paired, lr = (Path(folder) / "HR").is_dir(), Path(folder) / f"LRx{scale}"
         self.hr = ImageFolder(Path(folder) / "HR" if paired else folder)
         self.lr = lr if paired and lr.is_dir() else None
         self.source = f"LR from {self.lr}" if self.lr else f"LR by --degrade {degrade}"
-        self.smallest = max(11 + 2 * scale, SMALLEST if lpips else 0)       # SSIM's window inside the border
+        self.smallest = max(11 + 2 * scale, SMALLEST * 4 // 3 if lpips else 0)     # SSIM's window inside the border; 3/4 for LPIPS
 
     def load(self, name):
         """(lr, hr), uint8 (h, w, 3) and (scale h, scale w, 3).  Raises images.ImageError for a pair that cannot be used."""
         hr = degrade.crop_to_multiple(images.read(self.hr.root / name), self.scale)
+        with images.opened(self.hr.root / name) as file:
+            if Image.getmodebase(file.mode) == "L":
+                self.grey.add(name)
         if min(hr.shape[:2]) < self.smallest:
             raise images.ImageError(f"{self.hr.root / name} has {hr.shape[1]}x{hr.shape[0]} pixels to compare: "
                                     f"fewer than {self.smallest} on a side cannot be measured")
@@ -207,39 +226,52 @@ def network(generator, device):
     return enlarge
 
 
-def measure(benchmark, methods, lpips=None):
-    """({image: {method: {metric: number}}}, [the most telling crop of every image]).  Images that cannot be used are named."""
+def noise_rows(generators, sigmas):
+    """{name of the row: (generator, sigma)} of --noise: on top of the first generator; none where there is no generator."""
+    sigmas = [sigma for sigma in sigmas if sigma]
+    return {f"{name} + noise{f' {sigma:g}' * (len(sigmas) > 1)}": (name, sigma) for name in generators[:1] for sigma in sigmas}
+
+
+def add_noise(image, sigma, name):
+    """White grey noise of standard deviation `sigma`, the same in all channels, on top of a uint8 image.
+
+    The name of the image is the seed: whatever else is measured, it always gets the same noise, and in proportion to sigma.
+    """
+    noise = np.random.default_rng(zlib.crc32(name.encode("utf-8", "surrogateescape"))).standard_normal(image.shape[:2])
+    return np.clip(np.rint(image + sigma * noise[..., None]), 0, 255).astype(np.uint8)
+
+
+def measure(benchmark, names, methods, rivals, lpips=None, keep=0):
+    """({image: {method: {metric: number}}}, [the most telling crops of all images, `keep` of them]) of the named images.
+
+    methods: {name: function from lr to sr}.   rivals: as `noise_rows`.
+    The "original" is a method with a mesh only.  A mesh is None for images that are nowhere smooth.  Images that cannot be used
+    are named and left out.
+    """
     scores, crops = {}, []
-    for name in tqdm(benchmark.hr.names, benchmark.name, unit=" images", leave=False):
+    for name in tqdm(names, benchmark.name, unit=" images", leave=False):
         try:
             lr, hr = benchmark.load(name)
         except images.ImageError as error:
             say(f"skipped: {error}", file=sys.stderr)
             continue
         results = {method: enlarge(lr) for method, enlarge in methods.items()}
-        original = lpips.features(hr) if lpips else None
+        results |= {row: add_noise(results[method], sigma, name) for row, (method, sigma) in rivals.items()}
+        smooth, channel = smooth_pixels(hr), "grey" if name in benchmark.grey else "y"
+        features = {metric: lpips.features(view(hr)) for metric, view in VIEWS.items()} if lpips else {}
         scores[name] = {}
         for method, sr in results.items():
-            row = {"psnr_y": psnr(sr, hr, benchmark.scale), "ssim_y": ssim(sr, hr, benchmark.scale),
-                   "psnr_rgb": psnr(sr, hr, benchmark.scale, "rgb")}
-            if lpips:
-                row["lpips"] = lpips.distance(lpips.features(sr), original)
-            row["lr_psnr"] = psnr(benchmark.resizer.downscale(sr, benchmark.scale), lr, 0, "rgb")
-            scores[name][method] = {metric: min(value, CAP) for metric, value in row.items()}
-        crops.append(report.telling_crop(f"{benchmark.name}/{name}", results, hr, scores[name], benchmark.scale))
+            row = {"psnr_y": psnr(sr, hr, benchmark.scale, channel), "ssim_y": ssim(sr, hr, benchmark.scale, channel),
+                   "psnr_rgb": psnr(sr, hr, benchmark.scale, "rgb"),
+                   "lr_psnr": psnr(benchmark.resizer.downscale(sr, benchmark.scale), lr, 0, "rgb")}
+            row = {metric: min(value, CAP) for metric, value in row.items()}
+            row |= {metric: lpips.distance(lpips.features(VIEWS[metric](sr)), original) for metric, original in features.items()}
+            scores[name][method] = row | {"mesh": mesh(sr, smooth, benchmark.scale)}
+        scores[name]["original"] = {"mesh": mesh(hr, smooth, benchmark.scale)}
+        if keep:
+            crops.append(report.telling_crop(f"{benchmark.name}/{name}", results, hr, scores[name], benchmark.scale))
+            crops = sorted(crops, key=lambda crop: -crop.difference)[:keep]
     return scores, crops
-
-
-def curve(benchmark, names, blends, lpips):
-    """[{"blend": amount, "psnr_y": mean, "lpips": mean}] over the named images.  blends: {amount: function from lr to sr}."""
-    points = {amount: [] for amount in blends}
-    for name in tqdm(names, f"{benchmark.name}, blends", unit=" images", leave=False):
-        lr, hr = benchmark.load(name)
-        original = lpips.features(hr)
-        for amount, enlarge in blends.items():
-            sr = enlarge(lr)
-            points[amount].append((min(psnr(sr, hr, benchmark.scale), CAP), lpips.distance(lpips.features(sr), original)))
-    return [dict(zip(("blend", "psnr_y", "lpips"), (amount, *np.mean(values, 0).tolist()))) for amount, values in points.items()]
 
 
 if __name__ == "__main__":

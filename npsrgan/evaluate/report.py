@@ -1,6 +1,6 @@
 """What an evaluation leaves for people: means and their intervals, tables, JSON and CSV, the page of crops, and the curve.
 
-`scores`, everywhere: {image: {method: {metric: number}}}.
+`scores`, everywhere: {image: {method: {metric: number}}}; a mesh may be None.
 """
 import csv
 import json
@@ -11,8 +11,9 @@ import numpy as np
 from npsrgan import images
 from npsrgan.metrics import luma
 
-NAMES = {"psnr_y": "PSNR-Y", "ssim_y": "SSIM-Y", "psnr_rgb": "PSNR-RGB", "lpips": "LPIPS", "lr_psnr": "LR PSNR"}
-DIGITS = {"psnr_y": 2, "ssim_y": 4, "psnr_rgb": 2, "lpips": 4, "lr_psnr": 2}
+NAMES = {"psnr_y": "PSNR-Y", "ssim_y": "SSIM-Y", "psnr_rgb": "PSNR-RGB", "lpips": "LPIPS", "lpips_reduced": "LPIPS 3/4", "mesh": "mesh",
+         "lr_psnr": "LR PSNR"}
+DIGITS = {"psnr_y": 2, "ssim_y": 4, "psnr_rgb": 2, "lpips": 4, "lpips_reduced": 4, "mesh": 3, "lr_psnr": 2}
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
 PAPER = {       # Ledig et al. 2017, table 2: (PSNR, SSIM)
     "Set5": {"bicubic": (28.43, 0.8211), "SRResNet": (32.05, 0.9019), "SRGAN": (29.40, 0.8472)},
@@ -33,32 +34,44 @@ def interval(values):
     return tuple(np.percentile(np.asarray(values)[drawn].mean(1), [2.5, 97.5]).tolist())
 
 
+def column(scores, method, metric):
+    """The numbers of all images that have one."""
+    values = (rows[method][metric] for rows in scores.values())
+    return np.array([value for value in values if value is not None])
+
+
+def mean(values):
+    """None where there are none."""
+    return float(values.mean()) if len(values) else None
+
+
 def summarise(scores):
     """{method: {metric: mean, "images": n, "interval": {metric: (low, high)}, "minus_bicubic": {"mean": ..., "interval": ...}}}.
 
-    The last holds the same of the differences to bicubic, image by image.  Of one image there is no interval (None).
+    The last holds the same of the differences to bicubic, image by image.  Of one image there is no interval (None).  Images
+    without a mesh are left out of its mean, which is None where none is left; "images" of the "original" are those with a mesh.
     """
-    def column(method, metric):
-        return np.array([rows[method][metric] for rows in scores.values()])
-
     def means(columns):
-        return {metric: float(values.mean()) for metric, values in columns.items()}
+        return {metric: mean(values) for metric, values in columns.items()}
 
     def intervals(columns):
-        return {metric: interval(values) if len(scores) > 1 else None for metric, values in columns.items()}
+        return {metric: interval(values) if len(values) > 1 else None for metric, values in columns.items()}
 
     summary = {}
     for method, row in next(iter(scores.values())).items():
-        columns = {metric: column(method, metric) for metric in row}
-        summary[method] = means(columns) | {"images": len(scores), "interval": intervals(columns)}
-        if method != "bicubic":
-            columns = {metric: values - column("bicubic", metric) for metric, values in columns.items()}
+        columns = {metric: column(scores, method, metric) for metric in row}
+        summary[method] = means(columns) | {"images": max(map(len, columns.values())), "interval": intervals(columns)}
+        if method not in ("bicubic", "original"):
+            columns = {metric: values - column(scores, "bicubic", metric) for metric, values in columns.items()}
             summary[method]["minus_bicubic"] = {"mean": means(columns), "interval": intervals(columns)}
     return summary
 
 
-def table(benchmark, summary):
-    """The summary of a folder as text, with the paper's numbers for the folders it measured, and the differences to bicubic."""
+def table(benchmark, summary, rivals):
+    """The summary of a folder as text, with the paper's numbers for the folders it measured, and the differences to bicubic.
+
+    rivals: {name of the row: (method, sigma of the noise on its results)}.
+    """
     metrics = [metric for metric in NAMES if metric in summary["bicubic"]]
     paper = PAPER.get(benchmark.name, {}) if benchmark.scale == 4 else {}
     count = summary["bicubic"]["images"]
@@ -67,14 +80,16 @@ def table(benchmark, summary):
     def line(name, cells):
         return (name.ljust(width) + "".join(cell.ljust(18) for cell in cells)).rstrip()
 
+    def cell(metric, means, span, sign):
+        if means.get(metric) is None:
+            return "-" * (metric in means)
+        return f"{means[metric]:{sign}.{DIGITS[metric]}f}" + " *" * bool(sign and span and span[0] * span[1] > 0)
+
     def lines(name, means, intervals, sign=""):
         """The means, and below them the intervals.  With a sign, a star behind those whose interval leaves out 0."""
-        upper, lower = [], []
-        for metric in metrics:
-            digits, span = DIGITS[metric], intervals[metric]
-            upper.append(f"{means[metric]:{sign}.{digits}f}" + " *" * bool(sign and span and span[0] * span[1] > 0))
-            lower.append(" .. ".join(f"{end:{sign}.{min(digits, 3)}f}" for end in span or ()))
-        return [line(name, upper)] + [line("", lower)] * any(lower)
+        spans = [intervals.get(metric) for metric in metrics]
+        lower = [" .. ".join(f"{end:{sign}.{min(DIGITS[metric], 3)}f}" for end in span or ()) for metric, span in zip(metrics, spans)]
+        return [line(name, [cell(metric, means, span, sign) for metric, span in zip(metrics, spans)])] + [line("", lower)] * any(lower)
 
     text = [f"{benchmark.name}: {count} image{'s' * (count > 1)}, x{benchmark.scale}, {benchmark.source}",
             line("", [NAMES[metric] for metric in metrics])]
@@ -83,6 +98,12 @@ def table(benchmark, summary):
     text += [line(f"paper: {name}", [f"{decibels:.2f}", f"{similarity:.4f}"]) for name, (decibels, similarity) in paper.items()]
     if paper:
         text.append("(paper: Ledig et al. 2017, table 2; it computes SSIM by other software, and higher)")
+    text += [f"({name}: white grey noise of {sigma:g} levels on top of {method}, which no metric should reward)"
+             for name, (method, sigma) in rivals.items()]
+    if benchmark.grey:
+        text.append(f"(grey files are measured on their own levels, as papers do: {', '.join(sorted(benchmark.grey))})")
+    if 0 < summary["original"]["images"] < count:
+        text.append(f"(mesh: of {summary['original']['images']} of the {count} images; the others are smooth nowhere)")
     text.append("minus bicubic" + ", * where the interval leaves out 0" * (count > 1))
     for method, row in summary.items():
         if "minus_bicubic" in row:
@@ -97,12 +118,12 @@ def write_json(path, contents):
 
 
 def write_csv(path, rows):
-    """A line for every dictionary; the columns are the keys of the first."""
+    """A line for every dictionary; the columns are the keys of the first.  "-" stands for what could not be measured."""
     with (images.replacing(path) as temporary,
           open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file):
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({key: "-" if value is None else value for key, value in row.items()} for row in rows)
 
 
 class Crop(NamedTuple):
@@ -130,7 +151,8 @@ def telling_crop(name, results, hr, scores, scale):
 
 def describe(row):
     """What stands below a crop: about the whole image."""
-    return f"{row['psnr_y']:.2f} dB" + (f", LPIPS {row['lpips']:.3f}" if "lpips" in row else "")
+    parts = (("psnr_y", "{:.2f} dB"), ("lpips", "LPIPS {:.3f}"), ("mesh", "mesh {:.2f}"))
+    return ", ".join(text.format(row[metric]) for metric, text in parts if row.get(metric) is not None)
 
 
 def figure(path, crops):
@@ -138,25 +160,46 @@ def figure(path, crops):
     images.figure(path, [crop.panels for crop in crops], title="Where the methods differ most (numbers: of the whole image)")
 
 
-def plot_curves(path, curves, ends):
-    """PSNR against LPIPS along the blend of two networks, a panel for each folder.  Blau and Michaeli 2018, figure 1.
+def curve(summary, rows, blends):
+    """What --curve writes about a folder: {row: {metric: mean}, ..., "curve": [{"blend": amount, metric: mean, ...}, ...]}.
 
-    curves: {folder: {"bicubic": {metric: mean}, "curve": [{"blend", "psnr_y", "lpips"}]}}.  ends: the names of the two networks.
+    rows: those of the summary to be drawn beside the curve.   blends: as `scores`, with amounts in place of methods.
+    """
+    amounts = next(iter(blends.values()))
+    return {name: {metric: summary[name][metric] for metric in NAMES if metric in summary[name]} for name in rows} | {
+        "curve": [{"blend": amount} | {metric: mean(column(blends, amount, metric)) for metric in row} for amount, row in amounts.items()
+                  if amount != "original"]}
+
+
+def plot_curves(path, curves, ends):
+    """PSNR against LPIPS along the blend of two networks (Blau and Michaeli 2018, figure 1), and below it the mesh.
+
+    A column for each folder.  curves: {folder: what `curve` returns}.  ends: the names of the two networks.
     """
     from matplotlib.figure import Figure  # slow to import, and only needed here
 
-    drawing = Figure(figsize=(1 + 4.6 * len(curves), 4.6), layout="constrained")
-    for axes, (folder, found) in zip(drawing.subplots(1, len(curves), squeeze=False)[0], curves.items()):
-        points = found["curve"]
-        axes.plot([p["psnr_y"] for p in points], [p["lpips"] for p in points], ".-")
-        labelled = points[0], points[len(points) // 2], points[-1], found["bicubic"]
-        for point, name in zip(labelled, (ends[0], "half of each", ends[1], "bicubic")):
-            axes.annotate(name, (point["psnr_y"], point["lpips"]), xytext=(0, 7), textcoords="offset points", ha="center",
-                          parse_math=False)
-        axes.plot(found["bicubic"]["psnr_y"], found["bicubic"]["lpips"], "x", color="grey")
-        axes.set_title(folder, parse_math=False)
-        axes.set(xlabel="PSNR (Y), dB: further right, truer to the pixels", ylabel="LPIPS: further down, more alike to the eye")
-        axes.grid(alpha=0.3)
-        axes.margins(0.2)
+    drawing = Figure(figsize=(1 + 4.6 * len(curves), 7), layout="constrained")
+    axes = drawing.subplots(2, len(curves), squeeze=False, sharex="col", height_ratios=(2, 1))
+    for column, (folder, found) in zip(axes.T, curves.items()):
+        points, single = found["curve"], [name for name in found if name not in ("curve", "original")]
+        for axis, metric in zip(column, ("lpips", "mesh")):
+            if points[0][metric] is None:
+                axis.text(0.5, 0.5, "no image is smooth anywhere", transform=axis.transAxes, ha="center")
+                continue
+            axis.plot([p["psnr_y"] for p in points], [p[metric] for p in points], ".-")
+            labelled = [points[0], points[len(points) // 2], points[-1], *(found[name] for name in single)]
+            for point, name in zip(labelled, (ends[0], "half of each", ends[1], *single)):
+                axis.annotate(name, (point["psnr_y"], point[metric]), xytext=(0, 7), textcoords="offset points", ha="center",
+                              parse_math=False)
+            for name in single:
+                axis.plot(found[name]["psnr_y"], found[name][metric], "x", color="grey")
+            axis.grid(alpha=0.3)
+            axis.margins(0.2)
+        if found["original"]["mesh"] is not None:
+            column[1].axhline(found["original"]["mesh"], color="grey", linestyle=":", label="the originals")
+            column[1].legend()
+        column[0].set_title(folder, parse_math=False)
+        column[0].set(ylabel="LPIPS: further down, more alike to the eye")
+        column[1].set(ylabel="mesh, grey levels", xlabel="PSNR (Y), dB: further right, truer to the pixels")
     with images.replacing(path) as temporary:
         drawing.savefig(temporary, dpi=110)
