@@ -14,7 +14,7 @@ from _lesson import exercise, picture_row, plt, save
 from tqdm import tqdm
 
 from npsrgan import losses, ops
-from npsrgan.train import report
+from npsrgan.train import checkpoint, report
 from npsrgan.data import Batches, DeadLeaves, Photograph, downscale, upscale
 from npsrgan.device import CPU
 from npsrgan.fast import keep_memory
@@ -22,7 +22,7 @@ from npsrgan.inference import fold, super_resolve
 from npsrgan.metrics import psnr
 from npsrgan.train.settings import PRESETS
 from npsrgan.tape import Tape
-from npsrgan.trainer import Trainer, read_checkpoint
+from npsrgan.trainer import Trainer
 
 FIRST, SECOND = 600, 100        # steps of SRResNet on pixels alone, then of SRGAN, which starts from it
 settings = dataclasses.replace(PRESETS["demo"], steps=FIRST, gan_steps=SECOND, batch_size=4, patch_size=12, channels=24, blocks=2,
@@ -93,10 +93,10 @@ def enlarged(trainer, name):
 healthy = new_trainer()
 play(healthy, FIRST)
 with tempfile.TemporaryDirectory() as folder:       # the same SRResNet starts two games
-    healthy.save(f"{folder}/checkpoint.h5")
-    of_checkpoint, *state = read_checkpoint(f"{folder}/checkpoint.h5")
+    checkpoint.save(f"{folder}/checkpoint.h5", healthy)
+    of_checkpoint, *state = checkpoint.load(f"{folder}/checkpoint.h5")
 loud = new_trainer(dataclasses.replace(settings, adversarial_weight=0.4))       # 200 times as much
-loud.restore(*state)
+checkpoint.restore(loud, *state)
 games = {"healthy": play(healthy, FIRST + SECOND), "D shouts": play(loud, FIRST + SECOND // 2)}
 loud.adam["srgan"].learning_rate = 0.0      # a third one: from now on G learns nothing, for whatever reason, and D plays alone
 games["then G is frozen"] = play(loud, FIRST + SECOND * 3 // 2)

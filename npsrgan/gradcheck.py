@@ -177,6 +177,7 @@ CASES = [
     Case("multiply, broadcast", ops.multiply, (normal(2, 3, 4), normal(2, 1, 4))),
     Case("scale", ops.scale, (normal(3, 4),), {"factor": -1.7}),
     Case("square", ops.square, (normal(3, 4),)),
+    Case("absolute", ops.absolute, (normal(3, 4),)),
     Case("log", ops.log, (positive(3, 4),)),
     Case("sum", ops.sum, (normal(2, 3, 4),)),
     Case("sum, axis", ops.sum, (normal(2, 3, 4),), {"axis": (0, 2)}),
@@ -225,7 +226,7 @@ def network_checks():
     vgg = exact(random_vgg19("conv2_2"))
     lr, hr = np.clip(normal(2, 4, 4, 3), -1, 1), np.clip(normal(2, 16, 16, 3), -1, 1)
     image = Tensor(np.clip(normal(2, 8, 8, 3), -1, 1))
-    hr_features = vgg(hr).array
+    hr_features, hr_layers = vgg(hr).array, [features.array for features in vgg.before_relu(hr, ("conv1_2", "conv2_2"))]
 
     def weighted(output):       # a random linear function of a network's output
         return ops.mean(output * normal(*output.shape, seed=3))
@@ -238,6 +239,8 @@ def network_checks():
         ("VGG19 to conv2_2, its weights", lambda: weighted(vgg(image)), vgg.parameters()),
         ("pixel loss, G", lambda: losses.mean_squared_error(generator.train()(lr), hr), generator.parameters()),
         ("perceptual loss, G", lambda: losses.mean_squared_error(vgg(generator(lr)), hr_features), generator.parameters()),
+        ("perceptual loss on two layers, G", lambda: losses.weighted_absolute_error(
+            vgg.before_relu(generator(lr), ("conv1_2", "conv2_2")), hr_layers, (0.3, 1)), generator.parameters()),
         ("adversarial loss, G", lambda: losses.generator_adversarial(discriminator(generator(lr))), generator.parameters()),
         ("adversarial loss, D", lambda: losses.discriminator_adversarial(discriminator(hr), discriminator(generator(lr))),
          discriminator.parameters()),

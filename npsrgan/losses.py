@@ -1,5 +1,5 @@
 """The losses of SRResNet and SRGAN.  Logits in, scalars out; D(x) = sigmoid(logit)."""
-from npsrgan.ops import mean, scale, softplus, square
+from npsrgan.ops import absolute, mean, scale, softplus, square
 from npsrgan.tape import composite
 
 
@@ -8,6 +8,15 @@ def mean_squared_error(a, b):
     """Mean of (a - b)^2 over all entries: on images the pixel loss (Ledig et al. 2017, eq. 4), on VGG19's features the
     perceptual loss (eq. 5)."""
     return mean(square(a - b))
+
+
+def weighted_absolute_error(a, b, weights):
+    """The sum over layers of weight * mean |a - b|: the perceptual loss on several layers of VGG19.
+
+    a, b: lists of features, one per layer, of `VGG19.before_relu`.  weights: numbers, one per layer.
+    Wang et al. 2018 (ESRGAN), section 3.3, has one layer; Wang et al. 2021 (Real-ESRGAN), section 3.3, has five.
+    """
+    return sum(scale(mean(absolute(x - y)), weight) for x, y, weight in zip(a, b, weights, strict=True))
 
 
 def generator_adversarial(fake_logits):

@@ -1,7 +1,5 @@
-"""The training steps of SRResNet and SRGAN, and the checkpoints that keep their state."""
+"""The training steps of SRResNet and SRGAN."""
 import copy
-import dataclasses
-import json
 import math
 import traceback
 
@@ -12,14 +10,9 @@ from npsrgan.adam import Adam, schedule
 from npsrgan.data.feed import Feed
 from npsrgan.errors import UserError
 from npsrgan.models import Discriminator, SRResNet
-from npsrgan.models.vgg19 import random_vgg19
+from npsrgan.models.vgg19 import LAYERS, random_vgg19
 from npsrgan.ops.normalisation import keep_running
 from npsrgan.tape import Tape
-from npsrgan.train.settings import Settings
-
-
-class Diverged(UserError):
-    """A loss, or something that training changes, is no longer a finite number."""
 
 
 class Trainer:
@@ -132,14 +125,15 @@ class Trainer:
         """Both losses hang on one tape.  The generator's question names the generator's parameters and no others, the
         discriminator's its own: neither player's gradient can leak into the other."""
         s, generator, discriminator = self.settings, self.networks["srgan"], self.networks["discriminator"]
-        hr_features = self.vgg(hr).array if self.vgg else None
+        hr_features = [features.array for features in self._features(hr)] if self.vgg else None
         with Tape() as tape:
             sr = generator(lr)
             real, fake = discriminator(hr), discriminator(sr)       # two passes, so that each batch has its own statistics
             parts = {"pixel": losses.mean_squared_error(sr, hr), "adversarial": losses.generator_adversarial(fake)}
             weights = {"pixel": s.pixel_weight, "adversarial": s.adversarial_weight}
             if self.vgg:
-                parts["perceptual"] = losses.mean_squared_error(self.vgg(sr), hr_features)
+                parts["perceptual"] = (losses.weighted_absolute_error(self._features(sr), hr_features, s.vgg_weights.values())
+                                       if s.vgg_weights else losses.mean_squared_error(*self._features(sr), *hr_features))
                 weights["perceptual"] = s.perceptual_weight
             weighted = {name: ops.scale(part, weights[name]) for name, part in parts.items()}
             generator_loss = sum(weighted.values())
@@ -155,6 +149,11 @@ class Trainer:
         generator.constrain()
         self.adam["discriminator"].update(discriminator_gradients)
         return row
+
+    def _features(self, image):
+        """What the perceptual loss compares, a list of tensors: one layer after its ReLU, or several layers before theirs."""
+        layers = self.settings.vgg_weights
+        return self.vgg.before_relu(image, layers) if layers else [self.vgg(image)]
 
     def _train_srgan_and_audit(self, lr, hr):
         return self._train_srgan(lr, hr, audit=True)
@@ -175,8 +174,8 @@ class Trainer:
                 count //= 2
         return 0
 
-    def _arrays(self):
-        """{name: array} of all that training changes: the arrays themselves."""
+    def arrays(self):
+        """{name: array} of all that training changes: the arrays themselves, not copies."""
         arrays = {}
         for name, network in self.networks.items():
             adam = self.adam[name]
@@ -185,45 +184,6 @@ class Trainer:
         for name, network in self.averages.items():
             arrays |= {f"{name}/average": network.flat} | {f"{name}/average_state/{key}": array for key, array in network.state().items()}
         return arrays
-
-    def save(self, path):
-        """Write a checkpoint: parameters, running statistics, Adam's moments and steps, and the settings.
-
-        Nothing random needs saving: every draw follows from the seed and the step.
-        Raises Diverged, and writes nothing, if anything in it is not a finite number; UserError where the disk refuses.
-        """
-        for name, array in self._arrays().items():
-            if not np.isfinite(array).all():
-                raise Diverged(f"{name} has entries that are no longer finite numbers")
-        counts = {f"{name}_adam_steps": adam.steps for name, adam in self.adam.items()}
-        storage.write(path, self._arrays(), counts | {"srresnet_steps": self.srresnet_steps, "srgan_steps": self.srgan_steps,
-                                                      "settings": json.dumps(dataclasses.asdict(self.settings))}, keep_previous=True)
-
-    def restore(self, arrays, attributes):
-        """Put back what `save` wrote.  A network that did not train yet then, as SRGAN when only `steps` were asked for, stays new.
-
-        Raises UserError if the arrays are another architecture's, if the settings ask for fewer steps than were taken, or if
-        SRGAN has begun from an SRResNet of other `steps`.
-        """
-        s = self.settings
-        self.srresnet_steps, self.srgan_steps = attributes["srresnet_steps"], attributes["srgan_steps"]
-        if s.steps < self.srresnet_steps or not s.together and s.gan_steps < self.srgan_steps:
-            raise UserError(f"the checkpoint is already at {self.srresnet_steps} SRResNet and {self.srgan_steps} SRGAN steps: "
-                            "--steps and --gan-steps cannot ask for fewer")
-        if self.srgan_steps and not s.together and s.steps != self.srresnet_steps:
-            raise UserError(f"SRGAN has already begun from the SRResNet of step {self.srresnet_steps}: leave out --steps, only "
-                            "--gan-steps can still change")
-        mine, arrays = self._arrays(), {key: array for key, array in arrays.items() if key.split("/")[0] in self.networks}
-        saved = {name for name in self.networks if f"{name}/parameters" in arrays}
-        wrong = [key for key in arrays.keys() | {key for key in mine if key.split("/")[0] in saved}
-                 if key not in mine or key not in arrays or mine[key].shape != arrays[key].shape]
-        if wrong:
-            raise UserError(f"the checkpoint holds networks of another architecture ({', '.join(sorted(wrong)[:3])}): "
-                            "start a new run in another --out")
-        for key, array in arrays.items():
-            mine[key][...] = self.device.array(array)
-        for name in saved:
-            self.adam[name].steps = attributes[f"{name}_adam_steps"]
 
 
 def call(work, *arrays, record=True):
@@ -239,20 +199,6 @@ def _graphs(device, record, say):
 def numbers(row):
     """{name: float} of a row of losses, wherever they are.  On a GPU, this waits until they are computed."""
     return {name: float(value) for name, value in row.items()}
-
-
-_ABSENT = {"equal_phases": False, "average": 0.0}       # what a checkpoint did that does not name these settings
-
-
-def read_checkpoint(path):
-    """(settings, arrays, attributes) of what `Trainer.save` wrote.  Raises UserError for a file that is missing, damaged or no such."""
-    arrays, attributes = storage.read(path)
-    if "srresnet_steps" not in attributes:
-        raise UserError(f"{path} is no checkpoint")
-    try:
-        return Settings(**_ABSENT | json.loads(attributes["settings"])), arrays, attributes
-    except TypeError:
-        raise UserError(f"{path} was written by another version of npsrgan") from None
 
 
 def _audit(tape, parts, sr):
@@ -271,11 +217,12 @@ def _audit(tape, parts, sr):
 
 def load_vgg19(settings, say):
     """The VGG19 that the settings ask for; where they name no file, a random one, announced through `say`."""
+    deepest = max(settings.vgg_weights or [settings.vgg_layer], key=LAYERS.index)
     if settings.vgg:
-        return storage.load_vgg19(settings.vgg, settings.vgg_layer, settings.feature_scale)
-    say(f"no --vgg file given: a VGG19 with random weights, cut at {settings.vgg_layer}, compares the features "
+        return storage.load_vgg19(settings.vgg, deepest, settings.feature_scale)
+    say(f"no --vgg file given: a VGG19 with random weights, cut at {deepest}, compares the features "
         "(it does for a demonstration; real training needs the real weights)")
-    return random_vgg19(settings.vgg_layer, settings.seed, settings.feature_scale or 1.0)
+    return random_vgg19(deepest, settings.seed, settings.feature_scale or 1.0)
 
 
 def _initial_weights(settings, wanted):

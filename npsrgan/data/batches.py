@@ -12,7 +12,7 @@ from itertools import count, islice
 import numpy as np
 from tqdm import tqdm
 
-from npsrgan.data.degrade import crop_to_multiple, downscale, patch_pair
+from npsrgan.data import degrade
 from npsrgan.errors import UserError
 from npsrgan.images import ImageError, to_float
 
@@ -34,6 +34,7 @@ class Batches:
     source:     has len, .name(i) and .load(i) (see npsrgan.data).
     batch_size: N, patches per batch, each from another image as long as there are that many.
     patch_size: p, the side of a low-resolution patch; the high-resolution one has scale * p.
+    photo:      whether patches are made small as photographs are found (`degrade.photo`), not by clean bicubic.
     workers:    threads that load and cut images; None for one per processor, at most 8.
     ahead:      batches to prepare while the last one is used.
     report:     called with a sentence about each file that is skipped; None writes to stderr.
@@ -42,8 +43,9 @@ class Batches:
     `skipped` maps the names met so far to the reasons.
     """
 
-    def __init__(self, source, batch_size, patch_size, scale=4, seed=0, workers=None, ahead=4, report=None):
+    def __init__(self, source, batch_size, patch_size, scale=4, seed=0, photo=False, workers=None, ahead=4, report=None):
         self.source, self.batch_size, self.patch_size, self.scale, self.seed = source, batch_size, patch_size, scale, seed
+        self.photo = photo
         self.workers = workers or min(8, os.cpu_count() or 1)
         self.ahead = ahead
         self.steps_per_epoch = max(1, len(source) // batch_size)
@@ -129,7 +131,7 @@ class Batches:
         top, left = rng.integers(height - p + 1), rng.integers(width - p + 1)
         flip, turns = rng.integers(2), rng.integers(4)
         return tuple(to_float(np.rot90(patch[:, ::-1] if flip else patch, turns))
-                     for patch in patch_pair(image, top, left, p, scale))
+                     for patch in degrade.patch_pair(image, top, left, p, scale, rng if self.photo else None))
 
     def _skip(self, index, error):
         self.skipped[self.source.name(index)] = str(error)
@@ -147,9 +149,10 @@ class Batches:
                 f"the first: {'; '.join(islice(self.skipped.values(), 3))}")
 
 
-def validation_pairs(source, scale=4, count=None, report=None):
+def validation_pairs(source, scale=4, count=None, report=None, photo=False):
     """Iterate over (name, lr, hr) for whole images: hr uint8 (H, W, 3), cut to a multiple of the scale, lr downscaled from it.
 
+    photo: whether lr is made as photographs are found (`degrade.photo`, seeded by the name), not by clean bicubic.
     count: that many images, spread evenly over the source; None, or more than there are, takes all of them.
     Images that are damaged or smaller than 8 low-resolution pixels are skipped and reported, as in `Batches`.
     Raises UserError where that leaves none.
@@ -166,6 +169,7 @@ def validation_pairs(source, scale=4, count=None, report=None):
             reasons.append(str(error))
             (report or _to_stderr)(f"skipped: {error}")
             continue
-        yield source.name(index), downscale(image, scale), crop_to_multiple(image, scale)
+        lr = degrade.photo(image, scale, degrade.seeded_by(source.name(index))) if photo else degrade.downscale(image, scale)
+        yield source.name(index), lr, degrade.crop_to_multiple(image, scale)
     if len(reasons) == chosen:
         raise UserError(f"none of {chosen} validation images can be used, the first: {'; '.join(reasons[:3])}")

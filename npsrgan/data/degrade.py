@@ -1,10 +1,13 @@
-"""From high resolution to low: bicubic downscaling, of whole images and of patches."""
+"""From high resolution to low, of whole images and of patches: by bicubic, as papers do, or as photographs are found."""
+import io
+
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFilter
 
 # Downscaled by `scale`, a pixel of the bicubic kernel (4 pixels wide, stretched by the scale) reaches less than this many
 # low-resolution pixels beyond its own.
 MARGIN = 2
+JPEG_BLOCK = 16     # pixels: JPEG compresses colours in squares of this side
 
 
 def crop_to_multiple(image, scale):
@@ -32,16 +35,42 @@ def _resize(image, height, width):
     return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
 
 
-def patch_pair(image, top, left, patch_size, scale):
-    """A low-resolution patch and the high-resolution patch it came from: (lr, hr), uint8 (p, p, 3) and (scale p, scale p, 3).
+def photo(image, scale, rng):
+    """The low-resolution image as photographs are found: blurred, reduced, noisy, compressed.  Each strength is drawn from `rng`.
 
-    top, left, patch_size: in low-resolution pixels.  `lr` is, bit for bit, a crop of the whole image downscaled, so that a
-    patch's border looks like any other pixel; only the patch and a margin as wide as the kernel are downscaled for it.
+    Gaussian blur of deviation 0 to scale / 2 pixels; reduction by area, bilinear or bicubic; Gaussian noise of deviation 0 to 6 levels,
+    grey or coloured; JPEG of quality 50 to 95.  In one pass: Zhang et al. 2021 (BSRGAN) and Wang et al. 2021 (Real-ESRGAN) chain two.
+
+    image uint8 (H, W, 3) -> uint8 (H // scale, W // scale, 3).  rng: a numpy.random.Generator.
     """
     height, width = (n // scale for n in image.shape[:2])
-    y, x = max(top - MARGIN, 0), max(left - MARGIN, 0)
-    bottom, right = min(top + patch_size + MARGIN, height), min(left + patch_size + MARGIN, width)
-    lr = downscale(image[scale * y:scale * bottom, scale * x:scale * right], scale)
+    blurred = Image.fromarray(crop_to_multiple(image, scale)).filter(ImageFilter.GaussianBlur(rng.uniform(0, scale / 2)))
+    reduced = blurred.resize((width, height), rng.choice([Image.Resampling.BOX, Image.Resampling.BILINEAR, Image.Resampling.BICUBIC]))
+    noise = rng.normal(0, rng.uniform(0, 6), (height, width, rng.choice([1, 3])))
+    noisy = np.clip(np.rint(reduced + noise), 0, 255).astype(np.uint8)
+    with io.BytesIO() as file:
+        Image.fromarray(noisy).save(file, "JPEG", quality=int(rng.integers(50, 96)))
+        return np.array(Image.open(file))
+
+
+def seeded_by(name):
+    """The random generator that belongs to an image of this name."""
+    return np.random.default_rng(list(name.encode("utf-8", "surrogateescape")))
+
+
+def patch_pair(image, top, left, patch_size, scale, rng=None):
+    """A low-resolution patch and the high-resolution patch it came from: (lr, hr), uint8 (p, p, 3) and (scale p, scale p, 3).
+
+    top, left, patch_size: in low-resolution pixels.  rng: None for `downscale`, a generator for `photo`.  Only the patch and a margin
+    are made small.  With `downscale`, `lr` is, bit for bit, a crop of the whole small image, so that a patch's border looks like any
+    other pixel; with `photo` the margin is wider, and JPEG's blocks lie where those of the whole image would.
+    """
+    height, width = (n // scale for n in image.shape[:2])
+    margin, grid = (MARGIN, 1) if rng is None else (MARGIN + 2, JPEG_BLOCK)
+    y, x = (max(corner - margin, 0) // grid * grid for corner in (top, left))
+    bottom, right = min(top + patch_size + margin, height), min(left + patch_size + margin, width)
+    region = image[scale * y:scale * bottom, scale * x:scale * right]
+    lr = downscale(region, scale) if rng is None else photo(region, scale, rng)
     lr = lr[top - y:, left - x:][:patch_size, :patch_size]
     hr = image[scale * top:, scale * left:][:scale * patch_size, :scale * patch_size]
     return lr, hr

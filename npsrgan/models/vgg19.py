@@ -43,6 +43,21 @@ class VGG19(Layer):
             x = self.stage(name, x)
         return ops.scale(x, self.settings["feature_scale"])
 
+    def before_relu(self, image, names):
+        """The outputs of several convolutions before their ReLU, from shallow to deep: a list of tensors (N, H', W', C).
+
+        Less is lost there than behind it: Wang et al. 2018 (ESRGAN), section 3.3.  names: layers, the deepest of them `layer`.
+        """
+        x, found = image * self.input_gain + self.input_shift, []
+        for name in self._names:
+            if name in names:
+                x = getattr(self, name)(x)
+                found.append(ops.scale(x, self.settings["feature_scale"]))
+                x = ops.relu(ops.max_pool2d(x) if name in self._pooled else x)
+            else:
+                x = self.stage(name, x)
+        return found
+
     def stage(self, name, x):
         """One convolution and its ReLU, and where another block follows, pooling.
 

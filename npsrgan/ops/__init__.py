@@ -4,7 +4,7 @@ Images are (N, H, W, C), convolution kernels (kh, kw, C_in, C_out), linear weigh
 arrays or numbers and return tensors; float32 in gives float32 out, values and gradients, and so does float64.
 """
 from npsrgan.ops.activations import leaky_relu, prelu, relu, sigmoid, softplus
-from npsrgan.ops.arithmetic import add, log, mean, multiply, scale, square, subtract, sum
+from npsrgan.ops.arithmetic import absolute, add, log, mean, multiply, scale, square, subtract, sum
 from npsrgan.ops.convolution import conv2d
 from npsrgan.ops.linear import linear
 from npsrgan.ops.normalisation import batch_norm
@@ -12,7 +12,7 @@ from npsrgan.ops.pooling import max_pool2d
 from npsrgan.ops.shapes import concatenate, flatten, pixel_shuffle, reshape, slice
 from npsrgan.tape import Tensor
 
-__all__ = ["add", "batch_norm", "concatenate", "conv2d", "flatten", "leaky_relu", "linear", "log", "max_pool2d", "mean",
+__all__ = ["absolute", "add", "batch_norm", "concatenate", "conv2d", "flatten", "leaky_relu", "linear", "log", "max_pool2d", "mean",
            "multiply", "pixel_shuffle", "prelu", "relu", "reshape", "scale", "sigmoid", "slice", "softplus", "square",
            "subtract", "sum"]
 

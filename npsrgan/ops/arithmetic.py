@@ -53,6 +53,13 @@ def square(x):
 
 
 @op
+def absolute(x):
+    """|x|, elementwise.  At 0, where it has no gradient, the rule gives 0."""
+    def d_x(dy): return dy * np.sign(x)
+    return np.abs(x), (d_x,)
+
+
+@op
 def log(x):
     """Natural logarithm, elementwise, for x > 0."""
     def d_x(dy): return dy / x

@@ -24,9 +24,10 @@ from npsrgan.errors import UserError, command, on_gpu
 from npsrgan.fast import keep_memory, set_threads
 from npsrgan.inference import fold, super_resolve
 from npsrgan.metrics import CAP, psnr, ssim
-from npsrgan.train import report
+from npsrgan.train import checkpoint, report
+from npsrgan.train.checkpoint import Diverged
 from npsrgan.train.settings import merge, parse
-from npsrgan.trainer import Diverged, Trainer, numbers, read_checkpoint
+from npsrgan.trainer import Trainer, numbers
 
 say = tqdm.write        # does not tear the progress bar
 
@@ -53,7 +54,7 @@ def main(arguments=None):
 
     trainer = Trainer(settings, device, say)
     if saved:
-        trainer.restore(*state)
+        checkpoint.restore(trainer, *state)
         del saved, state        # as large as all networks and their moments
         if trainer.steps >= settings.total_steps and (out / "result.json").exists():
             say(f"this run is finished ({trainer.steps} steps); to train on, give a larger --steps or --gan-steps")
@@ -85,7 +86,7 @@ def choose_folder(settings, resume):
 
 
 def find_checkpoint(path, resume):
-    """What `read_checkpoint` returns of the newest one that is whole; None to start anew.  Raises UserError where neither is right."""
+    """What `checkpoint.load` returns of the newest one that is whole; None to start anew.  Raises UserError where neither is right."""
     older = storage.previous(path)
     if not resume:
         if path.exists() or older.exists():
@@ -95,16 +96,16 @@ def find_checkpoint(path, resume):
         say(f"no checkpoint in {shown(path.parent)} yet: starting from the beginning")
         return None
     try:
-        return read_checkpoint(path)
+        return checkpoint.load(path)
     except UserError as error:
         damage = str(error)
     try:
-        checkpoint = read_checkpoint(older)
+        found = checkpoint.load(older)
     except UserError as error:
         raise UserError(f"{damage}, and {error}: start a new run in another --out") from None
     say(f"{damage}; going on from the one before")
     os.replace(older, path)     # so that the next save does not put the damaged file in its place
-    return checkpoint
+    return found
 
 
 def prepare(out, fresh):
@@ -153,9 +154,9 @@ def train(trainer, training, validation, out):
     s, total = trainer.settings, trainer.settings.total_steps
     if trainer.steps >= total:
         return True
-    pairs = list(validation_pairs(validation, s.scale, s.val_count, say))
+    pairs = list(validation_pairs(validation, s.scale, s.val_count, say, s.degradation == "photo"))
     log = report.Log(out / "log.csv", trainer.steps)
-    batches = Batches(training, s.batch_size, s.patch_size, s.scale, s.seed, report=say)
+    batches = Batches(training, s.batch_size, s.patch_size, s.scale, s.seed, s.degradation == "photo", report=say)
     saved, clock, counted, shortage = trainer.steps, time.perf_counter(), trainer.steps, None
     with (stop_signals() as stop, closing(batches.ahead_from(trainer.steps, total)) as stream,
           warnings.catch_warnings(action="ignore", category=RuntimeWarning),        # of overflows: `require_finite` tells, once
@@ -180,7 +181,7 @@ def train(trainer, training, validation, out):
                 stopping = bool(stop)       # asked once: a signal a moment later stops after the next step
                 if step % s.save_every == 0 or step == total or stopping:
                     require_finite(losses, step)
-                    trainer.save(out / "checkpoint.h5")
+                    checkpoint.save(out / "checkpoint.h5", trainer)
                     saved = step
             except Diverged as error:
                 raise Diverged(f"{error}: training stopped and {kept(saved)}; start anew with a smaller --learning-rate") from None
@@ -254,7 +255,8 @@ def finish(trainer, validation, out):
     log = report.Log(out / "log.csv", trainer.steps)
     log.plot(out / "loss.png")
     generators, count = {name: fold(trainer.trained(name)) for name, _ in report.generators(trainer)}, 0
-    for name, lr, hr in tqdm(validation_pairs(validation, s.scale, report=say), "measuring", len(validation), unit=" images", delay=2):
+    for name, lr, hr in tqdm(validation_pairs(validation, s.scale, report=say, photo=s.degradation == "photo"),
+                             "measuring", len(validation), unit=" images", delay=2):
         results = {"bicubic": upscale(lr, s.scale)}
         results |= {name: super_resolve(generator, lr, trainer.device) for name, generator in generators.items()}
         for method, image in results.items():

@@ -21,7 +21,7 @@ def option(default, text, choices=None):
 class Settings:
     """Everything that decides what a run computes.  Sizes in pixels of the low resolution unless said otherwise."""
 
-    preset: str = option("demo", "where the other settings start from", ("demo", "seed", "paper"))
+    preset: str = option("demo", "where the other settings start from", ("demo", "seed", "paper", "photo"))
     data: str | None = option(None, "folder of training images, searched recursively; without one, dead-leaves images are drawn")
     val: str | None = option(None, "folder of held-out images; without one, a twentieth of --data, chosen by file name, "
                                    "or, with no --data either, one photograph")
@@ -34,6 +34,8 @@ class Settings:
     batch_size: int = option(16, "crops in a batch, each from another image")
     patch_size: int = option(24, "side of the low-resolution crops")
     scale: int = option(4, "enlargement", (2, 4))
+    degradation: str = option("clean", "how small images are made: clean (bicubic, as papers do) or photo (blur, noise and JPEG of random "
+                                       "strength, as photographs are found)", ("clean", "photo"))
     channels: int = option(64, "width of the generator")
     blocks: int = option(16, "residual blocks of the generator")
     discriminator_channels: int = option(64, "width of the discriminator's first layer")
@@ -51,7 +53,8 @@ class Settings:
     perceptual_weight: float = option(1.0, "weight of the mean squared error of VGG19's features in SRGAN's loss")
     adversarial_weight: float = option(1e-3, "weight of the adversarial loss in SRGAN's loss")
     vgg: str | None = option(None, "HDF5 file of VGG19's weights; without one, a random VGG19 stands in")
-    vgg_layer: str = option("conv5_4", "convolution of VGG19 whose output, after ReLU, is compared", LAYERS)
+    vgg_layer: str = option("conv5_4", "convolution of VGG19 whose output after ReLU is compared, by squared error as in the paper; or "
+                                       "several with weights, conv2_2:0.3,conv5_4:18: their outputs before ReLU, by absolute error")
     feature_scale: float | None = option(None, "factor on VGG19's features (default: the file's own; 1/12.75 for Keras's)")
     leaves: int = option(250, "dead-leaves images in the pool, where there is no --data")
     seed: int = option(0, "what every random draw follows from")
@@ -71,6 +74,12 @@ class Settings:
         return self.patch_size * self.scale
 
     @property
+    def vgg_weights(self):
+        """{layer: weight} where --vgg-layer gives several layers, from shallow to deep; {} for the paper's one."""
+        pairs = [item.split(":") for item in self.vgg_layer.split(",")] if ":" in self.vgg_layer else []
+        return {name: float(weight) for name, weight in sorted(pairs)}
+
+    @property
     def total_steps(self):
         """Steps of the whole run."""
         return self.steps + self.gan_steps
@@ -82,6 +91,11 @@ class Settings:
         for name in ("steps", "gan_steps", "blocks", "seed", "cache", "threads", "leaky_slope",
                      "pixel_weight", "perceptual_weight", "adversarial_weight"):
             _require(0 <= getattr(self, name) < math.inf, name, "must be a number, and not negative", self)      # NaN is neither
+        try:
+            known = set(self.vgg_weights or [self.vgg_layer]) <= set(LAYERS) and all(0 < w < math.inf for w in self.vgg_weights.values())
+        except ValueError:
+            known = False
+        _require(known, "vgg_layer", f"must be one of {', '.join(LAYERS)}, or several with positive weights, conv2_2:0.3,conv5_4:18", self)
         _require(0 <= self.average < 1, "average", "must be at least 0 and below 1", self)
         for name in ("learning_rate", "gan_learning_rate"):
             _require(0 < getattr(self, name) < 1, name, "must lie between 0 and 1", self)
@@ -112,6 +126,10 @@ PRESETS = {
                      perceptual_weight=1e-2, adversarial_weight=1e-2),
     # Ledig et al. 2017, section 3.2.
     "paper": Settings(preset="paper", steps=1_000_000, gan_steps=200_000, gan_schedule="drop", pixel_weight=0.0, save_every=1000),
+    # What the weights in weights/ are trained with: weights/README.md compares it with others.
+    "photo": Settings(preset="photo", steps=60_000, gan_steps=10_000, batch_size=8, learning_rate=3e-4, schedule="cosine",
+                      gan_schedule="cosine", average=0.99, pixel_weight=4.0, perceptual_weight=1e-3, adversarial_weight=2e-3,
+                      vgg_layer="conv1_2:0.75,conv2_2:0.3,conv3_4:1.2,conv4_4:1.3,conv5_4:18"),
 }
 # What --resume may change.
 CHANGEABLE = ("steps", "gan_steps", "batch_size", "save_every", "log_every", "cache", "device", "precision", "graph", "out")

@@ -8,6 +8,15 @@ from npsrgan.errors import UserError
 from npsrgan.train.settings import PRESETS, Settings, merge, parse
 
 
+def test_layers_of_vgg19_and_their_weights():
+    assert Settings().vgg_weights == {}
+    several = dataclasses.replace(Settings(), vgg_layer="conv5_4:18,conv2_2:0.3")
+    assert list(several.vgg_weights.items()) == [("conv2_2", 0.3), ("conv5_4", 18)]
+    for wrong in ("conv2_2:x", "conv9_1", "conv1_2:1,conv9_1:2", "conv1_2:-1", "conv1_2,conv2_2:1", ""):
+        with pytest.raises(UserError, match="--vgg-layer must be one of conv1_1, "):
+            dataclasses.replace(PRESETS["demo"], vgg_layer=wrong).validate()
+
+
 def test_presets_are_valid_and_demo_is_the_default():
     for name, preset in PRESETS.items():
         assert preset.validate().preset == name
@@ -113,7 +122,7 @@ def test_unusual_but_possible_options(words):
     assert settings.validate() is settings
 
 
-@pytest.mark.parametrize("words", ["--preset best", "--scale 3", "--device tpu", "--vgg-layer conv9_9", "--schedule weekly",
+@pytest.mark.parametrize("words", ["--preset best", "--scale 3", "--device tpu", "--schedule weekly",
                                    "--weight-init zeros", "--steps many", "--batch-size 1.5", "--colour red"])
 def test_what_is_no_option_at_all(words, capsys):
     with pytest.raises(SystemExit) as caught:
@@ -153,7 +162,7 @@ def test_help_tells_every_setting_and_its_defaults(capsys, monkeypatch):
         parse(["--help"])
     assert caught.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
-    described = text[text.index(" --preset {demo,seed,paper} where"):]
+    described = text[text.index(" --preset {demo,seed,paper,photo} where"):]
     for item in dataclasses.fields(Settings):
         flag, values = "--" + item.name.replace("_", "-"), [getattr(preset, item.name) for preset in PRESETS.values()]
         entry = described[re.search(rf" {flag}(,| [A-Z{{])", described).start():][:700]

@@ -17,7 +17,7 @@ from npsrgan.models import SRResNet
 from npsrgan.models.vgg19 import random_vgg19
 from npsrgan.tape import Tape
 from npsrgan.train import __main__ as train
-from npsrgan.train import report
+from npsrgan.train import checkpoint, report
 from npsrgan.train.settings import parse
 from npsrgan.trainer import Trainer
 
@@ -116,8 +116,8 @@ def test_an_image_that_bicubic_restores_exactly_leaves_finite_numbers(tiny, tmp_
 
 
 def test_checkpoints_and_log_lines_come_when_asked(tiny, tmp_path, monkeypatch):
-    saved, save = [], Trainer.save
-    monkeypatch.setattr(Trainer, "save", lambda self, path: (saved.append(self.steps), save(self, path)))
+    saved, save = [], checkpoint.save
+    monkeypatch.setattr(checkpoint, "save", lambda path, trainer: (saved.append(trainer.steps), save(path, trainer)))
     tiny(tmp_path / "run", steps=6, gan_steps=5, save_every=4, log_every=5)
     assert saved == [4, 8, 11]
     assert [row["step"] for row in outcome(tmp_path / "run")["log.csv"]] == ["5", "6", "10", "11"]
@@ -290,18 +290,26 @@ def test_the_players_gradients_do_not_leak(photos):
             assert both.networks[name].flat.tobytes() == alone.networks[name].flat.tobytes(), (name, number)
 
 
-def test_the_losses_are_what_they_are_called(photos):
+@pytest.mark.parametrize("layers", ["conv2_2", "conv2_1:3,conv1_2:0.5"])
+def test_the_losses_are_what_they_are_called(photos, layers):
     """The row of the log, by hand, from D's and VGG19's outputs."""
-    trainer = trainer_with(photos, adversarial_weight=0.3, perceptual_weight=0.7, pixel_weight=2)
-    twin = trainer_with(photos, adversarial_weight=0.3, perceptual_weight=0.7, pixel_weight=2)
+    weights = {"adversarial_weight": 0.3, "perceptual_weight": 0.7, "pixel_weight": 2, "vgg_layer": layers}
+    trainer, twin = trainer_with(photos, **weights), trainer_with(photos, **weights)
+
+    def perceptual(image, original):
+        if layers == "conv2_2":
+            return losses.mean_squared_error(twin.vgg(image), twin.vgg(original).array)
+        (shallow, deep), originals = (twin.vgg.before_relu(x, ("conv1_2", "conv2_1")) for x in (image, original))
+        terms = [ops.mean(ops.absolute(x - y.array)) for x, y in zip((shallow, deep), originals)]
+        return 0.5 * terms[0] + 3.0 * terms[1]
+
     lr, hr = batch()
     row = trainer.step(lr, hr) and trainer.srgan_step(lr, hr, audit=True)
 
     sr = twin.networks["srgan"](lr).array
     real, fake = (twin.networks["discriminator"](image).array.astype(np.float64) for image in (hr, sr))
     d_hr, d_sr = 1 / (1 + np.exp(-real)), 1 / (1 + np.exp(-fake))
-    features = [twin.vgg(image).array.astype(np.float64) for image in (sr, hr)]
-    expected = {"pixel": np.mean((sr - hr.astype(np.float64)) ** 2), "perceptual": np.mean((features[0] - features[1]) ** 2),
+    expected = {"pixel": np.mean((sr - hr.astype(np.float64)) ** 2), "perceptual": float(perceptual(sr, hr)),
                 "adversarial": np.mean(-np.log(d_sr)), "discriminator": np.mean([-np.log(d_hr), -np.log(1 - d_sr)]),
                 "d_hr": d_hr.mean(), "d_sr": d_sr.mean()}
     gradients = {}
@@ -309,7 +317,7 @@ def test_the_losses_are_what_they_are_called(photos):
         with Tape() as tape:
             image = ops.scale(sr, 1.0)
             loss = {"pixel": lambda x: losses.mean_squared_error(x, hr),
-                    "perceptual": lambda x: losses.mean_squared_error(twin.vgg(x), twin.vgg(hr).array),
+                    "perceptual": lambda x: perceptual(x, hr),
                     "adversarial": lambda x: losses.generator_adversarial(twin.networks["discriminator"](x))}[part](image)
         gradients[part] = weight * tape.gradient(loss, image).astype(np.float64)
         expected[f"gradient_{part}"] = np.linalg.norm(gradients[part])

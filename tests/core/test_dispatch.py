@@ -18,6 +18,7 @@ from npsrgan.fast.cuda import compile
 from npsrgan.gradcheck import CASES
 from npsrgan.layers import Layer
 from npsrgan.tape import Tape, Tensor, reference_only
+from npsrgan.train import checkpoint
 from npsrgan.train.settings import Settings
 from npsrgan.trainer import Trainer
 
@@ -231,9 +232,9 @@ def test_training_both_generators_and_the_discriminator(tmp_path):
         for key, array in network.state().items():
             assert np.array_equal(array.get(), on_cpu.networks[name].state()[key])
 
-    on_gpu.save(tmp_path / "checkpoint.h5")
+    checkpoint.save(tmp_path / "checkpoint.h5", on_gpu)
     restored = Trainer(settings, GPU, say=lambda line: None)
-    restored.restore(*storage.read(tmp_path / "checkpoint.h5"))
+    checkpoint.restore(restored, *storage.read(tmp_path / "checkpoint.h5"))
     with reference_only():
         assert restored.step(lr, hr) == on_gpu.step(lr, hr)
 

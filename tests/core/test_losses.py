@@ -29,6 +29,14 @@ def test_mean_squared_error():
     assert relative_error(d_a, 2 * (a - b) / 72) < 1e-14 and np.array_equal(d_b, -d_a)
 
 
+def test_weighted_absolute_error():
+    a, b = [wave(2, 3, 4, 3), wave(1, 5)], [wave(2, 3, 4, 3, seed=1), wave(1, 5, seed=1)]
+    value, (d_first, d_second) = with_gradients(lambda *a: losses.weighted_absolute_error(a, b, (0.5, 3)), *a)
+    assert value == pytest.approx(0.5 * abs(a[0] - b[0]).mean() + 3 * abs(a[1] - b[1]).mean(), rel=1e-14)
+    assert np.allclose(d_first, 0.5 * np.sign(a[0] - b[0]) / 72, rtol=1e-14)
+    assert np.allclose(d_second, 3 * np.sign(a[1] - b[1]) / 5, rtol=1e-14)
+
+
 def test_generator_adversarial_is_minus_log_d():
     value, (gradient,) = with_gradients(losses.generator_adversarial, FAKE)
     assert value == pytest.approx(-np.log(sigmoid(FAKE)).mean(), rel=1e-14)

@@ -83,6 +83,41 @@ def test_vgg19_halves_the_side_before_every_block_but_the_first(layer, side, cha
     assert vgg(np.zeros((1, 16, 16, 3), np.float32)).shape == (1, side, side, channels)
 
 
+def test_before_relu_taps_the_layers_that_forward_goes_through():
+    """ReLU of the deepest tap is the network's own output; a tap in front of a pooling layer is not pooled."""
+    vgg, image = random_vgg19("conv2_2"), np.tanh(wave(2, 16, 16, 3)).astype(np.float32)
+    shallow, deep = vgg.before_relu(image, ("conv1_2", "conv2_2"))
+    assert shallow.shape == (2, 16, 16, 64) and shallow.array.min() < 0 < shallow.array.max()
+    assert np.array_equal(ops.relu(deep).array, vgg(image).array)
+    assert np.allclose(ops.relu(shallow).array, random_vgg19("conv1_2")(image).array, rtol=1e-5, atol=1e-5)
+
+
+def test_a_flat_image_stays_flat_where_the_phases_are_equal():
+    """Inside the reach of the zeros at the border, in float64 to the last bits, whole and in tiles; without the constraint it does not."""
+    def flat(equal_phases, scale):
+        network = SRResNet(8, 2, scale, seed=1, equal_phases=equal_phases).to(lambda array: array.astype(np.float64)).eval()
+        for p in network.parameters():
+            p.array += 0.1 * np.random.default_rng(5).standard_normal(p.shape)
+        network.constrain()
+        sr = network(np.full((1, 40, 40, 3), 0.3)).array[:, 16 * scale:-16 * scale, 16 * scale:-16 * scale]
+        return np.ptp(sr, axis=(1, 2)).max() / np.abs(sr).max()
+
+    for scale in (2, 4):
+        assert flat(True, scale) < 1e-13 and flat(False, scale) > 1e-3
+
+
+def test_the_projection_moves_no_further_than_it_must():
+    """It is orthogonal: a second one changes nothing, and what it took away is at right angles to what is left."""
+    network = SRResNet(4, 1, 4, seed=2).to(lambda array: array.astype(np.float64))
+    before = network.flat.copy()
+    network.settings["equal_phases"] = True
+    network.constrain()
+    once = network.flat.copy()
+    network.constrain()
+    assert np.allclose(network.flat, once, rtol=0, atol=1e-15)
+    assert 0 < np.linalg.norm(before - once) and abs(once @ (before - once)) < 1e-12
+
+
 def test_vgg19_refuses_an_unknown_layer():
     with pytest.raises(ValueError, match="no layer 'conv6_1': choose one of conv1_1, "):
         VGG19("conv6_1")

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from npsrgan import images
-from npsrgan.data import Batches, DeadLeaves, ImageFolder, downscale, patch_pair, split, upscale, validation_pairs
+from npsrgan.data import Batches, DeadLeaves, ImageFolder, degrade, downscale, patch_pair, split, upscale, validation_pairs
 from npsrgan.data.dead_leaves import _power_law_noise, _radii, draw
 from npsrgan.errors import UserError
 from npsrgan.metrics import luma
@@ -388,6 +388,40 @@ def test_a_process_interrupted_in_the_middle_ends():
 
 
 # Validation
+
+def test_photo_keeps_size_place_and_colour_and_follows_from_its_generator():
+    """The strengths are drawn, so many draws together: their mean is the clean small image, whose edges alone are softer."""
+    ramp = np.broadcast_to(np.linspace(40, 210, 96)[:, None, None] * [1, 0.8, 0.6], (96, 88, 3)).astype(np.uint8)
+    draws = np.stack([degrade.photo(ramp, 4, np.random.default_rng(seed)) for seed in range(60)]).astype(float)
+    assert draws.shape == (60, 24, 22, 3)
+    assert np.abs(draws.mean(0) - downscale(ramp, 4))[2:-2].max() < 3
+    noise = (draws - draws.mean((2,), keepdims=True)).std((1, 2, 3))
+    assert noise.min() < 1.5 and 3 < noise.max() < 9
+    again = degrade.photo(ramp, 4, np.random.default_rng(7))
+    assert np.array_equal(again, draws[7]) and not np.array_equal(draws[7], draws[8])
+
+
+@pytest.mark.parametrize("top, left", [(0, 0), (5, 17), (9, 26)])
+def test_a_photos_patch_lies_where_its_original_does(top, left):
+    """Of a bright square on black the small patch is bright where the large one is, blur and JPEG notwithstanding."""
+    image = np.zeros((200, 240, 3), np.uint8)
+    image[60:120, 96:160] = 230
+    for seed in range(10):
+        lr, hr = patch_pair(image, top, left, 24, 4, np.random.default_rng(seed))
+        assert lr.shape == (24, 24, 3) and np.array_equal(hr, image[4 * top:4 * top + 96, 4 * left:4 * left + 96])
+        clean = downscale(hr, 4)
+        assert np.abs(lr.astype(float) - clean)[(clean > 229) | (clean < 1)].mean() < 14
+
+
+def test_photo_patches_in_batches_and_pairs():
+    clean, found = (Batches(Memory([NOISE] * 3), 3, 8, photo=photo) for photo in (False, True))
+    for step in range(2):
+        (lr, hr), (photo_lr, photo_hr) = clean.batch(step), found.batch(step)
+        assert np.array_equal(hr, photo_hr) and not np.array_equal(lr, photo_lr)
+        assert all(map(np.array_equal, found.batch(step), (photo_lr, photo_hr)))
+    (_, lr, hr), = validation_pairs(Memory([NOISE]), 4, photo=True)
+    assert np.array_equal(lr, degrade.photo(NOISE, 4, degrade.seeded_by("0"))) and hr.shape[0] == 4 * lr.shape[0]
+
 
 def test_validation_pairs_are_whole_images_cut_to_the_scale():
     (name, lr, hr), = validation_pairs(Memory([NOISE]), 4)

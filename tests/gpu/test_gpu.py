@@ -20,6 +20,7 @@ from npsrgan.gradcheck import CASES, check
 from npsrgan.inference import fold, super_resolve
 from npsrgan.models import SRResNet
 from npsrgan.tape import Tape, Tensor, op, reference_only
+from npsrgan.train import checkpoint
 from npsrgan.train.settings import PRESETS, Settings
 from npsrgan.trainer import Trainer, numbers
 
@@ -205,7 +206,7 @@ def test_the_graph_computes_what_the_plain_loop_does(xp, device, audited):
                 trainer._run.pool.free_all_blocks()         # as CuPy does where memory runs short: graphs are recorded anew
             if step == 4:
                 super_resolve(fold(trainer.networks["srgan"]), np.zeros((20, 20, 3), np.uint8), device)
-        outcomes.append((rows, {name: to_numpy(array) for name, array in trainer._arrays().items()}))
+        outcomes.append((rows, {name: to_numpy(array) for name, array in trainer.arrays().items()}))
         if graph and device.cuda:
             assert len(trainer._run._recorded) == 2, said       # one of SRResNet's step, one of SRGAN's
     assert all("random weights" in line for line in said), said
@@ -221,12 +222,11 @@ def test_a_checkpoint_goes_from_device_to_device(xp, device, tmp_path):
     mine = trainer_on(device)
     for step in range(4):
         mine.step(*batch(step))
-    mine.save(tmp_path / "checkpoint.h5")
-    from npsrgan.trainer import read_checkpoint
-    _, *state = read_checkpoint(tmp_path / "checkpoint.h5")
+    checkpoint.save(tmp_path / "checkpoint.h5", mine)
+    _, *state = checkpoint.load(tmp_path / "checkpoint.h5")
     there, here = trainer_on(device), trainer_on(CPU)
     for trainer in (there, here):
-        trainer.restore(*state)
+        checkpoint.restore(trainer, *state)
         assert trainer.steps == 4 and all(adam.steps == 4 for adam in trainer.adam.values())
     with precision(xp, "float32"):
         rows = [numbers(trainer.step(*batch(4))) for trainer in (mine, there, here)]

@@ -50,7 +50,7 @@ def trainer_on(card, settings=SETTINGS, say=None):
 def run(trainer, audited=()):
     """The rows of all steps, and what training has changed."""
     rows = [numbers(trainer.step(*batch(step), audit=step in audited)) for step in range(trainer.settings.total_steps)]
-    return rows, {name: array.get() if isinstance(array, StandIn) else array.copy() for name, array in trainer._arrays().items()}
+    return rows, {name: array.get() if isinstance(array, StandIn) else array.copy() for name, array in trainer.arrays().items()}
 
 
 def assert_same(mine, theirs):

@@ -1,0 +1,67 @@
+"""Checkpoints: everything that a training run needs to go on as if it had never stopped."""
+import dataclasses
+import json
+
+import numpy as np
+
+from npsrgan import storage
+from npsrgan.errors import UserError
+from npsrgan.train.settings import Settings
+
+_ABSENT = {"equal_phases": False, "average": 0.0}       # what a checkpoint did that does not name these settings
+
+
+class Diverged(UserError):
+    """A loss, or something that training changes, is no longer a finite number."""
+
+
+def save(path, trainer):
+    """Write a checkpoint: parameters, running statistics, Adam's moments and steps, and the settings.
+
+    Nothing random needs saving: every draw follows from the seed and the step.
+    Raises Diverged, and writes nothing, if anything in it is not a finite number; UserError where the disk refuses.
+    """
+    for name, array in trainer.arrays().items():
+        if not np.isfinite(array).all():
+            raise Diverged(f"{name} has entries that are no longer finite numbers")
+    counts = {f"{name}_adam_steps": adam.steps for name, adam in trainer.adam.items()}
+    storage.write(path, trainer.arrays(), counts | {"srresnet_steps": trainer.srresnet_steps, "srgan_steps": trainer.srgan_steps,
+                                                  "settings": json.dumps(dataclasses.asdict(trainer.settings))}, keep_previous=True)
+
+
+def load(path):
+    """(settings, arrays, attributes) of what `save` wrote.  Raises UserError for a file that is missing, damaged or no such."""
+    arrays, attributes = storage.read(path)
+    if "srresnet_steps" not in attributes:
+        raise UserError(f"{path} is no checkpoint")
+    try:
+        return Settings(**_ABSENT | json.loads(attributes["settings"])), arrays, attributes
+    except TypeError:
+        raise UserError(f"{path} was written by another version of npsrgan") from None
+
+
+def restore(trainer, arrays, attributes):
+    """Put back what `save` wrote.  A network that did not train yet then, as SRGAN when only `steps` were asked for, stays new.
+
+    Raises UserError if the arrays are another architecture's, if the settings ask for fewer steps than were taken, or if
+    SRGAN has begun from an SRResNet of other `steps`.
+    """
+    s = trainer.settings
+    trainer.srresnet_steps, trainer.srgan_steps = attributes["srresnet_steps"], attributes["srgan_steps"]
+    if s.steps < trainer.srresnet_steps or not s.together and s.gan_steps < trainer.srgan_steps:
+        raise UserError(f"the checkpoint is already at {trainer.srresnet_steps} SRResNet and {trainer.srgan_steps} SRGAN steps: "
+                        "--steps and --gan-steps cannot ask for fewer")
+    if trainer.srgan_steps and not s.together and s.steps != trainer.srresnet_steps:
+        raise UserError(f"SRGAN has already begun from the SRResNet of step {trainer.srresnet_steps}: leave out --steps, only "
+                        "--gan-steps can still change")
+    mine, arrays = trainer.arrays(), {key: array for key, array in arrays.items() if key.split("/")[0] in trainer.networks}
+    saved = {name for name in trainer.networks if f"{name}/parameters" in arrays}
+    wrong = [key for key in arrays.keys() | {key for key in mine if key.split("/")[0] in saved}
+             if key not in mine or key not in arrays or mine[key].shape != arrays[key].shape]
+    if wrong:
+        raise UserError(f"the checkpoint holds networks of another architecture ({', '.join(sorted(wrong)[:3])}): "
+                        "start a new run in another --out")
+    for key, array in arrays.items():
+        mine[key][...] = trainer.device.array(array)
+    for name in saved:
+        trainer.adam[name].steps = attributes[f"{name}_adam_steps"]
