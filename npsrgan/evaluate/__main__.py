@@ -26,7 +26,7 @@ from npsrgan.metrics import CAP, mesh, psnr, smooth_pixels, ssim
 from npsrgan.storage import load_generator
 
 CLASSICAL = ("nearest", "bicubic", "lanczos")
-RESIZERS = {"matlab": bicubic, "pil": degrade}      # modules with `downscale` and `upscale`
+RESIZERS = {"matlab": bicubic, "pil": degrade, "photo": degrade}      # modules with `downscale` and `upscale`
 BLENDS = 11             # points of the curve
 TILE = 512              # side of the tiles in which a network sees large images, in low-resolution pixels
 CROPS = 6               # rows of --figure
@@ -110,7 +110,8 @@ taken image by image.""")
         help="a trivial rival: a row with white grey noise of so many levels on the first network's result, one for each SIGMA "
              "(default: 2); 0: none")
     add("--degrade", choices=RESIZERS, default="matlab",
-        help="whose bicubic makes images small where there is no LRx4/, and large in the row bicubic (default: matlab)")
+        help="whose bicubic makes images small where there is no LRx4/, and large in the row bicubic; or photo: images are "
+             "made small with blur, noise and JPEG, seeded by their names, as training's --degradation photo does (default: matlab)")
     add("--lpips", metavar="FILE", help="measure LPIPS, with the weights in this file (lpips_alex.npz)")
     add("--json", metavar="FILE",
         help='write {"FOLDER": {"METHOD": {"psnr_y": mean, ...}}}, where FOLDER is the last part of its path, made unique; '
@@ -184,7 +185,8 @@ class Benchmark:
         self.name, self.scale, self.resizer, self.grey = name, scale, RESIZERS[degrade], set()
         paired, lr = (Path(folder) / "HR").is_dir(), Path(folder) / f"LRx{scale}"
         self.hr = ImageFolder(Path(folder) / "HR" if paired else folder)
-        self.lr = lr if paired and lr.is_dir() else None
+        self.photo = degrade == "photo"
+        self.lr = lr if paired and lr.is_dir() and not self.photo else None
         self.source = f"LR from {self.lr}" if self.lr else f"LR by --degrade {degrade}"
         self.smallest = max(11 + 2 * scale, SMALLEST * 4 // 3 if lpips else 0)     # SSIM's window inside the border; 3/4 for LPIPS
 
@@ -197,6 +199,8 @@ class Benchmark:
         if min(hr.shape[:2]) < self.smallest:
             raise images.ImageError(f"{self.hr.root / name} has {hr.shape[1]}x{hr.shape[0]} pixels to compare: "
                                     f"fewer than {self.smallest} on a side cannot be measured")
+        if self.photo:
+            return degrade.photo(hr, self.scale, degrade.seeded_by(name)), hr
         if self.lr is None:
             return self.resizer.downscale(hr, self.scale), hr
         lr = images.read(self.lr / name)

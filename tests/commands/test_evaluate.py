@@ -209,7 +209,7 @@ def test_crops_are_kept_only_for_the_figure_and_only_so_many(run, made, monkeypa
 def test_low_resolution_comes_from_the_folder_beside_or_from_the_chosen_bicubic(made, run, tmp_path):
     found = {}
     for name, folder, options in (("beside", "paired", {}), ("matlab", "paired/HR", {}), ("pil", "paired/HR", {"degrade": "pil"}),
-                                  ("other scale", "paired", {"weights": [made / "twice.h5"]})):
+                                  ("photo", "paired", {"degrade": "photo"}), ("other scale", "paired", {"weights": [made / "twice.h5"]})):
         done = run(folder, json=tmp_path / "r.json", **options)
         (result,) = numbers(tmp_path / "r.json").values()
         found[name] = result["bicubic"]["psnr_y"]
@@ -223,7 +223,9 @@ def test_low_resolution_comes_from_the_folder_beside_or_from_the_chosen_bicubic(
     assert found["matlab"] == expected(lambda hr: bicubic.downscale(hr, 4), bicubic)
     assert found["pil"] == expected(lambda hr: degrade.downscale(hr, 4), degrade)
     assert found["other scale"] == expected(lambda hr: bicubic.downscale(hr, 2), bicubic, 2)
-    assert len(set(found.values())) == 4
+    names = iter(sorted(path.name for path in (made / "paired" / "HR").iterdir()))
+    assert found["photo"] == expected(lambda hr: degrade.photo(hr, 4, degrade.seeded_by(next(names))), degrade)
+    assert len(set(found.values())) == 5
 
 
 def test_what_cannot_be_measured_is_named_and_skipped(run, tmp_path):
