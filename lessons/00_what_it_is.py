@@ -103,7 +103,7 @@ for name, picture in pictures.items():
 assert psnr(hr, pictures["low resolution"]) < psnr(hr, bicubic)
 titles = [f"{name}\n{psnr(hr, picture):.1f} dB" if picture is not hr else name for name, picture in pictures.items()]
 save(picture_row({title: p[150:330, 160:350] for title, p in zip(titles, pictures.values())}, height=2.1), "00_side_by_side")
-# Lessons 01 to 12 build these networks, from the first multiplication on.  The last lesson comes back to the two of them.
+# Lessons 01 to 17 build these networks, from the first multiplication on.  The last lesson comes back to the two of them.
 
 # %% Exercises: put your answer in the place of None.
 exercise(1, "Two methods differ by 1 dB.  By what factor do their mean squared errors differ?", answer=None,

@@ -44,7 +44,7 @@ save(figure, "02_step")
 # %% Arrays.  L, the loss, is one number, computed from y = f(x) by whatever comes after (lesson 01).  An operation f comes with a rule: a
 # function from dy = dL/dy, the cotangent, to dL/dx.  To check it, make an L with a known dy: L = sum(cotangent * f(x)).  Differences want
 # two values of L for each entry of x.  Our patient is batch norm at its simplest: every column gets mean 0 and standard deviation 1.
-# (Lesson 05 derives the rule.)
+# (Lesson 08 derives the rule.)
 def normalise(x):
     return (x - x.mean(0)) / x.std(0)
 

@@ -10,14 +10,14 @@ import pytest
 
 LESSONS = Path(__file__).parents[2] / "lessons"
 EXHIBITS = {
-    "13_bug_museum_players": ("test_d_loss_does_not_reach_g", "test_a_beaten_generator_still_hears",
+    "19_bug_museum_players": ("test_d_loss_does_not_reach_g", "test_a_beaten_generator_still_hears",
                               "test_verdict_on_photographs_does_not_depend_on_made_ones", "test_content_weight_matters"),
-    "14_bug_museum_networks": ("test_signal_survives_initialisation", "test_a_restart_brings_back_every_layer",
+    "20_bug_museum_networks": ("test_signal_survives_initialisation", "test_a_restart_brings_back_every_layer",
                                "test_an_average_is_calmer_than_its_values", "test_neighbours_do_not_matter"),
-    "15_bug_museum_data": ("test_a_batch_holds_different_pictures", "test_dying_while_saving_leaves_a_whole_file",
+    "21_bug_museum_data": ("test_a_batch_holds_different_pictures", "test_dying_while_saving_leaves_a_whole_file",
                            "test_a_torn_file_is_replaced_by_its_backup", "test_resumed_is_as_never_stopped",
                            "test_an_incomplete_file_is_refused"),
-    "16_bug_museum_pictures": ("test_a_little_too_bright_is_still_bright", "test_a_round_trip_changes_nothing",
+    "22_bug_museum_pictures": ("test_a_little_too_bright_is_still_bright", "test_a_round_trip_changes_nothing",
                                "test_bicubic_is_not_better_than_bicubic", "test_detail_too_fine_vanishes",
                                "test_features_tell_two_pictures_apart"),
 }

@@ -1,9 +1,12 @@
 """Every lesson runs from beginning to end, draws something, stays short, and marks its exercises rightly."""
+import ast
 import os
+import re
 import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -12,9 +15,11 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 LESSONS = sorted((ROOT / "lessons").glob("[0-9][0-9]_*.py"))
+SECOND_EDITION = "# %% [markdown]"
 each_lesson = pytest.mark.parametrize("lesson", LESSONS, ids=lambda path: path.stem)
 
 # `python lessons/NN_name.py`, except that every exercise is marked three times: as shipped, with a right answer, with a wrong one.
+# A prediction is compared twice: as shipped, and with the right guess.
 AS_SCRIPT = """
 import runpy, sys
 sys.path[0] = "lessons"
@@ -22,14 +27,18 @@ import _lesson
 from tests.lessons.answers import ANSWERS
 
 path, stem = sys.argv.pop(), sys.argv.pop()
-answers, exercise = dict(ANSWERS[stem]), _lesson.exercise
+answers, exercise, predict = dict(ANSWERS[stem]), _lesson.exercise, _lesson.predict
 
 def marked(number, question, answer=None, check=None, **options):
     right, wrong = answers.pop(number)
     verdicts = [exercise(number, question, given, check, **options) for given in (answer, right, wrong)]
     assert verdicts == [None, True, False], f"exercise {number}: unanswered, right and wrong were marked {verdicts}"
 
-_lesson.exercise = marked
+def predicted(question, guess=None, value=None, *rest, **options):
+    verdicts = [predict(question, given, value, *rest, **options) for given in (guess, value)]
+    assert verdicts == [None, True], f"{question}: no guess and the right one were called {verdicts}"
+
+_lesson.exercise, _lesson.predict = marked, predicted
 runpy.run_path(path, run_name="__main__")
 assert not answers, f"tests/lessons/answers.py answers exercises that are not there: {list(answers)}"
 """
@@ -68,21 +77,47 @@ def is_blank(path):
 @each_lesson
 def test_runs_draws_and_marks_its_exercises(lesson):
     began = time.time() - 1
-    assert 2 <= len(ANSWERS.get(lesson.stem, {})) <= 3, "put right and wrong answers to its two or three exercises into answers.py"
-    python(AS_SCRIPT, lesson.stem, lesson.relative_to(ROOT))
+    answers = ANSWERS.get(lesson.stem, {})
+    assert len(answers) >= 2, "put right and wrong answers to its exercises into answers.py"
+    printed = python(AS_SCRIPT, lesson.stem, lesson.relative_to(ROOT))
+    if SECOND_EDITION in lesson.read_text(encoding="utf-8"):
+        assert any(callable(right) for right, _ in answers.values()), "at least one exercise asks for code"
+        for heading in re.findall(r"^# #+ (.*)", lesson.read_text(encoding="utf-8"), re.MULTILINE):
+            assert f"\n{heading}\n" in printed
     drawn = pictures(lesson, began)
     assert drawn
     assert not [path.name for path in drawn if is_blank(path)]
 
 
 @each_lesson
-def test_is_short_and_made_of_cells(lesson):
+def test_is_made_of_cells(lesson):
     text = lesson.read_text(encoding="utf-8")
-    assert text.startswith(f'"""Lesson {lesson.stem[:2]}: ')
-    assert len(text.splitlines()) < 150
-    assert text.count("\n# %% ") >= 4
+    assert text.count("\n# %%") >= 4
     for part in ("You should know", "Lives in", "assert ", "save("):
         assert part in text, f"a lesson says or does this: {part}"
+    if SECOND_EDITION not in text:
+        assert text.startswith(f'"""Lesson {lesson.stem[:2]}: ')
+        return
+    assert text.startswith(f"# %% [markdown]\n# # Lesson {lesson.stem[:2]}: ")
+    assert "# **The question.** " in text and "predict(" in text
+    assert not re.findall(r"^# %%(?! \[markdown\]\n#|\n)", text, re.MULTILINE), "headings belong into markdown cells"
+    assert max(map(len, text.splitlines())) <= 110
+    starts = [node.lineno for node in ast.walk(ast.parse(text)) if isinstance(node, ast.stmt)]
+    assert len(starts) == len(set(starts)), "one statement a line"
+
+
+def test_predictions_are_compared(capsys):
+    with mock.patch.object(sys, "path", [str(ROOT / "lessons"), *sys.path]):
+        from _lesson import predict
+    rights = (6.02, 6.02, "dB"), (0, 1e-17, ""), (1_000_000, 999_999, ""), ([1, 2], np.array([1.0, 2.0]), ""), ("blur", "blur", "")
+    assert [predict("?", guess, value, unit=unit) for guess, value, unit in rights] == [True] * 5
+    assert predict("?", None, 6.02) is None
+    capsys.readouterr()
+    wrongs = ((3, 6.02, "2.01 times too small"), (-6, 6.02, "the sign is different"), (5, 6.02, "too small"),
+              (20, 10, "2 times too large"), ("edges", "blur", "different"), ([1, 2, 3], 5, "different"), (0, 1, "too small"))
+    for guess, value, comment in wrongs:
+        assert predict("?", guess, value) is False
+        assert comment in capsys.readouterr().out
 
 
 def test_runs_cell_by_cell_from_its_own_folder():

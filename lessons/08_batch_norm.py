@@ -1,4 +1,4 @@
-"""Lesson 05: batch normalisation.  What is the gradient of a layer in which every output depends on every input?
+"""Lesson 08: batch normalisation.  What is the gradient of a layer in which every output depends on every input?
 
 You should know: mean and variance, the chain rule, and what a gradient check is (lesson 02).
 Paper: Ioffe and Szegedy 2015, "Batch Normalization", section 3, algorithms 1 and 2.  Lives in: npsrgan/ops/normalisation.py.
@@ -111,7 +111,7 @@ for axis, values, title in zip(axes[2:], (shown, ghost), ("a channel of x_hat, 1
     axis.imshow(mosaic(values), cmap="gray", vmin=np.percentile(values, 1), vmax=np.percentile(values, 99))
     axis.set_title(title)
     axis.axis("off")
-save(figure, "05_gradient")
+save(figure, "08_gradient")
 
 # %% The bias in front.  A convolution's bias adds a constant to a channel, and the mean takes it away again.
 # Prediction: its gradient is 0, not small: what is left is rounding.
@@ -135,7 +135,7 @@ trained = mosaic([ops.batch_norm(t[None], gamma, beta).array for t in tiles])
 assert np.abs(evaluated - photo).max() < 1e-3
 assert np.allclose([trained[:64, :64].mean((0, 1)), trained[64:128, 192:].mean((0, 1))], beta)
 save(picture_row({"the photograph": to_uint8(photo), "tile by tile, evaluation mode:\nthe photograph": to_uint8(evaluated),
-                  "tile by tile, training mode:\nall tiles get one mean and one contrast": to_uint8(trained)}, height=3.0), "05_modes")
+                  "tile by tile, training mode:\nall tiles get one mean and one contrast": to_uint8(trained)}, height=3.0), "08_modes")
 # That is what forgetting `network.eval()` looks like: seams, false colours, noise where the sky was.
 
 # %% Exercises: put your answer in the place of None.

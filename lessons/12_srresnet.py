@@ -1,6 +1,6 @@
-"""Lesson 09: SRResNet, the generator.  What is it made of, what does it cost, how far does it see, and can it learn?
+"""Lesson 12: SRResNet, the generator.  What is it made of, what does it cost, how far does it see, and can it learn?
 
-You should know: convolution (04), batch norm (05), PReLU (06), pixel shuffle (07), Adam (08): here they come together.
+You should know: convolution (05), batch norm (08), PReLU (09), pixel shuffle (10), Adam (11): here they come together.
 Paper: Ledig et al. 2017, section 2.1 and figure 4.  Lives in: npsrgan/models/srresnet.py, made of npsrgan/layers.py.
 """
 # %% The whole network, by hand
@@ -107,7 +107,7 @@ for axis, (title, gradient) in zip(axes, {"evaluation: 80 x 80 pixels": seen["ev
     picture = axis.imshow(np.where(gradient > 0, strength, np.nan), vmin=-9, vmax=0, cmap="magma")
     axis.set(title=title, xlabel="LR column", ylabel="LR row")
 figure.colorbar(picture, ax=axes, label="log10 |d one output pixel / d input|")
-save(figure, "09_how_far_it_sees")
+save(figure, "12_how_far_it_sees")
 
 # %% Can it learn?  One photograph, by heart
 # The first test of any new network: give it one example and let it overfit.  If it cannot even do that, something is
@@ -134,7 +134,7 @@ for crop in (hr, elsewhere):
                "the photograph" if crop is hr else "never seen": crop}
 print(f"against bicubic: {gain[0]:+.1f} dB where it learned, {gain[1]:+.1f} dB where it did not")
 assert gain[0] > 3 and gain[1] < gain[0] - 2
-save(picture_row(panels, columns=4), "09_by_heart")
+save(picture_row(panels, columns=4), "12_by_heart")
 
 # %% Exercises
 exercise(1, "With 5 blocks instead of 16, how many LR rows above its own (row 50) does output row 200 see?", answer=None,

@@ -1,6 +1,6 @@
-"""Lesson 13: the bug museum, first room: the two players.  Which errors let a GAN run, print fine losses, and learn nothing?
+"""Lesson 19: the bug museum, first room: the two players.  Which errors let a GAN run, print fine losses, and learn nothing?
 
-You should know: the SRGAN step (lesson 12).  All exhibits were found in public SRGAN code.  Papers: Ledig et al. 2017, section 2;
+You should know: the SRGAN step (lesson 17).  All exhibits were found in public SRGAN code.  Papers: Ledig et al. 2017, section 2;
 Goodfellow et al. 2014.  Lives in: nowhere in npsrgan/, it is to be hoped; the cures live in trainer.py, losses.py and tape.py.
 """
 # %% How to visit.  Every exhibit is a function with a switch `bug`, and a test that fails with it and passes without.  The
@@ -62,7 +62,7 @@ def test_d_loss_does_not_reach_g(bug):
     assert cosine(reaches, wanted) > 0.999, f"G moves against its own loss: cosine {cosine(reaches, wanted):.3f}"
 
 
-# The game of lesson 11 for 700 steps, with the leak and without: with it, G stays where D can tell.
+# The game of lesson 16 for 700 steps, with the leak and without: with it, G stays where D can tell.
 spots = 2 * np.stack([np.cos(np.arange(8) * np.pi / 4), np.sin(np.arange(8) * np.pi / 4)], 1)
 
 
@@ -92,7 +92,7 @@ for axis, bug in zip(axes, (True, False)):
     axis.plot(*spots.T, "o", mfc="none", mec="green", mew=2, ms=14, label="photographs")
     axis.set(title=f"{'with' if bug else 'without'} the leak: D pays {loss_d:.2g}", aspect="equal", xlim=(-5, 5), ylim=(-5, 5))
     axis.legend(loc="upper right", fontsize=8)
-save(figure, "13_leak")
+save(figure, "19_leak")
 
 # %% 2. sigmoid, then log
 # Symptom: "G learns for an epoch, then stops for good"; or "loss is nan" where the 1e-8 is missing.

@@ -1,9 +1,9 @@
-"""Lesson 14: the bug museum, second room: networks.  Which errors hide in how they are built, averaged and run?
+"""Lesson 20: the bug museum, second room: networks.  Which errors hide in how they are built, averaged and run?
 
-You should know: batch norm (lesson 05), initialisation (06), SRResNet (09).  Paper: Ioffe and Szegedy 2015, section 3.1.
+You should know: batch norm (lesson 08), initialisation (09), SRResNet (12).  Paper: Ioffe and Szegedy 2015, section 3.1.
 Lives in: nowhere in npsrgan/, it is to be hoped; the cures live in layers.py, ops/normalisation.py and inference.py.
 """
-# %% The rules of the house: a function with a switch `bug`, and a test that fails with it and passes without (see lesson 13).
+# %% The rules of the house: a function with a switch `bug`, and a test that fails with it and passes without (see lesson 19).
 import sys; sys.path[:0] = ["lessons", "."]
 import numpy as np
 from _lesson import exercise, plt, save
@@ -140,7 +140,7 @@ for axis, (title, picture) in zip(axes.flat[2:], pictures.items()):
     axis.imshow(picture)
     axis.set_title(title, fontsize=10)
     axis.axis("off")
-save(figure, "14_networks")
+save(figure, "20_networks")
 
 # %% Your turn
 exercise(1, "An average with momentum 0.99 of pure noise: which share of the noise's standard deviation is left?", None,

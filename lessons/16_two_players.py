@@ -1,6 +1,6 @@
-"""Lesson 11: the two players.  What does each of them want, and how is it written down so that the loser can still learn?
+"""Lesson 16: the two players.  What does each of them want, and how is it written down so that the loser can still learn?
 
-You should know: the tape (lesson 03), layers and Adam (lesson 08).  Papers: Goodfellow et al. 2014, section 3; Ledig et al. 2017,
+You should know: the tape (lesson 03), layers and Adam (lesson 11).  Papers: Goodfellow et al. 2014, section 3; Ledig et al. 2017,
 section 2.1 and eqs. 2 and 6.  Lives in: npsrgan/losses.py, models/discriminator.py, ops/activations.py.
 """
 # %% The question.  A generator G makes pictures.  A discriminator D looks at one and answers with a single number, the logit z:
@@ -74,7 +74,7 @@ for axis, (title, curves) in zip(axes, panels.items()):
         axis.plot(z, slope(loss, z, dtype), label=label, **style)
     axis.set(title=title, xlabel="logit z:  D is sure of 'made' ... of 'photograph'", ylabel="gradient with respect to z")
     axis.legend(fontsize=8)
-save(figure, "11_gradients")
+save(figure, "16_gradients")
 
 # %% A game one can see.  "Photographs" are points on a ring of eight spots.  G turns four random numbers into a point.  Both are
 # three Linear layers.  G starts with all its points in the middle.
@@ -135,7 +135,7 @@ for step in range(STEPS + 1):
     adam_d.step(tape.gradient(loss_d, discriminator.parameters()))
     adam_g.step(gradients_g)
 figure.suptitle("Black: made by G.  Green: photographs.  D's belief: blue 'photograph', red 'made'", fontsize=10)
-save(figure, "11_ring")
+save(figure, "16_ring")
 print("mean distance of a made point to the nearest spot:", {step: round(float(miss), 2) for step, miss in misses.items()})
 assert misses[STEPS] < misses[0] / 2.5
 # What it means for a picture: nobody showed G the spots.  D's slope, the way from red to blue, led it there.  An average of all

@@ -1,9 +1,9 @@
-"""Lesson 10: what a loss wants.  Why does a network trained on squared error draw blurred faces, and what does a loss on
+"""Lesson 15: what a loss wants.  Why does a network trained on squared error draw blurred faces, and what does a loss on
 VGG19's features want instead?
 
-You should know: convolution (04), Adam (08).  Papers: Ledig et al. 2017, sections 2.2.1 and 3.3; Johnson et al. 2016.
+You should know: convolution (05), Adam (11).  Papers: Ledig et al. 2017, sections 2.2.1 and 3.3; Johnson et al. 2016.
 Lives in: npsrgan/losses.py, npsrgan/models/vgg19.py.  The weights of VGG19 are no part of this project.  Without them a VGG19
-with random weights stands in; with a file (the README says where to get one):  VGG19=FILE.h5 python lessons/10_...py
+with random weights stands in; with a file (the README says where to get one):  VGG19=FILE.h5 python lessons/15_...py
 """
 # %% One question, many answers
 import sys; sys.path[:0] = ["lessons", "."]
@@ -45,7 +45,7 @@ print(f"another good face is {other / blurred:.4f} times as wrong as the average
 np.testing.assert_allclose(other / blurred, 2 * 16 / 15, rtol=1e-3)
 save(picture_row({"one good answer": images.to_uint8(faces[0]), "another, 3 pixels beside it": images.to_uint8(faces[-1]),
                   "their average: L2's best": images.to_uint8(average), "what the two answers differ by": 0.5 + (faces[0] - faces[-1]) / 4},
-                 height=3, vmin=0, vmax=1), "10_average_face")
+                 height=3, vmin=0, vmax=1), "15_average_face")
 
 # %% A loss that looks at features
 # Ledig et al. compare not pixels but what VGG19, a network trained to recognise things, makes of them: its features phi, the numbers that
@@ -114,7 +114,7 @@ for name, features in (pixels | {eye: build("conv3_1") for eye, build in eyes.it
     drawn[f"drawn for {name}: contrast {contrast:.2f}"] = canvas.forward().array[0]
 # L2 draws grey.  A random VGG19 knows HOW MUCH detail there was, not which: it draws noise.  The trained one, which sees edges
 # and their direction, draws stripes: run this lesson with a file, and see.  (Its ratios in the cell above: 0.57, 0.016 and 0.004.)
-save(picture_row({title: images.to_uint8(array) for title, array in drawn.items()}, height=3.4), "10_what_they_draw")
+save(picture_row({title: images.to_uint8(array) for title, array in drawn.items()}, height=3.4), "15_what_they_draw")
 
 # %% Where 1/12.75 comes from
 # The paper divides the features by 12.75 "to obtain VGG losses of a scale that is comparable to the MSE loss", which it says

@@ -1,4 +1,4 @@
-"""Lesson 08: Adam.  A gradient says which way is down.  How far should each weight go?
+"""Lesson 11: Adam.  A gradient says which way is down.  How far should each weight go?
 
 You should know: what a gradient is (lesson 02); NumPy.  Paper: Kingma and Ba 2015, "Adam", algorithm 1 and section 3 (bias
 correction).  Lives in: npsrgan/adam.py, on one flat buffer that holds all weights of a network (npsrgan/layers.py).
@@ -85,7 +85,7 @@ np.testing.assert_allclose(network.flat, mine, rtol=1e-12, atol=1e-12)
 
 # %% A small SRResNet
 # How different are the gradients of its weights?  And what do we predict of Adam's first moves?  All of them 0.001, except
-# for the biases in front of a batch norm.  Their gradient is 0 (lesson 05), here rounding errors of about 1e-11.  Were it
+# for the biases in front of a batch norm.  Their gradient is 0 (lesson 08), here rounding errors of about 1e-11.  Were it
 # not for eps = 1e-8, Adam would blow that noise up to full steps: eps is the size below which a gradient counts as nothing.
 batches, STEPS = Batches(DeadLeaves(32, 96), 8, 12), 50
 data = [batches.batch(step) for step in range(STEPS)]
@@ -140,7 +140,7 @@ for name, (curve, *_) in runs.items():
 axes[1, 1].set(title="a small SRResNet", xlabel="step", ylabel="mean squared error", ylim=(0.04, 3))
 for axis in axes.flat[[0, 2, 3]]:
     axis.legend(fontsize=8)
-save(figure, "08_adam")
+save(figure, "11_adam")
 
 # %% Exercises
 exercise(1, "On the ravine, which rate of SGD makes x and y shrink by the same factor a step?", answer=None,

@@ -1,6 +1,6 @@
-"""Lesson 12: SRGAN, trained on dead leaves.  Two networks learn against each other: how does one see whether that goes well?
+"""Lesson 17: SRGAN, trained on dead leaves.  Two networks learn against each other: how does one see whether that goes well?
 
-You should know: SRResNet (lesson 09), the perceptual loss (10), the two players (11).  Paper: Ledig et al. 2017, section 2.2.
+You should know: SRResNet (lesson 12), the perceptual loss (15), the two players (16).  Paper: Ledig et al. 2017, section 2.2.
 Lives in: npsrgan/trainer.py (the step), npsrgan/report.py (the health line), npsrgan/train.py (the command).
 """
 # %% The question.  A loss that falls means little here: each player's loss falls when the other one's rises.  A pixel error that
@@ -132,17 +132,17 @@ axes[1].set(title="adversarial pull / pixel pull, at SR", xlabel="step", yscale=
 axes[2].set(title="pixel loss of SRGAN", xlabel="step", yscale="log")
 for axis in axes:
     axis.legend(fontsize=8)
-save(figure, "12_health")
+save(figure, "17_health")
 results = {"bicubic": upscale(small, 4), "SRResNet": enlarged(healthy, "srresnet"), "SRGAN, healthy": enlarged(healthy, "srgan"),
            "SRGAN, D shouts": enlarged(loud, "srgan"), "HR": photo}
 pictures = {f"{name}\n{psnr(image, photo):.2f} dB".removesuffix("\ninf dB"): image[20:150, 50:180]
             for name, image in results.items()}
-save(picture_row(pictures, height=2.4), "12_srgan")
+save(picture_row(pictures, height=2.4), "17_srgan")
 
 # %% Your turn
 exercise(1, "D answers 0.50 to every picture.  Which adversarial loss does the health line show?", None,
          lambda a: abs(a - np.log(2)) < 0.005, hint="-log D")
 exercise(2, "A sick line: D(HR) 1.00, D(SR) 0.00, adversarial 12.  How large, without its sign, is the gradient of the "
-         "adversarial loss at a logit?", None, lambda a: abs(a - 1) < 0.01, hint="lesson 11: 1 - D; the loser still hears")
+         "adversarial loss at a logit?", None, lambda a: abs(a - 1) < 0.01, hint="lesson 16: 1 - D; the loser still hears")
 exercise(3, "Gradients at SR: pixel 0.002, adversarial 0.5.  By which factor must the adversarial weight change for both to pull "
          "equally?", None, lambda a: abs(a - 0.004) < 1e-4)

@@ -1,9 +1,9 @@
-"""Lesson 15: the bug museum, third room: files and data.  Which errors wait until the power fails?
+"""Lesson 21: the bug museum, third room: files and data.  Which errors wait until the power fails?
 
-You should know: batches and batch norm (lesson 05), Adam (08).  Papers: Ledig et al. 2017, section 3.2; Kingma and Ba 2015.
+You should know: batches and batch norm (lesson 08), Adam (11).  Papers: Ledig et al. 2017, section 3.2; Kingma and Ba 2015.
 Lives in: nowhere in npsrgan/, it is to be hoped; the cures live in storage.py, trainer.py, train.py and data/.
 """
-# %% The rules of the house: a function with a switch `bug`, and a test that fails with it and passes without (lesson 13).
+# %% The rules of the house: a function with a switch `bug`, and a test that fails with it and passes without (lesson 19).
 import sys; sys.path[:0] = ["lessons", "."]
 import tempfile
 from contextlib import suppress
@@ -48,7 +48,7 @@ def test_a_batch_holds_different_pictures(bug):
 
 rows = {("the bug" if bug else "the cure") + f", {k + 1} of 16": to_uint8(batch(bug)[k])
         for bug in (True, False) for k in range(5)}
-save(picture_row(rows, columns=5, height=2), "15_one_face")
+save(picture_row(rows, columns=5, height=2), "21_one_face")
 
 # %% 2. Half a file
 # Symptom: "the power failed while it was saving; now the checkpoint cannot be opened."

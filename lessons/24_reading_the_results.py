@@ -1,6 +1,6 @@
-"""Lesson 18: reading the results.  Why is the sharper picture the less accurate one, and what must nobody use either of them for?
+"""Lesson 24: reading the results.  Why is the sharper picture the less accurate one, and what must nobody use either of them for?
 
-You should know: PSNR (lesson 00), what a loss wants (10), SRGAN (12).  Papers: Blau and Michaeli 2018, "The Perception-Distortion
+You should know: PSNR (lesson 00), what a loss wants (15), SRGAN (17).  Papers: Blau and Michaeli 2018, "The Perception-Distortion
 Tradeoff"; Wang et al. 2018 (ESRGAN), section 3.4.  Lives in: npsrgan/inference.py (blend), metrics.py, evaluate.py.
 """
 # %% The question.  In every table of super-resolution, the network with the better PSNR makes the duller pictures.  Is that a
@@ -69,7 +69,7 @@ assert np.all(np.diff(scores) < 0) and np.all(np.diff(odd) < 0)
 close = np.s_[64:160, 64:160]
 titles = {0: "the mean", 2: "40 % of the way", 5: "a sample"}
 rows = {f"{title}\n{scores[k]:.1f} dB": blends[shares[k]][close] for k, title in titles.items()}
-save(picture_row(rows | {"the truth": hr[close]}, height=2.5, vmin=0, vmax=255), "18_mean_and_sample")
+save(picture_row(rows | {"the truth": hr[close]}, height=2.5, vmin=0, vmax=255), "24_mean_and_sample")
 
 # %% The same with networks: SRResNet answers the mean, SRGAN tries to answer a sample.  Between their weights lies a path:
 # inference.blend(srresnet, srgan, t) is (1 - t) * the one + t * the other, parameter by parameter.  One trains twice and then
@@ -83,7 +83,7 @@ if all(file.exists() for file in files):
     made = [super_resolve(fold(blend(*networks, t)), downscale(photo, 4), CPU) for t in shares]
     curves["photograph, SRResNet to SRGAN"] = [psnr(x, photo) for x in made], [strangeness(x, photo) for x in made]
     rows = {f"{t:.0%} SRGAN\n{psnr(x, photo):.2f} dB": x[50:170, 60:180] for t, x in zip(shares, made)}
-    save(picture_row(rows, height=2), "18_blend")
+    save(picture_row(rows, height=2), "24_blend")
 else:
     print(f"{' and '.join(file.name for file in files if not file.exists())} not in weights/ yet: the networks' part is skipped")
 recorded = weights / "perception_distortion.json"
@@ -99,7 +99,7 @@ for name, found in folders.items():
     axes[0, 1].plot(*([point[key] for point in found["curve"]] for key in ("psnr_y", "lpips")), ".-", label=name)
     axes[0, 1].set(title="Recorded: SRResNet (right) to SRGAN", xlabel="PSNR (Y), dB", ylabel="LPIPS")
     axes[0, 1].legend()
-save(figure, "18_trade")
+save(figure, "24_trade")
 
 # %% What it must never be used for.  Super-resolution invents.  What it invents is likely, and has no other claim to be true.
 # Take a number plate, A.  Its small picture fixes 1 number of 16; the fifteen others are free.  So take the free part of another
@@ -135,7 +135,7 @@ for axis, title, page in zip(axes.flat, titles, (a[4:20, 4:48], b[4:20, 4:48], s
     axis.imshow(page[..., 0] if page.ndim > 2 else page, cmap="gray", vmin=58, vmax=185)
     axis.set_title(title)
     axis.axis("off")
-save(figure, "18_two_plates")
+save(figure, "24_two_plates")
 # Whoever "enhances" the small picture gets one of them, crisp, and perhaps the wrong one.  With faces it is the same: the network
 # adds features of the faces it was trained on.  So: to look at, yes.  To read, measure, diagnose or identify anybody: never.
 

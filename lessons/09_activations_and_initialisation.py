@@ -1,7 +1,7 @@
-"""Lesson 06: kinks and first weights.  Why does a network need a kink, how large should its first weights be, and what
+"""Lesson 09: kinks and first weights.  Why does a network need a kink, how large should its first weights be, and what
 breaks when batch norm's gamma is drawn at random along with them?
 
-You should know: convolution (04) and batch norm (05).  Papers: He et al. 2015, "Delving Deep into Rectifiers", sections 2.1
+You should know: convolution (05) and batch norm (08).  Papers: He et al. 2015, "Delving Deep into Rectifiers", sections 2.1
 (PReLU) and 2.2 (initialisation).  Lives in: npsrgan/ops/activations.py, and `initialise` in npsrgan/layers.py.
 """
 # %% A kink, by hand
@@ -73,7 +73,7 @@ for name, std in {"He": (2 / WIDTH) ** 0.5, "1.5 x He": 1.5 * (2 / WIDTH) ** 0.5
 assert abs(initialise(Conv2d(64, 64, 3)).weight.array.std() / (2 / 576) ** 0.5 - 1) < 0.02      # the package's: the same formula
 
 # %% Batch norm's gamma in the discriminator
-# The discriminator D is SRGAN's second network (lesson 11): a picture in, one number out, the logit, large for "a photograph".
+# The discriminator D is SRGAN's second network (lesson 16): a picture in, one number out, the logit, large for "a photograph".
 # Batch norm divides any size away, so behind it even normal(0, 0.01) weights work.  But it has a weight of its own, gamma, which
 # should start at 1.  An initialiser that says "normal(0, 0.01) for every weight" draws gamma too.
 #
@@ -116,7 +116,7 @@ assert 50 < smaller[1e-14] < 200 < smaller[1e-5] < 4000
 
 # %% What it means for a picture
 # The generator learns realism from one thing only: this gradient with respect to its picture.  Adam would forgive D's own
-# weights a gradient 1000 times too small (lesson 08).  But the generator ADDS it to the gradient of its error: it drowns there.
+# weights a gradient 1000 times too small (lesson 11).  But the generator ADDS it to the gradient of its error: it drowns there.
 figure, axes = plt.subplots(1, 3, figsize=(13, 3.6), layout="constrained")
 t = np.linspace(-3, 3, 301)
 for label, slope in [("ReLU, a = 0", 0), ("LeakyReLU, a = 0.2", 0.2), ("PReLU may learn a = -0.5", -0.5)]:
@@ -132,12 +132,12 @@ axes[2].axhline(1e-5, color="black", linestyle=":", label="eps")
 axes[2].set(title="what each batch norm of D divides by", xlabel="batch norm", ylabel="variance")
 for axis in axes:
     axis.legend(fontsize=8)
-save(figure, "06_sizes")
+save(figure, "09_sizes")
 
 scale = 0.15 / gradient.std()
 told = {"what G is told, gamma = 1": gradient, "every gamma drawn": lost, "the same, times 1000": 1000 * lost}
 save(picture_row({"what D looks at": images.to_uint8(batch[0])} | {title: np.clip(0.5 + scale * array, 0, 1)
-                                                                   for title, array in told.items()}, height=3), "06_what_g_is_told")
+                                                                   for title, array in told.items()}, height=3), "09_what_g_is_told")
 
 # %% Exercises
 exercise(1, "What standard deviation does He initialisation give the generator's first convolution, 9x9 on RGB?",

@@ -1,4 +1,4 @@
-"""Lesson 04: convolution.  One formula, five ways to compute it: the same numbers, and why such different speeds?
+"""Lesson 05: convolution.  One formula, five ways to compute it: the same numbers, and why such different speeds?
 
 You should know: matrix products; lesson 02 for the gradient check.
 Papers: Lavin and Gray 2016, section 4.1; Williams, Waterman and Patterson 2009.  Lives in: npsrgan/ops/convolution.py, npsrgan/fast/.
@@ -40,7 +40,7 @@ found = {name: ops.conv2d(photo, kernel[..., None, None]).array[0, 1:-1, 1:-1, 0
 # Prediction: three of the kernels sum to 0, answer 0 where nothing changes, and on the average answer nothing.
 assert all((abs(picture.mean()) < 0.02) == (abs(kernels[name].sum()) < 1e-9) for name, picture in found.items())
 found = {name: np.clip(picture, *np.percentile(picture, (1, 99))) for name, picture in found.items()}        # for the eye
-save(picture_row({"a photograph": photo[0, ..., 0]} | found, height=2.0), "04_filters")
+save(picture_row({"a photograph": photo[0, ..., 0]} | found, height=2.0), "05_filters")
 
 
 # %% The same loops in another order.  For one (i, j) the sum over c is a matrix product, all pixels at once: nine of them, added.
@@ -135,7 +135,7 @@ for name, (duration, operations, moved) in ways.items():
     axis.annotate(f"   {name}   ", point, va="center", ha="right" if 5 < point[0] < 10 else "left")         # clear of its neighbour
 axis.set(xlim=(0.05, 2000), xlabel="operations for each byte moved", ylabel="GFLOP/s", title="a 3x3 convolution, 64 to 64 channels\n"
          f"the roof: copying {bandwidth / 1e9:.0f} GB/s, multiplying matrices {peak / 1e9:.0f} GFLOP/s")
-save(figure, "04_roofline")
+save(figure, "05_roofline")
 # Python's loops are far below the roof.  Matrix products get close.  The package's rate counts the multiplications of the formula, of
 # which it makes a quarter: so it may stand above the roof.  By hand the same trick need not pay: what it saves in multiplications it
 # spends on memory moved.  ReLU hangs below the slope: no better arithmetic would make it faster, only fewer bytes.

@@ -1,6 +1,6 @@
-"""Lesson 17: the GPU.  How can the same code run on one, what does a kernel do, and what is a graph?
+"""Lesson 23: the GPU.  How can the same code run on one, what does a kernel do, and what is a graph?
 
-You should know: Adam (lesson 08), the roofline (04).  Papers: Kingma and Ba 2015, algorithm 1; Williams et al. 2009 (roofline).
+You should know: Adam (lesson 11), the roofline (05).  Papers: Kingma and Ba 2015, algorithm 1; Williams et al. 2009 (roofline).
 Lives in: npsrgan/device.py, npsrgan/fast/cuda/ (adam.cu is read here), npsrgan/graph.py.
 """
 # %% The question.  A graphics card computes with ten thousand threads at once.  Nothing in npsrgan/ops/ knows of that.
@@ -140,7 +140,7 @@ for (row, column), thread in np.ndenumerate(owner[:192].reshape(12, 16)):
     axes[1].text(column, row, thread % block, ha="center", va="center", fontsize=8)
 axes[1].set_title("192 parameters. Colour: block; number: thread")
 axes[1].axis("off")
-save(figure, "17_gpu")
+save(figure, "23_gpu")
 
 # %% Your turn
 exercise(1, "How many entries does thread 5 of block 2 update, of 1000, with 3 blocks of 32 threads?", None, lambda a: a == 10,

@@ -1,6 +1,6 @@
-"""Lesson 07: pixel shuffle.  How does a network make four pixels out of one, and where do checkerboards come from?
+"""Lesson 10: pixel shuffle.  How does a network make four pixels out of one, and where do checkerboards come from?
 
-You should know: convolution (lesson 04), what a gradient rule is (lesson 03).  Papers: Shi et al. 2016, "Real-Time Single
+You should know: convolution (lesson 05), what a gradient rule is (lesson 03).  Papers: Shi et al. 2016, "Real-Time Single
 Image and Video Super-Resolution ...", section 3.2; Odena et al. 2016, "Deconvolution and Checkerboard Artifacts"; Aitken et
 al. 2017, "Checkerboard artifact free sub-pixel convolution".  Lives in: npsrgan/ops/shapes.py.
 """
@@ -109,7 +109,7 @@ assert uneven["shuffle, equal phases"] < 1e-12 and min(uneven["shuffle, random"]
 # %% What it means for a picture
 # Above: one face, 80 x 80, enlarged by untrained weights.  Below: the spectra, low frequencies in the middle.  What belongs
 # in the middle only is repeated at the edges and corners: the checkerboard's peaks.
-save(picture_row(pictures | spectra, columns=4, height=3), "07_checkerboards")
+save(picture_row(pictures | spectra, columns=4, height=3), "10_checkerboards")
 
 # %% They come back through the discriminator
 # D halves its image with 3x3 convolutions of stride 2, and D's gradient is what G learns from.  It runs through d_x: stamps
@@ -123,7 +123,7 @@ print("variance of the gradient, by phase:", (np.array(ratio) / ratio[0]).round(
 assert np.abs(np.array(ratio) / ratio[0] / [1, 2, 2, 4] - 1).max() < 0.3
 
 # %% Does training make a random pixel shuffle even?
-# A flat wall through a small SRResNet (lesson 09): two shuffles, so its pattern repeats every 4 pixels.  Before and after 60 steps on
+# A flat wall through a small SRResNet (lesson 12): two shuffles, so its pattern repeats every 4 pixels.  Before and after 60 steps on
 # "dead leaves": random leaves, striped or rough, on top of each other, drawn by the package, with edges and textures like photographs.
 generator, batches = SRResNet(16, 2), Batches(DeadLeaves(32, 96), 8, 16)
 adam, walls, bump = Adam(generator, 1e-3), {}, {}
@@ -138,7 +138,7 @@ for step in range(61):
         loss = losses.mean_squared_error(generator(lr), hr)
     adam.step(tape.gradient(loss, generator.parameters()))
 assert bump[60] < bump[0] / 2
-save(picture_row(walls | {"D's gradient, power (one strided layer)": power[:16, :16]}, height=3.6), "07_walls")
+save(picture_row(walls | {"D's gradient, power (one strided layer)": power[:16, :16]}, height=3.6), "10_walls")
 
 # %% Exercises
 exercise(1, "Transposed convolution, stride 2, kernel 5 of ones: the stamps on four neighbours, sorted?  (a list)", answer=None,

@@ -1,9 +1,9 @@
-"""Lesson 16: the bug museum, last room: pictures and numbers.  Which errors sit outside the network, where nobody looks?
+"""Lesson 22: the bug museum, last room: pictures and numbers.  Which errors sit outside the network, where nobody looks?
 
 You should know: images as arrays (lesson 01), PSNR (00).  Paper: Ledig et al. 2017, sections 2.2.1 and 3.1.
 Lives in: nowhere in npsrgan/, it is to be hoped; the cures live in images.py, metrics.py and data/degrade.py.
 """
-# %% The rules of the house: a function with a switch `bug`, and a test that fails with it and passes without (see lesson 13).
+# %% The rules of the house: a function with a switch `bug`, and a test that fails with it and passes without (see lesson 19).
 import sys; sys.path[:0] = ["lessons", "."]
 import numpy as np
 from _lesson import exercise, picture_row, save
@@ -39,7 +39,7 @@ def test_a_little_too_bright_is_still_bright(bug):
 hr = images.to_float(photo)
 sharpened = hr + 0.5 * (hr - images.to_float(bicubic))      # oversteps at edges, as networks do
 picture = {"HR": photo, "with the bug": to_uint8(sharpened, True), "clipped": to_uint8(sharpened, False)}
-save(picture_row({name: image[30:158, 60:188] for name, image in picture.items()}, height=3.4), "16_bright_spots")
+save(picture_row({name: image[30:158, 60:188] for name, image in picture.items()}, height=3.4), "22_bright_spots")
 
 # %% 2. Cut instead of rounded
 # Symptom: "my output is a shade darker than the input, even where nothing was changed."
@@ -110,7 +110,7 @@ y, x = np.mgrid[-1:1:256j, -1:1:256j]
 rings = np.repeat((127.5 + 100 * np.cos(60 * np.pi * (x * x + y * y)))[..., None], 3, axis=2).astype(np.uint8)
 pictures = {"HR: rings, ever finer": rings, "LR: bilinear, not antialiased (bug)": smaller(rings, True),
             "LR: bicubic, antialiased": smaller(rings, False)}
-save(picture_row(pictures, height=3.4, vmin=0, vmax=255), "16_downscaling")
+save(picture_row(pictures, height=3.4, vmin=0, vmax=255), "22_downscaling")
 
 # %% 5. VGG19 fed with [-1, 1]
 # Symptom: "the perceptual loss is tiny, whatever I compare"; "with and without VGG the same picture".
