@@ -11,11 +11,11 @@ import numpy as np
 
 from npsrgan.device import to_numpy
 from npsrgan.errors import UserError
-from npsrgan.models import VGG19, Discriminator, SRResNet
+from npsrgan.layers import Layer
+from npsrgan.models import GENERATORS, VGG19, Discriminator, Generator
 from npsrgan.models.vgg19 import LAYERS
 
 WEIGHTS = Path(__file__).parent.parent / "weights"                  # what ships with the program
-NETWORKS = {network.__name__: network for network in (SRResNet, Discriminator, VGG19)}
 KERAS_MEANS = np.array([123.68, 116.779, 103.939], np.float32)      # RGB, 0 to 255: what Keras's VGG19 subtracts
 KERAS_FEATURE_SCALE = 1 / 12.75                                     # Ledig et al. 2017, section 2.2.1
 _BLOCK, _MARK = 512, b"npsrgan "        # HDF5's user block, which it leaves alone: the mark, and the CRC-32 of all that follows
@@ -83,6 +83,11 @@ def previous(path):
     return Path(path).with_name(f"{Path(path).stem}.previous{Path(path).suffix}")
 
 
+def network_classes():
+    """{name in files: class} of all networks."""
+    return GENERATORS | {"Discriminator": Discriminator, "VGG19": VGG19}
+
+
 def save_network(path, network, about="", dtype=None):
     """Write a network's settings, parameters and state.  about: a sentence on where it comes from.  dtype: such as "float16"."""
     arrays = {name: to_numpy(array) for name, array in network.state_dict().items()}
@@ -91,15 +96,15 @@ def save_network(path, network, about="", dtype=None):
     write(path, arrays, {"network": type(network).__name__, "settings": json.dumps(network.settings), "about": about})
 
 
-def load_network(path, kind=None):
-    """Build the network that a file of `save_network` describes, and fill it.  kind: the class it must be, or None.
+def load_network(path, kind=Layer):
+    """Build the network that a file of `save_network` describes, and fill it.  kind: a class that it must belong to.
 
     Raises UserError for a file that is missing, damaged, of another kind, or whose arrays do not fit its own settings.
     """
     arrays, attributes = _network_file(path, kind)
     name = attributes["network"]
     try:
-        network = NETWORKS[name](**json.loads(attributes["settings"]))
+        network = network_classes()[name](**json.loads(attributes["settings"]))
         network.load_state_dict(arrays)
     except (TypeError, ValueError) as error:
         raise UserError(f"{path} does not fit a {name} with {attributes['settings']}: {error}") from None
@@ -109,25 +114,25 @@ def load_network(path, kind=None):
 def load_generator(name_or_path):
     """A trained generator, by the name of one in `weights/`, such as "srgan", or by the path of a file of `save_network`.
 
-    Returns an SRResNet in float32, whatever the file holds.  Raises UserError as `load_network` does, and for a name or
+    Returns a models.Generator in float32, whatever the file holds.  Raises UserError as `load_network` does, and for a name or
     path that leads to no file, with the names there are.
     """
     text = str(name_or_path)
     shipped = sorted(file.stem for file in WEIGHTS.glob("*.h5"))
     if text in shipped:
-        return load_network(WEIGHTS / f"{text}.h5", SRResNet)
+        return load_network(WEIGHTS / f"{text}.h5", Generator)
     if not Path(text).exists():
         known = f"the weights that come with npsrgan are {', '.join(shipped)}" if shipped else f"{WEIGHTS} holds no weights yet"
         raise UserError(f"there are no weights {text}: {known}; any other file goes by its path, FILE.h5")
-    return load_network(text, SRResNet)
+    return load_network(text, Generator)
 
 
 def _network_file(path, kind):
-    """What `read` returns, of a file that `save_network` wrote for a network of this class (None: of any)."""
+    """What `read` returns, of a file that `save_network` wrote for a network of this class."""
     arrays, attributes = read(path)
     name = attributes.get("network")
-    if name not in NETWORKS or (kind is not None and name != kind.__name__):
-        wanted = f"a {kind.__name__}" if kind is not None else "a network"
+    if not issubclass(network_classes().get(name, type(None)), kind):
+        wanted = {Layer: "a network", Generator: "a generator"}.get(kind, f"a {kind.__name__}")
         raise UserError(f"{path} holds {f'a {name}' if name else 'no weights but something else (a checkpoint?)'}, not {wanted}")
     return arrays, attributes
 

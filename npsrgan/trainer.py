@@ -9,7 +9,7 @@ from npsrgan import losses, ops, storage
 from npsrgan.adam import Adam, schedule
 from npsrgan.data.feed import Feed
 from npsrgan.errors import UserError
-from npsrgan.models import Discriminator, SRResNet
+from npsrgan.models import GENERATORS, Discriminator
 from npsrgan.models.vgg19 import LAYERS, random_vgg19
 from npsrgan.ops.normalisation import keep_running
 from npsrgan.tape import Tape
@@ -29,14 +29,13 @@ class Trainer:
         self.settings, self.device = settings, device
         self.srresnet_steps = self.srgan_steps = 0
         s, self.vgg = settings, None
-        self.networks = {"srresnet": SRResNet(s.channels, s.blocks, s.scale, s.seed, s.weight_init, s.equal_phases)}
+        self.networks = {"srresnet": _generator(s)}
         if s.together or s.gan_steps:
-            self.networks |= {"srgan": SRResNet(s.channels, s.blocks, s.scale, s.seed, s.weight_init, s.equal_phases),
-                              "discriminator": Discriminator(s.discriminator_channels, s.image_size, s.leaky_slope,
-                                                             s.seed + 1, s.weight_init)}
+            self.networks |= {"srgan": _generator(s), "discriminator": Discriminator(s.discriminator_channels, s.image_size, s.leaky_slope,
+                                                                                     s.seed + 1, s.weight_init)}
             self.vgg = load_vgg19(s, say) if s.perceptual_weight else None
         if s.init:
-            weights = _initial_weights(s, self.networks["srresnet"].settings)
+            weights = _initial_weights(s, self.networks["srresnet"])
             for name in self.networks.keys() - {"discriminator"}:
                 self.networks[name].load_state_dict(weights)
                 self.networks[name].constrain()
@@ -225,9 +224,15 @@ def load_vgg19(settings, say):
     return random_vgg19(deepest, settings.seed, settings.feature_scale or 1.0)
 
 
-def _initial_weights(settings, wanted):
-    """The arrays of the generator in --init, which must have the sizes that the settings say."""
-    generator = storage.load_network(settings.init, SRResNet)
+def _generator(settings):
+    """A new generator, as the settings say."""
+    s = settings
+    return GENERATORS[s.generator](s.channels, s.blocks, s.scale, s.seed, s.weight_init, s.equal_phases)
+
+
+def _initial_weights(settings, like):
+    """The arrays of the generator in --init, which must be of the same class and sizes as the generator `like`."""
+    generator, wanted = storage.load_network(settings.init, type(like)), like.settings
     generator.settings = {name: value for name, value in generator.settings.items() if name != "equal_phases"}
     wanted = {name: value for name, value in wanted.items() if name != "equal_phases"}
     if generator.settings.keys() - wanted.keys():

@@ -18,7 +18,6 @@ from npsrgan.tape import Tensor
 SMALLEST = 32               # side of a tile: below it, nearly all work would go into the overlap
 GIGABYTE = 1 << 30
 MEMINFO, CONTAINER = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
-LIVE_ARRAYS = 4             # of the first half at once: for its last sum, for a block's sum, a convolution's input and its output
 
 
 class Span(NamedTuple):
@@ -58,11 +57,11 @@ def spans(wanted, size, radius, limit):
 def super_resolve_tiles(generator, lr, device, tile):
     """Yield (top, left, sr) for parts that together make up the whole result: each a float array (h, w, 3), about [-1, 1].
 
-    generator: an SRResNet in evaluation mode, or folded, on the device.   lr: uint8 or uint16 (H, W, 3), or (H, W, 1) for grey.
+    generator: a models.Generator in evaluation mode, or folded, on the device.   lr: uint8 or uint16 (H, W, 3), or (H, W, 1) for grey.
     tile:      side of a tile, in pixels of lr and without overlap.         top, left: in pixels of the result.
     """
     scale = generator.settings["scale"]
-    radius, second_radius = receptive_radius(generator), receptive_radius(generator.upsampling, generator.tail)
+    radius, second_radius = receptive_radius(generator), receptive_radius(*generator.second_half)
     part = max(64, tile // 4)
     for rows in spans(slice(0, lr.shape[0]), tile, radius, lr.shape[0]):
         for columns in spans(slice(0, lr.shape[1]), tile, radius, lr.shape[1]):
@@ -88,8 +87,7 @@ def choose_tile(generator, free):
     result within rounding, but only the same tile the same bits.
     """
     budget = min(free // 2, GIGABYTE)
-    per_pixel = LIVE_ARRAYS * 4 * generator.settings["channels"]
-    side = int((max(budget, 0) / per_pixel) ** 0.5) - 2 * receptive_radius(generator)
+    side = int((max(budget, 0) / (4 * generator.live_channels)) ** 0.5) - 2 * receptive_radius(generator)
     return max(SMALLEST, side // 32 * 32)
 
 

@@ -1,6 +1,9 @@
-"""The three networks of SRGAN."""
+"""The three networks of SRGAN: a generator, the discriminator and VGG19."""
 from npsrgan.models.discriminator import Discriminator
+from npsrgan.models.generator import Generator
 from npsrgan.models.srresnet import SRResNet
 from npsrgan.models.vgg19 import VGG19
 
-__all__ = ["Discriminator", "SRResNet", "VGG19"]
+GENERATORS = {"SRResNet": SRResNet}     # by the name of the class; all that a new generator must be added to
+
+__all__ = ["GENERATORS", "VGG19", "Discriminator", "Generator", "SRResNet"]

@@ -1,9 +1,10 @@
-"""The generator."""
+"""The generator of the paper."""
 from npsrgan import ops
-from npsrgan.layers import BatchNorm, Conv2d, Layer, PixelShuffle, PReLU, Residual, Sequential, initialise
+from npsrgan.layers import BatchNorm, Conv2d, PixelShuffle, PReLU, Residual, Sequential, initialise
+from npsrgan.models.generator import Generator
 
 
-class SRResNet(Layer):
+class SRResNet(Generator):
     """Low resolution in, `scale` times the resolution out.  Ledig et al. 2017, section 2.1 and figure 4.
 
     (N, h, w, 3) in [-1, 1] -> (N, scale*h, scale*w, 3), about [-1, 1]: nothing at the end forces it there.
@@ -42,9 +43,6 @@ class SRResNet(Layer):
                     layer.weight.array *= 0.3
         self.constrain()
 
-    def forward(self, lr):
-        return self.enlarge(self.features(lr))
-
     def features(self, lr):
         """The first half, at low resolution: (N, h, w, 3) -> (N, h, w, channels)."""
         if "unit_input" in self.settings:
@@ -58,6 +56,15 @@ class SRResNet(Layer):
         if "tanh" in self.settings:
             sr = ops.scale(ops.sigmoid(ops.scale(sr, 2)), 2) - 1.0      # tanh(x) = 2 sigmoid(2x) - 1
         return sr
+
+    @property
+    def second_half(self):
+        return self.upsampling, self.tail
+
+    @property
+    def live_channels(self):
+        """The body's last sum, a block's sum, a convolution's input and its output."""
+        return 4 * self.settings["channels"]
 
     def constrain(self):
         """With `equal_phases`, project the weights, in place, onto those for which a flat image stays flat.

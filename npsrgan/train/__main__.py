@@ -176,7 +176,7 @@ def train(trainer, training, validation, out):
                     row = losses | {"step": step, "images_per_s": (step - counted) * s.batch_size / seconds,
                                     "data_wait": min(feed.waited() / seconds, 1.0)} | validate(trainer, pairs, out, step)
                     log.add(row)
-                    say(report.health_line(row, total))
+                    say(report.health_line(row, total, s.generator))
                     clock, counted = time.perf_counter(), step
                 stopping = bool(stop)       # asked once: a signal a moment later stops after the next step
                 if step % s.save_every == 0 or step == total or stopping:
@@ -236,7 +236,7 @@ def validate(trainer, pairs, out, step):
     """Mean PSNR on the validation images in memory, as columns of the log; and a sample picture of the first of them."""
     s, first = trainer.settings, {}
     row = {"bicubic_psnr": np.mean([min(psnr(upscale(lr, s.scale), hr, s.scale), CAP) for _, lr, hr in pairs])}
-    for name, label in report.generators(trainer):
+    for name, label in report.generators(trainer).items():
         generator = fold(trainer.trained(name))
         enlarged = [super_resolve(generator, lr, trainer.device) for _, lr, _ in pairs]
         row[f"{name}_psnr"] = np.mean([min(psnr(sr, hr, s.scale), CAP) for sr, (_, _, hr) in zip(enlarged, pairs)])
@@ -249,12 +249,13 @@ def validate(trainer, pairs, out, step):
 def finish(trainer, validation, out):
     """Write the weights; measure on every validation image; write the picture, the curves and result.json."""
     s, scores = trainer.settings, {"bicubic": []}
-    about = f"trained by npsrgan, preset {s.preset}, {trainer.srresnet_steps} SRResNet and {trainer.srgan_steps} SRGAN steps"
+    labels = report.labels(s.generator)
+    about = f"trained by npsrgan, preset {s.preset}, {trainer.srresnet_steps} {s.generator} and {trainer.srgan_steps} SRGAN steps"
     for name in trainer.networks:
         storage.save_network(out / f"{name}.h5", trainer.trained(name), about)
     log = report.Log(out / "log.csv", trainer.steps)
-    log.plot(out / "loss.png")
-    generators, count = {name: fold(trainer.trained(name)) for name, _ in report.generators(trainer)}, 0
+    log.plot(out / "loss.png", s.generator)
+    generators, count = {name: fold(trainer.trained(name)) for name in report.generators(trainer)}, 0
     for name, lr, hr in tqdm(validation_pairs(validation, s.scale, report=say, photo=s.degradation == "photo"),
                              "measuring", len(validation), unit=" images", delay=2):
         results = {"bicubic": upscale(lr, s.scale)}
@@ -262,12 +263,13 @@ def finish(trainer, validation, out):
         for method, image in results.items():
             scores.setdefault(method, []).append((min(psnr(image, hr, s.scale), CAP), ssim(image, hr, s.scale)))
         if count == 0:
-            report.comparison_picture(out / "result.png", lr, results, hr, f"{name}, which training never saw")
+            named = {labels[method]: image for method, image in results.items()}
+            report.comparison_picture(out / "result.png", lr, named, hr, f"{name}, which training never saw")
         count += 1
     result = report.write_result(out / "result.json", scores, count, dataclasses.asdict(s))
     say(f"\non {count} held-out image{'s' * (count > 1)}, Y channel, {s.scale} pixels of border left out:")
     for method, score in result.items():
-        say(f"  {report.LABELS[method]:9} PSNR {score['psnr_y']:6.2f} dB   SSIM {score['ssim_y']:.4f}")
+        say(f"  {labels[method]:9} PSNR {score['psnr_y']:6.2f} dB   SSIM {score['ssim_y']:.4f}")
     say(f"in {shown(out)}: result.png to look at, loss.png, log.csv, result.json, and the weights "
         + ", ".join(f"{name}.h5" for name in trainer.networks))
 

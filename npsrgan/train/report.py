@@ -8,21 +8,21 @@ import numpy as np
 from npsrgan import images
 from npsrgan.metrics import psnr, ssim
 
-LABELS = {"bicubic": "bicubic", "srresnet": "SRResNet", "srgan": "SRGAN"}
+METHODS = ("bicubic", "srresnet", "srgan")
 LOSSES = ("srresnet_pixel", "pixel", "perceptual", "adversarial", "discriminator")
 COLUMNS = ("step", "images_per_s", "data_wait", *LOSSES, "d_hr", "d_sr", "gradient_pixel", "gradient_perceptual", "gradient_adversarial",
-           "cosine", *(f"{method}_psnr" for method in LABELS))
-CURVES = (      # of loss.png: title, look, {column: label}
-    ("losses", {"yscale": "log"}, {"srresnet_pixel": "SRResNet, pixels", "pixel": "SRGAN, pixels", "perceptual": "SRGAN, features",
-                                   "adversarial": "SRGAN, adversarial", "discriminator": "discriminator"}),
-    ("what the discriminator believes: real is 1, made is 0", {"ylim": (0, 1)}, {"d_hr": "D(HR)", "d_sr": "D(SR)"}),
-    ("validation PSNR (Y), dB", {}, {f"{method}_psnr": label for method, label in LABELS.items()}),
-)
+           "cosine", *(f"{method}_psnr" for method in METHODS))
+
+
+def labels(generator):
+    """{method: its name for people}.  generator: the name of the generator's class."""
+    return dict(zip(METHODS, ("bicubic", generator, "SRGAN")))
 
 
 def generators(trainer):
-    """(name, label) of the generators to show: SRGAN only once it has begun to differ from SRResNet."""
-    return [(name, LABELS[name]) for name in ("srresnet", "srgan")[:1 + bool(trainer.srgan_steps)]]
+    """{method: its name for people} of the generators to show: SRGAN only once it has begun to differ from SRResNet."""
+    named = labels(trainer.settings.generator)
+    return {method: named[method] for method in ("srresnet", "srgan")[:1 + bool(trainer.srgan_steps)]}
 
 
 class Log:
@@ -56,12 +56,18 @@ class Log:
         points = [(int(row["step"]), float(row[name])) for row in self.rows if row.get(name)]
         return [step for step, _ in points], [value for _, value in points]
 
-    def plot(self, path):
+    def plot(self, path, generator="SRResNet"):
         """Draw the losses, the balance of the two players and the validation PSNR, each over the steps."""
         from matplotlib.figure import Figure  # slow to import, and only needed here
 
+        curves = (      # title, look, {column: label}
+            ("losses", {"yscale": "log"}, {"srresnet_pixel": f"{generator}, pixels", "pixel": "SRGAN, pixels",
+                                           "perceptual": "SRGAN, features", "adversarial": "SRGAN, adversarial",
+                                           "discriminator": "discriminator"}),
+            ("what the discriminator believes: real is 1, made is 0", {"ylim": (0, 1)}, {"d_hr": "D(HR)", "d_sr": "D(SR)"}),
+            ("validation PSNR (Y), dB", {}, {f"{method}_psnr": label for method, label in labels(generator).items()}))
         drawing = Figure(figsize=(15, 4), layout="constrained")
-        for axes, (title, look, columns) in zip(drawing.subplots(1, len(CURVES)), CURVES):
+        for axes, (title, look, columns) in zip(drawing.subplots(1, len(curves)), curves):
             for name, label in columns.items():
                 steps, values = self.column(name)
                 if steps:
@@ -74,19 +80,19 @@ class Log:
             drawing.savefig(temporary, dpi=90)
 
 
-def health_line(row, total):
+def health_line(row, total, generator="SRResNet"):
     """One line that says how training is doing, from a log row."""
     def say(*names):
         return ", ".join(f"{name.split('_', 1)[-1]} {row[name]:.3g}" for name in names if name in row)
 
     parts = [f"step {row['step']}/{total}"]
     if "srresnet_pixel" in row:
-        parts.append("SRResNet: " + say("srresnet_pixel"))
+        parts.append(f"{generator}: " + say("srresnet_pixel"))
     if "pixel" in row:
         parts.append("SRGAN: " + say("pixel", "perceptual", "adversarial", "discriminator")
                      + f", D(HR) {row['d_hr']:.2f}, D(SR) {row['d_sr']:.2f}")
         parts.append("gradients at SR: " + say("gradient_pixel", "gradient_perceptual", "gradient_adversarial", "cosine"))
-    measured = [(label, row[f"{method}_psnr"]) for method, label in LABELS.items() if f"{method}_psnr" in row]
+    measured = [(label, row[f"{method}_psnr"]) for method, label in labels(generator).items() if f"{method}_psnr" in row]
     parts.append("PSNR: " + ", ".join(f"{label} {value:.2f}" for label, value in measured))
     parts.append(f"{row['images_per_s']:.1f} images/s, {row['data_wait']:.0%} of the time waiting for data")
     return " | ".join(parts)
@@ -100,7 +106,7 @@ def sample_picture(path, lr, results, hr, title):
 def comparison_picture(path, lr, results, hr, title):
     """LR | bicubic and the networks | HR of a whole image, with PSNR and SSIM under each, and a detail of all of them below.
 
-    results: {method: uint8 image}.
+    results: {label: uint8 image}.
     """
     scale = hr.shape[0] // lr.shape[0]
     side = min(*lr.shape[:2], 40)
@@ -110,8 +116,8 @@ def comparison_picture(path, lr, results, hr, title):
         factor = image.shape[0] // lr.shape[0]
         return image[top * factor:(top + side) * factor, left * factor:(left + side) * factor]
 
-    panels = [("LR", lr, None), *[(LABELS[method], image, f"{psnr(image, hr, scale):.2f} dB, SSIM {ssim(image, hr, scale):.3f}")
-                                  for method, image in results.items()], ("HR", hr, None)]
+    panels = [("LR", lr, None), *[(label, image, f"{psnr(image, hr, scale):.2f} dB, SSIM {ssim(image, hr, scale):.3f}")
+                                  for label, image in results.items()], ("HR", hr, None)]
     images.figure(path, [panels, [(None, detail(image), None) for _, image, _ in panels]], title=title)
 
 

@@ -9,6 +9,7 @@ from typing import get_args
 from npsrgan.adam import SCHEDULES
 from npsrgan.errors import UserError
 from npsrgan.layers import INITIALISATIONS
+from npsrgan.models import GENERATORS
 from npsrgan.models.vgg19 import LAYERS
 
 
@@ -33,6 +34,7 @@ class Settings:
     together: bool = option(False, "train SRResNet and SRGAN side by side on the same batches, from the same first weights")
     batch_size: int = option(16, "crops in a batch, each from another image")
     patch_size: int = option(24, "side of the low-resolution crops")
+    generator: str = option("SRResNet", "the generator's architecture", GENERATORS)
     scale: int = option(4, "enlargement", (2, 4))
     degradation: str = option("clean", "how small images are made: clean (bicubic, as papers do) or photo (blur, noise and JPEG of random "
                                        "strength, as photographs are found)", ("clean", "photo"))

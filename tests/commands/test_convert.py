@@ -232,7 +232,7 @@ def test_training_does_not_start_from_other_pixels(tmp_path):
     for settings in ({"unit_input": True}, {"tanh": True}):
         storage.save_network(tmp_path / "theirs.h5", SRResNet(4, 1, 2, **settings))
         with pytest.raises(UserError, match="theirs.h5 was converted from elsewhere .* can be used but not trained on"):
-            _initial_weights(SimpleNamespace(init=tmp_path / "theirs.h5"), SRResNet(4, 1, 2).settings)
+            _initial_weights(SimpleNamespace(init=tmp_path / "theirs.h5"), SRResNet(4, 1, 2))
 
 
 # ---------------------------------------------------------------- the pixels that a generator takes and gives

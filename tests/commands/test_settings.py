@@ -53,7 +53,7 @@ def test_every_setting_can_be_overridden():
         if isinstance(default, bool):
             words, value = [flag.replace("--", "--no-") if default else flag], not default
         elif item.metadata["choices"]:
-            value = next(choice for choice in item.metadata["choices"] if choice != default)
+            value = next((choice for choice in item.metadata["choices"] if choice != default), default)
             words = [flag, str(value)]
         else:
             value = next((v for v in (77, 0.77) if type(v).__name__ in str(item.type)), "/some/where")
