@@ -1,2 +1,37 @@
-"""npsrgan: SRGAN (Ledig et al. 2017, arXiv 1609.04802) written by hand on NumPy and CuPy."""
-import npsrgan.fast  # noqa: F401  (the fast twins, active by default)
+"""SRGAN (Ledig et al. 2017, arXiv 1609.04802) on NumPy and CuPy, with every gradient written by hand.
+
+    import npsrgan
+
+    large = npsrgan.super_resolve("photo.jpg")      # a PIL image, four times as wide and high
+    large.save("photo_x4.png")
+    generator = npsrgan.load("srresnet")            # a network: large = npsrgan.super_resolve(image, generator)
+"""
+import npsrgan.fast  # noqa: F401  (registers the fast operations)
+
+__all__ = ["load", "super_resolve"]
+
+
+def load(name_or_path):
+    """A trained generator in evaluation mode: the name of one in weights/, such as "srgan", or the path of a file of weights.
+
+    Raises errors.UserError for a name or file that does not exist, and for a file that is damaged or holds something else.
+    """
+    from npsrgan.storage import load_generator
+    return load_generator(name_or_path).eval()
+
+
+def super_resolve(image, weights="srgan", device="auto", tile=None):
+    """The image, enlarged as many times as the weights are for: 4 for those in weights/.
+
+    image:   a path or a PIL image, of any kind that `python -m npsrgan.upscale` takes; or a uint8 array, (H, W) or (H, W, 1) for
+             grey, (H, W, 3) for RGB.
+    weights: what `load` takes, or what it returns.
+    device:  "auto" (a GPU if there is one), "cpu" or "gpu".
+    tile:    the side in pixels of the parts that are computed one after the other; None chooses by the memory that is free.
+
+    Returns a PIL image for a path or a PIL image, and an array of as many dimensions for an array.  Grey stays grey.
+    Raises TypeError or ValueError for an image of another type, dtype or shape, and errors.UserError as `load` does, for a file
+    that is no image, and for device="gpu" without one.
+    """
+    from npsrgan.upscale.enlarge import enlarge_any
+    return enlarge_any(image, load(weights) if isinstance(weights, str) or hasattr(weights, "__fspath__") else weights, device, tile)

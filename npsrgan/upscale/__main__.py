@@ -18,11 +18,11 @@ from npsrgan.data import ImageFolder
 from npsrgan.device import CPU, select
 from npsrgan.errors import UserError, command
 from npsrgan.fast import keep_memory, set_threads
-from npsrgan.inference import SMALLEST, blend, choose_tile, fold, free_memory, super_resolve_tiles
+from npsrgan.inference import SMALLEST, blend, choose_tile, fold, free_memory
 from npsrgan.storage import load_generator
 from npsrgan.upscale import picture
+from npsrgan.upscale.enlarge import enlarge
 
-GREY = np.array([0.299, 0.587, 0.114], np.float32)      # luminance of RGB, ITU-R BT.601, as Pillow computes it
 BICUBIC = Image.Resampling.BICUBIC
 LABELS = {"srresnet": "SRResNet", "srgan": "SRGAN"}     # of networks in a comparison
 WHOLE, DETAIL = 1000, 48    # of a comparison: longest side of a whole image as shown, and side of the detail in input pixels
@@ -52,7 +52,7 @@ def main(arguments=None):
                 raise UserError(f"{source}: the result would overwrite {target}, the result of {made[target]}; "
                                 "enlarge it by itself, with another -o")
             made[target] = source
-            enlarge(source, target, generator, device, options)
+            upscale(source, target, generator, device, options)
         except UserError as error:
             failures += 1
             print(f"error: {error}", file=sys.stderr)
@@ -152,7 +152,7 @@ def identity(path):
     return status.st_dev, status.st_ino
 
 
-def enlarge(source, target, generator, device, options):
+def upscale(source, target, generator, device, options):
     """Enlarge one image file, and say so.  Raises UserError."""
     start, scale = time.perf_counter(), generator.settings["scale"]
     with images.any_size():
@@ -165,7 +165,7 @@ def enlarge(source, target, generator, device, options):
     tile = options.tile or choose_tile(generator, room if device.module is np else free_memory(device))
     with tqdm(total=width * height, desc=source.name, unit=" pixels", unit_scale=True, delay=1, leave=False) as progress:
         try:
-            result = super_resolve(original, generator, device, tile, progress)
+            result = enlarge(original, generator, device, tile, progress.update)
         except MemoryError:
             raise UserError(f"{source}: out of memory; give a --tile smaller than {tile}") from None
         progress.set_postfix_str("writing")
@@ -195,24 +195,6 @@ def require_folder(folder):
         TemporaryFile(dir=folder).close()
     except OSError as error:
         raise UserError(f"cannot write to {folder} ({error.strerror}): name another place with -o") from None
-
-
-def super_resolve(original, generator, device, tile, progress):
-    """A picture.Picture enlarged: a PIL image, which takes 4 bytes for each pixel and is filled tile by tile."""
-    height, width, channels = original.pixels.shape
-    scale, pixels = generator.settings["scale"], original.pixels
-    if original.alpha is not None:
-        pixels = picture.without_fringes(pixels, original.alpha)
-    result = Image.new(original.mode, (scale * width, scale * height))
-    for top, left, sr in super_resolve_tiles(generator, pixels, device, tile):
-        if channels == 1:       # no network is so exact that the three channels of a grey image come out the same
-            sr = sr @ GREY
-        result.paste(Image.fromarray(images.to_levels(sr, pixels.dtype)), (left, top))
-        progress.update(sr.shape[0] * sr.shape[1] // scale**2)
-    if original.alpha is not None:
-        # Bicubic, for a network would invent texture in it: what is opaque must stay opaque, and what is empty, empty.
-        result.putalpha(Image.fromarray(original.alpha).resize(result.size, BICUBIC))
-    return result
 
 
 def compare(path, original, result, label, title):

@@ -47,12 +47,18 @@ def read(path):
         if image.mode[0] != "I" and re.search(";16[BLN]", str(image.tile)):
             remarks.append("its colours of 16 bits were read as 8 bits, which is all that Pillow can do")
         image.load()
-        image = images.upright(image)
-        exif = _exif(image, remarks)
-        profile = image.info.get("icc_profile")
-        if image.mode == "CMYK":
-            image, profile = _from_cmyk(image, profile), None
-        pixels, mode, alpha = _pixels(image)
+        return from_image(image, remarks)
+
+
+def from_image(image, remarks=()):
+    """The Picture that a PIL image holds.  Raises images.ImageError for values without a known range."""
+    remarks = list(remarks)
+    image = images.upright(image)
+    exif = _exif(image, remarks)
+    profile = image.info.get("icc_profile")
+    if image.mode == "CMYK":
+        image, profile = _from_cmyk(image, profile), None
+    pixels, mode, alpha = _pixels(image)
     return Picture(pixels, mode, alpha, profile, exif, remarks)
 
 

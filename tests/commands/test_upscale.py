@@ -17,6 +17,7 @@ from npsrgan.device import CPU
 from npsrgan.inference import folding as inference
 from npsrgan.models import SRResNet
 from npsrgan.upscale import __main__ as upscale
+from npsrgan.upscale import enlarge
 
 GREY = RGB[..., 0]
 SHIPPED = ("srgan", "srresnet", "srgan-faces", "srresnet-faces")
@@ -262,7 +263,7 @@ def test_a_failed_write_leaves_the_old_result_and_no_litter(run, monkeypatch):
 
 
 def test_what_cannot_be_written_is_said_before_anything_is_computed(run, monkeypatch):
-    monkeypatch.setattr(upscale, "super_resolve", lambda *_: pytest.fail("computed"))
+    monkeypatch.setattr(upscale, "enlarge", lambda *_: pytest.fail("computed"))
     save(Path("long.png"), np.zeros((2, 5000), np.uint8))
     save(Path("a.png"), RGB)
     for arguments, words in ((["long.png", "-o", "a.webp"], "16383"), (["a.png", "-o", "a.xyz"], "end the name in")):
@@ -287,7 +288,7 @@ def test_pillows_limit_of_pixels_does_not_count_here(run, monkeypatch):
 def test_out_of_memory_asks_for_smaller_tiles(run, monkeypatch):
     def tiles(*_):
         raise MemoryError
-    monkeypatch.setattr(upscale, "super_resolve_tiles", tiles)
+    monkeypatch.setattr(enlarge, "super_resolve_tiles", tiles)
     status, _, complaints = run(save(Path("a.png"), RGB), "--tile", 64)
     assert status == 2 and "a.png: out of memory; give a --tile smaller than 64" in complaints
 
