@@ -1,6 +1,6 @@
 """Measure networks, and what needs none, on folders of images:  python -m npsrgan.evaluate --help
 
-Top to bottom: the command, the images, the methods, the measurements.  What is printed and written: report.py.
+Top to bottom: the command, the methods, the measurements.  The images: benchmark.py.  What is printed and written: report.py.
 """
 import argparse
 import math
@@ -15,18 +15,18 @@ from PIL import Image
 from tqdm import tqdm
 
 from npsrgan import images
-from npsrgan.data import ImageFolder, bicubic, degrade
+from npsrgan.data import bicubic
 from npsrgan.device import select
 from npsrgan.errors import UserError, command
 from npsrgan.evaluate import report
-from npsrgan.evaluate.lpips import LPIPS, SMALLEST
+from npsrgan.evaluate.benchmark import RESIZERS, Benchmark
+from npsrgan.evaluate.lpips import LPIPS
 from npsrgan.fast import keep_memory, set_threads
 from npsrgan.inference import blend, fold, super_resolve_tiles
 from npsrgan.metrics import CAP, mesh, psnr, smooth_pixels, ssim
 from npsrgan.storage import load_generator
 
 CLASSICAL = ("nearest", "bicubic", "lanczos")
-RESIZERS = {"matlab": bicubic, "pil": degrade, "photo": degrade}      # modules with `downscale` and `upscale`
 BLENDS = 11             # points of the curve
 TILE = 512              # side of the tiles in which a network sees large images, in low-resolution pixels
 CROPS = 6               # rows of --figure
@@ -57,9 +57,9 @@ def main(arguments=None):
 
     summaries, rows, crops, curves, skipped = {}, [], [], {}, 0
     for benchmark in benchmarks:
-        scores, found = measure(benchmark, benchmark.hr.names, methods, rivals, lpips,
+        scores, found = measure(benchmark, benchmark.names, methods, rivals, lpips,
                                 math.ceil(CROPS / len(benchmarks)) if options.figure else 0)
-        skipped += len(benchmark.hr) - len(scores)
+        skipped += len(benchmark.names) - len(scores)
         if not scores:
             say(f"{benchmark.name}: none of its images could be measured")
             continue
@@ -83,7 +83,7 @@ def main(arguments=None):
     if not lpips:
         say("\nLPIPS was not measured: give its weights with --lpips FILE (the README says where to get them)")
     if skipped:
-        say(f"\n{skipped} of {sum(len(benchmark.hr) for benchmark in benchmarks)} images could not be measured and were skipped")
+        say(f"\n{skipped} of {sum(len(benchmark.names) for benchmark in benchmarks)} images could not be measured and were skipped")
     return 2 if skipped else 0
 
 
@@ -101,7 +101,8 @@ small image (RGB, all pixels).  Below each mean stands its 95 % bootstrap interv
 taken image by image.""")
     add = parser.add_argument
     add("folders", nargs="+", metavar="FOLDER",
-        help="original images, searched recursively; or a folder with HR/ and, under the same file names, LRx4/ in it")
+        help="original images, searched recursively; or a benchmark as published: HR/ and LRx4/, GTmod12/ and LRbicx4/, "
+             "DIV2K_valid_HR/ and DIV2K_valid_LR_bicubic/X4/, or pairs of files NAME_HR.png and NAME_LR.png")
     add("--weights", nargs="*", default=["srresnet", "srgan"], metavar="W",
         help="generators: files, or names of those that come with npsrgan (default: srresnet srgan); nothing: none")
     add("--blend", nargs="+", type=float, default=[], metavar="A",
@@ -171,43 +172,6 @@ def common_scale(generators):
         raise UserError("the networks enlarge differently, so measure them apart: "
                         + ", ".join(f"{name} x{scale}" for name, scale in scales.items()))
     return next(iter(scales.values()), 4)
-
-
-class Benchmark:
-    """The images of a folder, in pairs of low and high resolution.
-
-    name: for tables.   folder: of originals; or with HR/ and perhaps LRx4/ in it (LRx2/, at scale 2).
-    degrade: a key of RESIZERS.   lpips: whether LPIPS will be measured, which refuses images that are too small for it.
-    After `load`, `grey` holds the names of the grey files among the originals.   Raises UserError for a folder without images.
-    """
-
-    def __init__(self, name, folder, scale, degrade, lpips):
-        self.name, self.scale, self.resizer, self.grey = name, scale, RESIZERS[degrade], set()
-        paired, lr = (Path(folder) / "HR").is_dir(), Path(folder) / f"LRx{scale}"
-        self.hr = ImageFolder(Path(folder) / "HR" if paired else folder)
-        self.photo = degrade == "photo"
-        self.lr = lr if paired and lr.is_dir() and not self.photo else None
-        self.source = f"LR from {self.lr}" if self.lr else f"LR by --degrade {degrade}"
-        self.smallest = max(11 + 2 * scale, SMALLEST * 4 // 3 if lpips else 0)     # SSIM's window inside the border; 3/4 for LPIPS
-
-    def load(self, name):
-        """(lr, hr), uint8 (h, w, 3) and (scale h, scale w, 3).  Raises images.ImageError for a pair that cannot be used."""
-        hr = degrade.crop_to_multiple(images.read(self.hr.root / name), self.scale)
-        with images.opened(self.hr.root / name) as file:
-            if Image.getmodebase(file.mode) == "L":
-                self.grey.add(name)
-        if min(hr.shape[:2]) < self.smallest:
-            raise images.ImageError(f"{self.hr.root / name} has {hr.shape[1]}x{hr.shape[0]} pixels to compare: "
-                                    f"fewer than {self.smallest} on a side cannot be measured")
-        if self.photo:
-            return degrade.photo(hr, self.scale, degrade.seeded_by(name)), hr
-        if self.lr is None:
-            return self.resizer.downscale(hr, self.scale), hr
-        lr = images.read(self.lr / name)
-        height, width = (n // self.scale for n in hr.shape[:2])
-        if lr.shape[:2] != (height, width):
-            raise images.ImageError(f"{self.lr / name} has {lr.shape[1]}x{lr.shape[0]} pixels, not the {width}x{height} of its original")
-        return lr, hr
 
 
 def classical(resizer, scale):

@@ -28,9 +28,10 @@ def interval(values):
 
     Which images are drawn depends on their number only.  So intervals of several methods come from the same draws, and that of
     a difference, image by image, is paired.  (With fewer than about 20 images such intervals are known to be too narrow.)
+    Of more than 1,000 images there are fewer draws, so that time and memory stay within bounds.
     """
     count = len(values)
-    drawn = np.random.default_rng([SEED, count]).integers(0, count, (DRAWS, count))
+    drawn = np.random.default_rng([SEED, count]).integers(0, count, (min(DRAWS, 10**7 // count), count))
     return tuple(np.percentile(np.asarray(values)[drawn].mean(1), [2.5, 97.5]).tolist())
 
 
@@ -187,14 +188,14 @@ def plot_curves(path, curves, ends):
                 axis.text(0.5, 0.5, "no image is smooth anywhere", transform=axis.transAxes, ha="center")
                 continue
             axis.plot([p["psnr_y"] for p in points], [p[metric] for p in points], ".-")
-            labelled = [points[0], points[len(points) // 2], points[-1], *(found[name] for name in single)]
-            for point, name in zip(labelled, (ends[0], "half of each", ends[1], *single)):
-                axis.annotate(name, (point["psnr_y"], point[metric]), xytext=(0, 7), textcoords="offset points", ha="center",
-                              parse_math=False)
-            for name in single:
-                axis.plot(found[name]["psnr_y"], found[name][metric], "x", color="grey")
+            axis.plot([found[name]["psnr_y"] for name in single], [found[name][metric] for name in single], "x", color="grey")
+            named = [*zip((ends[0], "half of each", ends[1]), points[::len(points) // 2])], [(name, found[name]) for name in single]
+            for side, labels in zip((1, -1), named):        # the curve's names to the right of it, the others' to the left
+                for name, point in labels:
+                    axis.annotate(name, (point["psnr_y"], point[metric]), xytext=(8 * side, 0), textcoords="offset points",
+                                  ha="left" if side > 0 else "right", va="center", parse_math=False)
             axis.grid(alpha=0.3)
-            axis.margins(0.2)
+            axis.margins(0.4, 0.15)
         if found["original"]["mesh"] is not None:
             column[1].axhline(found["original"]["mesh"], color="grey", linestyle=":", label="the originals")
             column[1].legend()

@@ -15,8 +15,10 @@ from test_lpips import WEIGHTS, write_random_weights
 from npsrgan import images, storage
 from npsrgan.data import bicubic, degrade
 from npsrgan.device import CPU
+from npsrgan.errors import UserError
 from npsrgan.evaluate import __main__ as evaluate
 from npsrgan.evaluate import report
+from npsrgan.evaluate.benchmark import Benchmark
 from npsrgan.evaluate.lpips import LPIPS
 from npsrgan.inference import blend, fold, super_resolve
 from npsrgan.metrics import luma, mesh, psnr, smooth_pixels, ssim
@@ -197,10 +199,10 @@ def test_grey_files_are_measured_on_their_own_levels(run, tmp_path):
 
 def test_crops_are_kept_only_for_the_figure_and_only_so_many(run, made, monkeypatch):
     """Each holds some 0.3 MB: those of ten thousand images would fill the memory."""
-    benchmark = evaluate.Benchmark("photos", made / "photos", 4, "matlab", None)
+    benchmark = Benchmark("photos", made / "photos", 4, "matlab", None)
     methods = evaluate.classical(bicubic, 4)
-    assert evaluate.measure(benchmark, benchmark.hr.names, methods, {})[1] == []
-    (best,), both = (evaluate.measure(benchmark, benchmark.hr.names, methods, {}, keep=keep)[1] for keep in (1, 6))
+    assert evaluate.measure(benchmark, benchmark.names, methods, {})[1] == []
+    (best,), both = (evaluate.measure(benchmark, benchmark.names, methods, {}, keep=keep)[1] for keep in (1, 6))
     assert len(both) == 2 and best.difference == max(crop.difference for crop in both)
     monkeypatch.setattr(report, "telling_crop", lambda *args: pytest.fail("a crop that nobody asked for"))
     assert run("photos").code == 0
@@ -267,13 +269,13 @@ def test_an_exact_copy_is_a_number(run, tmp_path):
 
 
 def test_an_interrupted_run_keeps_the_folders_it_has_measured(made, run, tmp_path, monkeypatch):
-    load = evaluate.Benchmark.load
+    load = Benchmark.load
 
     def interrupted(self, name):
         if self.name == "paired":
             raise KeyboardInterrupt
         return load(self, name)
-    monkeypatch.setattr(evaluate.Benchmark, "load", interrupted)
+    monkeypatch.setattr(Benchmark, "load", interrupted)
     assert run("photos", "paired", json=tmp_path / "r.json", csv=tmp_path / "r.csv").code == 130
     assert list(numbers(tmp_path / "r.json")) == ["photos"] and (tmp_path / "r.csv").exists()
 
@@ -403,6 +405,71 @@ def test_the_crop_is_where_methods_differ():
                                 {"bicubic": row | {"lpips": 0.1234, "mesh": 0.256}, "net": row | {"mesh": None}}, 4)
     assert small.panels[0][1].shape == (20, 20, 3)
     assert [caption for _, _, caption in small.panels] == ["30.00 dB, LPIPS 0.123, mesh 0.26", "30.00 dB", "a.png"]
+
+
+# Which images belong together
+
+def write_layout(root, files):
+    """Files below `root`: originals of 40 x 40 pixels, and small images, of sides and grey levels given."""
+    for name, (side, level) in files.items():
+        images.write(root / name, np.full((side, side, 3), level, np.uint8))
+    return root
+
+
+ORIGINAL, SMALL, DECOY = (40, 100), (10, 77), (10, 5)
+LAYOUTS = {         # (files, names of the originals among them)
+    "plain": ({"a/0.png": ORIGINAL, "b/0.png": ORIGINAL}, ["a/0.png", "b/0.png"]),
+    "ours": ({"HR/0.png": ORIGINAL, "LRx4/0.png": SMALL, "LRx2/0.png": DECOY}, ["0.png"]),
+    "DIV2K's names in ours": ({"HR/in/0001.png": ORIGINAL, "LRx4/in/0001x4.png": SMALL}, ["in/0001.png"]),
+    "HR and LR": ({"HR/0.png": ORIGINAL, "LR/0.png": SMALL}, ["0.png"]),
+    "no small images of this scale": ({"HR/0.png": ORIGINAL, "LRx2/0.png": DECOY}, ["0.png"]),
+    "EDSR": ({"HR/baby.png": ORIGINAL, "LR_bicubic/X4/babyx4.png": SMALL, "LR_bicubic/X2/babyx2.png": DECOY}, ["baby.png"]),
+    "BasicSR": ({"GTmod12/baby.png": ORIGINAL, "original/baby.png": (41, 9), "LRbicx4/baby.png": SMALL, "LRbicx3/baby.png": DECOY},
+                ["baby.png"]),
+    "DIV2K": ({"DIV2K_valid_HR/0801.png": ORIGINAL, "DIV2K_valid_LR_bicubic/X4/0801x4.png": SMALL,
+               "DIV2K_valid_LR_bicubic/X2/0801x2.png": DECOY}, ["0801.png"]),
+    "SelfExSR": ({"image_SRF_4/img_001_SRF_4_HR.png": ORIGINAL, "image_SRF_4/img_001_SRF_4_LR.png": SMALL,
+                  "image_SRF_4/img_001_SRF_4_bicubic.png": (40, 9), "image_SRF_2/img_001_SRF_2_HR.png": (40, 9),
+                  "image_SRF_2/img_001_SRF_2_LR.png": DECOY}, ["image_SRF_4/img_001_SRF_4_HR.png"]),
+    "pairs of files": ({"a_HR.png": ORIGINAL, "a_LR.png": SMALL}, ["a_HR.png"]),
+    "all are called small": ({"IMG_LR.png": ORIGINAL, "lrx2.png": ORIGINAL}, ["IMG_LR.png", "lrx2.png"]),
+    "no small names at all": ({"colra.png": ORIGINAL, "fx4.png": ORIGINAL, "x2.png": ORIGINAL}, ["colra.png", "fx4.png", "x2.png"]),
+}
+
+
+@pytest.mark.parametrize("case", LAYOUTS)
+def test_layouts_in_which_benchmarks_are_published(tmp_path, case):
+    files, originals = LAYOUTS[case]
+    benchmark = Benchmark("set", write_layout(tmp_path, files), 4, "matlab", None)
+    assert benchmark.names == originals
+    level = 77 if SMALL in files.values() else 100      # of what is published, or of what is made from the original
+    for name in originals:
+        lr, hr = benchmark.load(name)
+        assert (hr == 100).all() and (lr == level).all() and hr.shape == (40, 40, 3) and lr.shape == (10, 10, 3)
+    assert benchmark.source.startswith("LR from " if level == 77 else "LR by --degrade matlab")
+    assert (", 3 other images left out" in benchmark.source) == (case == "SelfExSR")
+
+
+AMBIGUOUS = {
+    "several originals": (["DIV2K_train_HR/0.png", "DIV2K_valid_HR/1.png"], "several folders of originals, DIV2K_train_HR, DIV2K_valid_HR"),
+    "several small": (["HR/0.png", "LRx4/0.png", "LR_bicubic/X4/0x4.png"], "several folders of small images"),
+    "both names": (["HR/0.png", "LRx4/0.png", "LRx4/0x4.png"], "could both be the small image of 0.png"),
+    "other names": (["HR/0.png", "LRx4/zero.png"], "no small image for any of .*HR: 0.png needs one .* x4 before the suffix"),
+    "other pairs": (["a_SRF_2_HR.png", "a_SRF_2_LR.png"], "pairs for other scales than x4, such as a_SRF_2_HR.png"),
+    "a folder of sets": (["Set5/HR/0.png", "Set5/LRx4/0.png"], "small images, such as Set5/LRx4/0.png, among .* or one with HR and LRx4,"),
+    "another layout": (["gt/0.png", "LRbicx4/0.png"], "small images, such as LRbicx4/0.png, among originals"),
+    "a lone small image": (["b.png", "img_001_SRF_4_LR.png"], "small images, such as img_001_SRF_4_LR.png"),
+    "sizes side by side": (["X2/0001x2.png", "X4/0001x4.png"], "small images, such as X2/0001x2.png"),
+    "sizes beside originals": (["0001.png", "0001x4.png"], "small images, such as 0001x4.png"),
+}
+
+
+@pytest.mark.parametrize("case", AMBIGUOUS)
+def test_folders_in_which_originals_and_small_images_cannot_be_told_apart(tmp_path, case):
+    files, sentence = AMBIGUOUS[case]
+    write_layout(tmp_path, dict.fromkeys(files, ORIGINAL))
+    with pytest.raises(UserError, match=sentence):
+        Benchmark("set", tmp_path, 4, "matlab", None)
 
 
 @pytest.mark.skipif(not BENCHMARKS.is_dir(), reason=f"needs the benchmark images in {BENCHMARKS}")

@@ -1,0 +1,114 @@
+"""The images of a benchmark, in pairs of low and high resolution: how folders are read, in the layouts in which they are published."""
+import re
+from collections import Counter
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from PIL import Image
+
+from npsrgan import images
+from npsrgan.data import ImageFolder, bicubic, degrade
+from npsrgan.errors import UserError
+from npsrgan.evaluate.lpips import SMALLEST
+
+RESIZERS = {"matlab": bicubic, "pil": degrade, "photo": degrade}      # modules with `downscale` and `upscale`
+LAYOUTS = (         # folder of originals, folder of their small images; {} is the scale, and * stands for the same in both
+    ("HR", "LRx{}"), ("HR", "LR"),
+    ("HR", "LR_bicubic/X{}"),                       # EDSR's benchmarks
+    ("GTmod12", "LRbicx{}"),                        # BasicSR's benchmarks
+    ("*_HR", "*_LR_bicubic/X{}"))                   # DIV2K, Flickr2K
+EXPECTED = ("give a folder of originals only, or one with HR and LRx{0}, HR and LR_bicubic/X{0}, GTmod12 and LRbicx{0}, or NAME_HR and "
+            "NAME_LR_bicubic/X{0} in it, or with pairs of files NAME_HR.png and NAME_LR.png")
+
+
+class Benchmark:
+    """The images of a folder, in pairs of low and high resolution.
+
+    name: for tables.   folder: of originals, searched recursively, or in one of the LAYOUTS, or with pairs NAME_SRF_4_HR.png and
+    NAME_SRF_4_LR.png (SelfExSR) or NAME_HR.png and NAME_LR.png.   degrade: a key of RESIZERS, for originals without small images;
+    "photo" makes all of them.
+    lpips: whether LPIPS will be measured, which refuses images that are too small for it.
+
+    names: of the originals, relative to `root`.   source: where the small images come from, in words.   grey: the names of the
+    grey files among those loaded so far.
+    Raises UserError for a folder without images, and for one in which originals and small images cannot be told apart.
+    """
+
+    def __init__(self, name, folder, scale, degrade, lpips):
+        self.name, self.scale, self.resizer, self.grey = name, scale, RESIZERS[degrade], set()
+        self.root, self.small, source = _find(Path(folder), scale)
+        self.photo = degrade == "photo"
+        if self.photo:
+            self.small, source = dict.fromkeys(self.small), None
+        self.names, self.source = list(self.small), source or f"LR by --degrade {degrade}"
+        self.smallest = max(11 + 2 * scale, SMALLEST * 4 // 3 if lpips else 0)     # SSIM's window inside the border; 3/4 for LPIPS
+
+    def load(self, name):
+        """(lr, hr), uint8 (h, w, 3) and (scale h, scale w, 3).  Raises images.ImageError for a pair that cannot be used."""
+        hr = degrade.crop_to_multiple(images.read(self.root / name), self.scale)
+        with images.opened(self.root / name) as file:
+            if Image.getmodebase(file.mode) == "L":
+                self.grey.add(name)
+        if min(hr.shape[:2]) < self.smallest:
+            raise images.ImageError(f"{self.root / name} has {hr.shape[1]}x{hr.shape[0]} pixels to compare: "
+                                    f"fewer than {self.smallest} on a side cannot be measured")
+        if self.photo:
+            return degrade.photo(hr, self.scale, degrade.seeded_by(name)), hr
+        if self.small[name] is None:
+            return self.resizer.downscale(hr, self.scale), hr
+        lr = images.read(self.small[name])
+        height, width = (n // self.scale for n in hr.shape[:2])
+        if lr.shape[:2] != (height, width):
+            raise images.ImageError(f"{self.small[name]} has {lr.shape[1]}x{lr.shape[0]} pixels, not the {width}x{height} of its original")
+        return lr, hr
+
+
+def _find(folder, scale):
+    """(root, {name of an original: path of its small image, None where that is to be made}, where the small images are or None)."""
+    originals = sorted({path for path in folder.glob("*/") for hr, _ in LAYOUTS if fnmatchcase(path.name, hr)})
+    if len(originals) > 1:
+        raise UserError(f"{folder} holds several folders of originals, {', '.join(path.name for path in originals)}: give one of them")
+    if not originals:
+        return _among_files(folder, ImageFolder(folder).names, scale)
+    root, names = originals[0], ImageFolder(originals[0]).names
+    small = [folder / lr.format(scale).replace("*", root.name.removesuffix("_HR")) for hr, lr in LAYOUTS if fnmatchcase(root.name, hr)]
+    small = [path for path in small if path.is_dir()]
+    if len(small) > 1:
+        raise UserError(f"{folder} holds several folders of small images, {' and '.join(map(str, small))}: leave one of them there")
+    if not small:
+        return root, dict.fromkeys(names), None
+    pairs = {name: _partner(small[0], name, scale) for name in names}
+    if not any(path.exists() for path in pairs.values()):
+        raise UserError(f"{small[0]} holds no small image for any of {root}: {names[0]} needs one of the same name, or of the same "
+                        f"with x{scale} before the suffix")
+    return root, pairs, f"LR from {small[0]}"
+
+
+def _partner(small, name, scale):
+    """The path in the folder `small` of the small image: 0001.png, or 0001x4.png.  The first where there is neither."""
+    path = small / name
+    paths = [path, path.with_name(f"{path.stem}x{scale}{path.suffix}")]
+    found = [path for path in paths if path.exists()] or paths[:1]
+    if len(found) > 1:
+        raise UserError(f"{found[0]} and {found[1]} could both be the small image of {name}: leave one of them there")
+    return found[0]
+
+
+def _among_files(folder, names, scale):
+    """The same for a folder without a folder of originals in it: pairs among the files, or nothing but originals."""
+    known = set(names)
+    pairs = {hr: lr for hr, lr in ((name, re.sub(r"_HR(\.\w+)$", r"_LR\1", name)) for name in names) if lr in known - {hr}}
+    if pairs:
+        scales = {name: re.search(r"_SRF_(\d+)_HR\.", name) for name in pairs}
+        chosen = {name: folder / pairs[name] for name, found in scales.items() if not found or int(found[1]) == scale}
+        if not chosen:
+            raise UserError(f"{folder} holds pairs for other scales than x{scale}, such as {next(iter(pairs))}: choose other weights")
+        rest = len(names) - 2 * len(chosen)
+        return folder, chosen, f"LR from the files beside{f', {rest} other images left out' * bool(rest)}"
+    bases = Counter(re.sub(r"x[2348]$", "", Path(name).stem) for name in names)
+    small = [name for name in names if re.search(r"(?<![a-z])lr(bic)?(x\d|(?![a-z]))", name, re.IGNORECASE)]
+    small = small if len(small) < len(names) else []            # where all are called so, it means nothing
+    small += [name for name in names if (found := re.fullmatch(r"(.+)x[2348]", Path(name).stem)) and bases[found[1]] > 1]
+    if small:
+        raise UserError(f"{folder} seems to hold small images, such as {small[0]}, among originals: " + EXPECTED.format(scale))
+    return folder, dict.fromkeys(names), None
