@@ -54,7 +54,7 @@ def predict(question, guess=None, value=None, because="", unit="", within=0.1):
     Returns True or False for a right or a wrong guess, None for none.  Never raises: a lesson runs to its end.
     """
     print(textwrap.fill(f"predict: {question}", 100, subsequent_indent="    "))
-    right, comment = None, "no guess yet: put yours in the place of None"
+    right, comment = None, "no guess"
     if guess is not None:
         try:
             right = bool(np.allclose(np.asarray(guess, float), np.asarray(value, float), rtol=within, atol=1e-6))
@@ -94,9 +94,9 @@ def exercise(number, question, answer=None, check=None, hint="look at the cells 
     check:  a function from the answer to True; or to False, which prints `hint`; or to a sentence that says what is different.
     Returns True for right, False for wrong, None for not yet answered.  Never raises: a lesson runs to its end.
     """
-    print(textwrap.fill(f"exercise {number}: {question}", 110, subsequent_indent="    "))
+    print(textwrap.fill(f"exercise {number}: {question}", 100, subsequent_indent="    "))
     if answer is None:
-        print("    not yet answered: put your answer in the place of None and run this cell again")
+        print("    not yet answered")
         return None
     try:
         verdict = check(answer)
@@ -119,7 +119,7 @@ class Narrator:
             if part[1]:
                 self.waiting.append((line, f"\n{part[2]}\n{'=-'[len(part[1]) > 1] * len(part[2])}\n"))
             else:
-                self.waiting.append((line, textwrap.fill(part[3].replace("\n#", " "), 100).strip() + "\n"))
+                self.waiting.append((line, textwrap.fill(part[3].replace("\n# ", " "), 100).strip() + "\n"))
 
     def write(self, text):
         frame = sys._getframe()

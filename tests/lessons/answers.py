@@ -2,11 +2,16 @@
 import numpy as np
 
 ANSWERS = {
-    "00_what_it_is": {1: (1.259, 2), 2: (34.15, 14), 3: (1.32, 0)},
-    "01_images_as_arrays": {1: (5_947_392, 1_486_848),
-                            2: (lambda x: np.rint(255 * np.clip(x, 0, 1)).astype(np.uint8), lambda x: np.uint8(255 * x)),
-                            3: (44, 300)},
-    "02_finite_differences": {1: (17.4, 8.7), 2: (0.5, 1), 3: (lambda dy, x: 2 * (dy - dy.mean(0)), lambda dy, x: dy)},
+    "00_what_it_is": {1: (1.259, 2), 2: (34.15, 14), 3: (1.32, 0),
+                      4: (lambda a, b: 10 * np.log10(255**2 / np.mean((a.astype(float) - b) ** 2)),
+                          lambda a, b: 10 * np.log10(255**2 / np.mean((a - b).astype(float) ** 2)))},
+    "01_images_as_arrays": {1: (5_947_392, 1_486_848), 2: (44, 300),
+                            3: (lambda x: np.rint(255 * np.clip(x, 0, 1)).astype(np.uint8), lambda x: np.uint8(255 * x)),
+                            4: (lambda function: function(np.array([-2, 0.999, 2])).tolist() == [0, 255, 255],
+                                lambda function: function(np.array([-1, 0.999])).tolist() == [0, 255])},
+    "02_finite_differences": {1: (17.4, 8.7), 2: (0.5, 1), 3: (lambda dy, x: 2 * (dy - dy.mean(0)), lambda dy, x: dy),
+                              4: (lambda dy, x: (dy - (dy * x).sum(1, keepdims=True) / x.sum(1, keepdims=True)) / x.sum(1, keepdims=True),
+                                  lambda dy, x: dy / x.sum(1, keepdims=True))},
     "03_the_tape": {1: (96, 24), 2: (65536, 32), 3: (lambda dy: dy - dy.mean(), lambda dy: dy)},
     "05_convolution": {1: (30_108_672, 10_036_224), 2: (4, 2.25), 3: (lambda dy, w: dy @ w[0, 0].T, lambda dy, w: dy @ w[0, 0])},
     "08_batch_norm": {1: (2112, 2048), 2: (44, 43),

@@ -39,6 +39,7 @@ def predicted(question, guess=None, value=None, *rest, **options):
     assert verdicts == [None, True], f"{question}: no guess and the right one were called {verdicts}"
 
 _lesson.exercise, _lesson.predict = marked, predicted
+sys.stdout = _lesson.Narrator(sys.stdout, path)      # as _lesson does for the lesson that imports it first
 runpy.run_path(path, run_name="__main__")
 assert not answers, f"tests/lessons/answers.py answers exercises that are not there: {list(answers)}"
 """
@@ -124,6 +125,15 @@ def test_runs_cell_by_cell_from_its_own_folder():
     began, lesson = time.time() - 1, LESSONS[1]
     python(AS_CELLS, lesson.name, cwd=lesson.parent)
     assert pictures(lesson, began)
+
+
+def test_a_script_prints_its_headings_and_its_question():
+    ended = subprocess.run([sys.executable, LESSONS[1]], cwd=ROOT, env={**os.environ, "MPLBACKEND": "Agg"}, capture_output=True, text=True,
+                           timeout=300, check=True)
+    assert ended.stdout.startswith("\nLesson 01: Images as arrays\n===")
+    parts = ("How does a picture", "\n1. A photograph is", "shape (600, 512, 3)", "\n2. The numbers", "\nExercises\n", "exercise 1:")
+    places = [ended.stdout.index(part) for part in parts]
+    assert places == sorted(places)
 
 
 def test_blank_pictures_are_noticed(tmp_path):
