@@ -74,7 +74,8 @@ class Trainer:
             return self.srresnet_step(lr, hr)
         if self.srgan_steps == 0:       # SRGAN starts from the trained SRResNet
             for network in {self.networks["srgan"], self.trained("srgan")}:
-                network.load_state_dict(self.trained("srresnet").state_dict())
+                for mine, trained in zip(*(n.state_dict().values() for n in (network, self.trained("srresnet")))):
+                    mine[...] = trained
         return self.srgan_step(lr, hr, audit)
 
     def srresnet_step(self, lr, hr):
