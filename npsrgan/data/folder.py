@@ -48,17 +48,19 @@ class ImageFolder:
         return image
 
 
-def split(folder, fraction=0.05):
+def split(folder, fraction=0.05, most=1000):
     """(training, validation): two ImageFolders, the second with about `fraction` of the images.
 
-    An image is for validation where the CRC-32 of its name, as a fraction of 2^32, is below `fraction`: whatever is added
-    to the folder later, no image changes sides.  (In a small folder the lowest is for validation and the highest for training
-    in any case, so that neither side is empty.)
+    An image is for validation where the CRC-32 of its name, as a fraction of 2^32, is below `fraction`: whatever is added to the
+    folder later, no image changes sides.  The fraction is halved until it leaves no more than about `most` images for validation.
+    (In a small folder the lowest is for validation and the highest for training in any case, so that neither side is empty.)
     Raises UserError for a folder with fewer than two images.
     """
     if len(folder) < 2:
         raise UserError(f"{folder.root} has one image only: give more, or give others for validation with --val")
     hashes = {name: zlib.crc32(name.encode("utf-8", "surrogateescape")) / 2**32 for name in folder.names}
+    while fraction * len(folder) > most:
+        fraction /= 2
     fraction = min(max(fraction, min(hashes.values()) + 2**-32), max(hashes.values()))
     held_out = [name for name in folder.names if hashes[name] < fraction]
     return (ImageFolder(folder.root, [name for name in folder.names if hashes[name] >= fraction], folder.cache),

@@ -157,7 +157,9 @@ def train(trainer, training, validation, out):
     pairs = list(validation_pairs(validation, s.scale, s.val_count, say, s.degradation == "photo"))
     log = report.Log(out / "log.csv", trainer.steps)
     batches = Batches(training, s.batch_size, s.patch_size, s.scale, s.seed, s.degradation == "photo", report=say)
-    saved, clock, counted, shortage = trainer.steps, time.perf_counter(), trainer.steps, None
+    saved = counted = trainer.steps
+    saved_at = clock = time.perf_counter()
+    shortage = None
     with (stop_signals() as stop, closing(batches.ahead_from(trainer.steps, total)) as stream,
           warnings.catch_warnings(action="ignore", category=RuntimeWarning),        # of overflows: `require_finite` tells, once
           tqdm(total=total, initial=trainer.steps, unit=" steps", dynamic_ncols=True) as bar):
@@ -179,10 +181,11 @@ def train(trainer, training, validation, out):
                     say(report.health_line(row, total, s.generator))
                     clock, counted = time.perf_counter(), step
                 stopping = bool(stop)       # asked once: a signal a moment later stops after the next step
-                if step % s.save_every == 0 or step == total or stopping:
+                due = time.perf_counter() - saved_at >= 60 * s.save_minutes or s.save_every and step % s.save_every == 0
+                if due or step == total or stopping:
                     require_finite(losses, step)
                     checkpoint.save(out / "checkpoint.h5", trainer)
-                    saved = step
+                    saved, saved_at = step, time.perf_counter()
             except Diverged as error:
                 raise Diverged(f"{error}: training stopped and {kept(saved)}; start anew with a smaller --learning-rate") from None
             except MemoryError as error:
@@ -256,8 +259,8 @@ def finish(trainer, validation, out):
     log = report.Log(out / "log.csv", trainer.steps)
     log.plot(out / "loss.png", s.generator)
     generators, count = {name: fold(trainer.trained(name)) for name in report.generators(trainer)}, 0
-    for name, lr, hr in tqdm(validation_pairs(validation, s.scale, report=say, photo=s.degradation == "photo"),
-                             "measuring", len(validation), unit=" images", delay=2):
+    pairs = validation_pairs(validation, s.scale, s.final_count, say, s.degradation == "photo")
+    for name, lr, hr in tqdm(pairs, "measuring", min(s.final_count, len(validation)), unit=" images", delay=2):
         results = {"bicubic": upscale(lr, s.scale)}
         results |= {name: super_resolve(generator, lr, trainer.device) for name, generator in generators.items()}
         for method, image in results.items():

@@ -26,7 +26,8 @@ class Settings:
     data: str | None = option(None, "folder of training images, searched recursively; without one, dead-leaves images are drawn")
     val: str | None = option(None, "folder of held-out images; without one, a twentieth of --data, chosen by file name, "
                                    "or, with no --data either, one photograph")
-    val_count: int = option(16, "held-out images that are measured during training; at the end, all are")
+    val_count: int = option(16, "held-out images that are measured during training")
+    final_count: int = option(500, "held-out images that are measured at the end, spread evenly over all of them")
     out: str | None = option(None, "folder for the results (default: runs/PRESET-N)")
     init: str | None = option(None, "weights of a generator that both generators start from")
     steps: int = option(0, "training steps of SRResNet (in preset seed: of SRResNet and SRGAN, together)")
@@ -68,7 +69,8 @@ class Settings:
     threads: int = option(0, "CPU threads; 0: one for each core")
     log_every: int = option(100, "steps between log lines, validations and sample pictures; on a GPU, losses are read, and required "
                                  "to be finite, only then and before checkpoints")
-    save_every: int = option(100, "steps between checkpoints")
+    save_minutes: float = option(10.0, "minutes between checkpoints")
+    save_every: int = option(0, "steps between checkpoints, besides those that --save-minutes asks for; 0: none")
 
     @property
     def image_size(self):
@@ -88,9 +90,10 @@ class Settings:
 
     def validate(self):
         """Raise UserError for settings that cannot work, and return them otherwise."""
-        for name in ("batch_size", "patch_size", "channels", "discriminator_channels", "val_count", "leaves", "log_every", "save_every"):
+        for name in ("batch_size", "patch_size", "channels", "discriminator_channels", "val_count", "final_count", "leaves",
+                     "log_every"):
             _require(getattr(self, name) >= 1, name, "must be at least 1", self)
-        for name in ("steps", "gan_steps", "blocks", "seed", "cache", "threads", "leaky_slope",
+        for name in ("steps", "gan_steps", "blocks", "seed", "cache", "threads", "leaky_slope", "save_minutes", "save_every",
                      "pixel_weight", "perceptual_weight", "adversarial_weight"):
             _require(0 <= getattr(self, name) < math.inf, name, "must be a number, and not negative", self)      # NaN is neither
         try:
@@ -127,14 +130,15 @@ PRESETS = {
     "seed": Settings(preset="seed", steps=100_000, together=True, patch_size=44, weight_init="normal", leaky_slope=0.01,
                      perceptual_weight=1e-2, adversarial_weight=1e-2),
     # Ledig et al. 2017, section 3.2.
-    "paper": Settings(preset="paper", steps=1_000_000, gan_steps=200_000, gan_schedule="drop", pixel_weight=0.0, save_every=1000),
+    "paper": Settings(preset="paper", steps=1_000_000, gan_steps=200_000, gan_schedule="drop", pixel_weight=0.0),
     # What the weights in weights/ are trained with: weights/README.md compares it with others.
     "photo": Settings(preset="photo", steps=60_000, gan_steps=10_000, batch_size=8, learning_rate=3e-4, schedule="cosine",
                       gan_schedule="cosine", average=0.99, pixel_weight=4.0, perceptual_weight=1e-3, adversarial_weight=2e-3,
                       vgg_layer="conv1_2:0.75,conv2_2:0.3,conv3_4:1.2,conv4_4:1.3,conv5_4:18"),
 }
 # What --resume may change.
-CHANGEABLE = ("steps", "gan_steps", "batch_size", "save_every", "log_every", "cache", "device", "precision", "graph", "out")
+CHANGEABLE = ("steps", "gan_steps", "batch_size", "save_minutes", "save_every", "log_every", "final_count", "cache", "device",
+              "precision", "graph", "out")
 
 
 def parse(arguments=None):

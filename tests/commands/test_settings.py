@@ -30,7 +30,7 @@ def test_preset_seed_is_the_tutorial_with_its_errors_put_right():
     assert (s.pixel_weight, s.perceptual_weight, s.adversarial_weight) == (1, 1e-2, 1e-2)
     assert s.learning_rate == s.gan_learning_rate == 1e-4 and s.schedule == s.gan_schedule == "constant"
     assert (s.weight_init, s.leaky_slope, s.vgg_layer, s.discriminator_channels) == ("normal", 0.01, "conv5_4", 64)
-    assert s.log_every == s.save_every == 100 and s.val_count == 16
+    assert s.log_every == 100 and s.val_count == 16 and (s.save_minutes, s.save_every, s.final_count) == (10, 0, 500)
 
 
 def test_preset_paper_is_the_paper():
@@ -39,7 +39,7 @@ def test_preset_paper_is_the_paper():
     assert (s.steps, s.gan_steps, s.together) == (1_000_000, 200_000, False)
     assert (s.pixel_weight, s.perceptual_weight, s.adversarial_weight) == (0, 1, 1e-3)
     assert s.learning_rate == s.gan_learning_rate == 1e-4 and (s.schedule, s.gan_schedule) == ("constant", "drop")
-    assert (s.weight_init, s.leaky_slope, s.vgg_layer, s.save_every) == ("he", 0.2, "conv5_4", 1000)
+    assert (s.weight_init, s.leaky_slope, s.vgg_layer) == ("he", 0.2, "conv5_4")
 
 
 def test_preset_demo_runs_without_data_vgg19_or_gpu():
@@ -102,7 +102,7 @@ IMPOSSIBLE = {
     "--seed -1": "--seed must be a number, and not negative (it is -1)",
     "--threads -1": "--threads must be a number, and not negative (it is -1)",
     "--log-every 0": "--log-every must be at least 1",
-    "--save-every 0": "--save-every must be at least 1",
+    "--save-every -1": "--save-every must be at least 1",
 }
 
 
@@ -153,7 +153,8 @@ def test_nothing_else_can_change():
         except UserError:
             refused.add(item.name)
     assert refused == {item.name for item in dataclasses.fields(Settings)} - {
-        "steps", "gan_steps", "batch_size", "save_every", "log_every", "cache", "device", "precision", "graph", "out"}
+        "steps", "gan_steps", "batch_size", "save_minutes", "save_every", "log_every", "final_count", "cache", "device", "precision",
+        "graph", "out"}
 
 
 def test_help_tells_every_setting_and_its_defaults(capsys, monkeypatch):

@@ -120,7 +120,17 @@ def test_checkpoints_and_log_lines_come_when_asked(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "save", lambda path, trainer: (saved.append(trainer.steps), save(path, trainer)))
     tiny(tmp_path / "run", steps=6, gan_steps=5, save_every=4, log_every=5)
     assert saved == [4, 8, 11]
+    saved.clear()
+    tiny(tmp_path / "by time", steps=3, gan_steps=0, save_every=0, save_minutes=0)
+    tiny(tmp_path / "seldom", steps=3, gan_steps=0, save_every=0)
+    assert saved == [1, 2, 3, 3]
     assert [row["step"] for row in outcome(tmp_path / "run")["log.csv"]] == ["5", "6", "10", "11"]
+
+
+def test_the_final_measurement_stops_at_its_count(tiny, photos, tmp_path):
+    tiny(tmp_path / "run", val=photos / "train", val_count=1, final_count=3, steps=1, gan_steps=0)
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["images"] == 3 and result["settings"]["final_count"] == 3
 
 
 def test_without_data(tiny, tmp_path, capsys):
