@@ -102,7 +102,7 @@ IMPOSSIBLE = {
     "--seed -1": "--seed must be a number, and not negative (it is -1)",
     "--threads -1": "--threads must be a number, and not negative (it is -1)",
     "--log-every 0": "--log-every must be at least 1",
-    "--save-every -1": "--save-every must be at least 1",
+    "--save-every -1": "--save-every must be a number, and not negative",
 }
 
 
