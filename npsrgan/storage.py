@@ -12,7 +12,7 @@ import numpy as np
 from npsrgan.device import to_numpy
 from npsrgan.errors import UserError
 from npsrgan.layers import Layer
-from npsrgan.models import GENERATORS, VGG19, Discriminator, Generator
+from npsrgan.models import GENERATORS, VGG19, Assembled, Discriminator, Generator
 from npsrgan.models.vgg19 import LAYERS
 
 WEIGHTS = Path(__file__).parent.parent / "weights"                  # what ships with the program
@@ -85,7 +85,7 @@ def previous(path):
 
 def network_classes():
     """{name in files: class} of all networks."""
-    return GENERATORS | {"Discriminator": Discriminator, "VGG19": VGG19}
+    return GENERATORS | {"Assembled": Assembled, "Discriminator": Discriminator, "VGG19": VGG19}
 
 
 def save_network(path, network, about="", dtype=None):
@@ -133,7 +133,8 @@ def _network_file(path, kind):
     name = attributes.get("network")
     if not issubclass(network_classes().get(name, type(None)), kind):
         wanted = {Layer: "a network", Generator: "a generator"}.get(kind, f"a {kind.__name__}")
-        raise UserError(f"{path} holds {f'a {name}' if name else 'no weights but something else (a checkpoint?)'}, not {wanted}")
+        found = f"a{'n' * (name[0] == 'A')} {name}" if name else "no weights but something else (a checkpoint?)"
+        raise UserError(f"{path} holds {found}, not {wanted}")
     return arrays, attributes
 
 

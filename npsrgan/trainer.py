@@ -236,9 +236,6 @@ def _initial_weights(settings, like):
     generator, wanted = storage.load_network(settings.init, type(like)), like.settings
     generator.settings = {name: value for name, value in generator.settings.items() if name != "equal_phases"}
     wanted = {name: value for name, value in wanted.items() if name != "equal_phases"}
-    if generator.settings.keys() - wanted.keys():
-        raise UserError(f"{settings.init} was converted from elsewhere and takes or gives other pixels than [-1, 1] as they are: "
-                        "it can be used but not trained on")
     if generator.settings != wanted:
         raise UserError(f"{settings.init} holds another generator: give "
                         + " ".join(f"--{name} {value}" for name, value in generator.settings.items()))

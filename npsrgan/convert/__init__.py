@@ -4,6 +4,7 @@
     formats.py       tells the kinds of files apart and reads them
     pickles.py       unpickles tensors and plain containers, and refuses everything else
     pytorch.py, paddle.py, safetensors.py    the formats
-    networks.py      matches arrays with the layers of a network
-    ranges.py        finds out which pixel ranges a generator takes and returns
+    networks.py      from a file's contents to a network, and from a network to PyTorch's layout
+    structure.py     finds the parts of a network in a state dict
+    readings.py      finds by trying what a state dict does not say, and assembles the generator
 """

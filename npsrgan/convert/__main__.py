@@ -9,10 +9,10 @@ import argparse
 from pathlib import Path
 
 from npsrgan import storage
-from npsrgan.convert import formats, networks, pytorch, ranges
+from npsrgan.convert import formats, networks, pytorch, readings
 from npsrgan.errors import UserError, command
 from npsrgan.images import replacing
-from npsrgan.models import VGG19, SRResNet
+from npsrgan.models import VGG19
 
 DESCRIPTION = """Convert weights from elsewhere into a file for npsrgan, or a file of npsrgan for PyTorch.
 
@@ -20,6 +20,17 @@ read:  PyTorch state dicts, also inside checkpoints (.pth, .pt); Paddle (.pdpara
        npsrgan's own files.  No library of theirs is needed, and nothing in a file is run.
 known: SRResNet, SRGAN's generator, with any number of channels and blocks, x2 or x4; VGG19, whatever classifier follows.
        Layers are matched by order and shape, not by name."""
+
+GENERATORS = [
+    ("input", list(readings.INPUTS), "the pixels it takes: symmetric [-1, 1], unit [0, 1], bytes [0, 255], imagenet and div2k: "
+     "less the mean of those images"),
+    ("output", list(readings.OUTPUTS), "the pixels it gives, where tanh also stands for (tanh + 1) / 2"),
+    ("eps", None, "of its batch norms"),
+    ("slope", None, "below zero, of activations that are no PReLU: 0 for ReLU, 0.2 for LeakyReLU(0.2)"),
+    ("activations", list(readings.ACTIVATIONS), "where those stand"),
+    ("residual", None, "the factor on what a block adds"),
+    ("base", ["none", *readings.BASES[1:]], "the enlargement of the input that is added"),
+]
 
 
 @command
@@ -37,9 +48,6 @@ def main(arguments=None):
         arrays = networks.to_torch(network)
         with replacing(out) as temporary, open(temporary, "wb") as file:
             pytorch.write(file, arrays)
-        if {"unit_input", "tanh"} & network.settings.keys():
-            print("a state dict does not say so, but these weights take pixels in [0, 1] (unit input) or end in tanh (tanh): "
-                  "the PyTorch modules must do that")
     else:
         storage.save_network(out, network, f"converted from {source.name}")
     print(f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB): {described(network)}")
@@ -55,15 +63,13 @@ def parse(arguments=None):
     option("-o", "--out", required=True, metavar="FILE", help="the file to write")
     option("--to", choices=["npsrgan", "torch"], default="npsrgan",
            help="torch: a state dict for torch.load, in modules nested and named like npsrgan's layers (default: npsrgan)")
-    option("--input", choices=list(ranges.INPUTS),
-           help="pixels that a generator takes: symmetric [-1, 1], unit [0, 1] (default: found by trying it on a photograph)")
-    option("--output", choices=list(ranges.OUTPUTS),
-           help="pixels that it gives: symmetric [-1, 1], unit [0, 1], or through tanh, also as (tanh + 1) / 2, or through "
-                "sigmoid (default: found by trying)")
-    option("--slope", type=float, metavar="S",
-           help="of a generator without PReLU, whose activations a file does not tell: 0 for ReLU, 0.2 for LeakyReLU(0.2)")
+    for name, values, words in GENERATORS:
+        option(f"--{name}", **({"choices": values} if values else {"type": float, "metavar": name[0].upper()}),
+               help=f"of a generator: {words} (default: found by trying on a photograph)")
+    option("--force", action="store_true", help="convert a generator however bad its picture of the photograph is")
     option("--key", metavar="NAME",
-           help="the state dict to take from a checkpoint with several (default: the one that fits, a moving average first)")
+           help="the state dict to take from a checkpoint with several, or a prefix of names in it (default: the one that fits, "
+                "of several the moving average)")
     option("--feature-scale", type=float, metavar="F",
            help="factor on VGG19's features (default: 1/12.75 for Keras's weights, which are the original ones, 1 for others)")
     return parser.parse_args(arguments)
@@ -78,22 +84,14 @@ def load(path, options):
         return storage.load_network(path), source.kind
     if source.kind == "HDF5":
         return storage.load_vgg19(path, layer=None), "Keras"
-    key, (network, left_out) = networks.find(source, path, options.key, options.slope)
-    about = f"{source.kind}{f', {key!r}' if key else ''}"
-    if isinstance(network, SRResNet):
-        (taken, given), score, bicubic = ranges.judge(network, options.input, options.output)
-        network = ranges.interpret(network, taken, given)
-        return network, (f"{about}; SRResNet, {ranges.INPUTS[taken]} in, {ranges.OUTPUTS[given][0]} out "
-                         f"(tried on a photograph: {score:.1f} dB, bicubic {bicubic:.1f} dB)")
-    if left_out:
-        about += f"; left out: {', '.join(left_out)}"
-    return network, about
+    fixed = {name: getattr(options, name) for name, _, _ in GENERATORS}
+    return networks.find(source, path, fixed, options.key, options.force)
 
 
 def described(network):
     """A network's class and settings in words."""
     values = {name: "" if value is True else f" {value:.4g}" if isinstance(value, float) else f" {value}"
-              for name, value in network.settings.items()}
+              for name, value in network.settings.items() if not isinstance(value, list)}
     return ", ".join([type(network).__name__, *[name.replace("_", " ") + value for name, value in values.items()]])
 
 

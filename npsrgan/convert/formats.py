@@ -10,11 +10,15 @@ from npsrgan.errors import UserError, describe
 class Source(NamedTuple):
     """What is in a file: `kind` in words, and `contents`, nested dicts and lists with `Stored` arrays in them.
 
-    HDF5 files, which `storage` reads, are only told apart: kind "npsrgan" or "HDF5", no contents.
+    ordered:     whether names come in the order in which the layers were defined.
+    plain_order: whether channels come in TensorFlow's order before a pixel shuffle, which is ours, and not in PyTorch's.
+    npsrgan's own files, which `storage` reads, are only told apart: kind "npsrgan", no contents.
     """
 
     kind: str
     contents: object
+    ordered: bool = True
+    plain_order: bool = False
 
 
 def read(path):
@@ -26,7 +30,7 @@ def read(path):
     path = Path(path)
     kind, reader = _recognise(path)
     with one_sentence(path):
-        return Source(kind, reader(path))
+        return Source(kind, reader(path), kind != "safetensors")
 
 
 def _recognise(path):

@@ -12,7 +12,6 @@ import numpy as np
 from npsrgan import images
 from npsrgan.device import to_numpy
 from npsrgan.fast.threads import shares
-from npsrgan.layers import Conv2d, PixelShuffle
 from npsrgan.tape import Tensor
 
 SMALLEST = 32               # side of a tile: below it, nearly all work would go into the overlap
@@ -32,21 +31,6 @@ class Span(NamedTuple):
         return slice(self.wanted.start - self.given.start, self.wanted.stop - self.given.start)
 
 
-def receptive_radius(*layers):
-    """How many pixels of the input a pixel of the output sees beyond its own place, in evaluation mode: 40 for 16 blocks.
-
-    Of networks without strides, whose layers are defined in the order in which they run.  Counted backward from the output:
-    a k x k convolution sees k // 2 pixels further at its own resolution, and before a pixel shuffle by r, r pixels were one.
-    """
-    radius = 0
-    for layer in reversed([inner for outer in layers for inner in outer.layers()]):
-        if isinstance(layer, Conv2d):
-            radius += layer.weight.shape[0] // 2
-        elif isinstance(layer, PixelShuffle):
-            radius = -(-radius // layer.r)
-    return radius
-
-
 def spans(wanted, size, radius, limit):
     """Cut a slice of range(limit) into Spans of nearly equal length, at most `size`, given with `radius` more at inner edges."""
     length = wanted.stop - wanted.start
@@ -61,7 +45,7 @@ def super_resolve_tiles(generator, lr, device, tile):
     tile:      side of a tile, in pixels of lr and without overlap.         top, left: in pixels of the result.
     """
     scale = generator.settings["scale"]
-    radius, second_radius = receptive_radius(generator), receptive_radius(*generator.second_half)
+    radius, second_radius = generator.radius(), generator.radius(half=True)
     part = max(64, tile // 4)
     for rows in spans(slice(0, lr.shape[0]), tile, radius, lr.shape[0]):
         for columns in spans(slice(0, lr.shape[1]), tile, radius, lr.shape[1]):
@@ -87,7 +71,7 @@ def choose_tile(generator, free):
     result within rounding, but only the same tile the same bits.
     """
     budget = min(free // 2, GIGABYTE)
-    side = int((max(budget, 0) / (4 * generator.live_channels)) ** 0.5) - 2 * receptive_radius(generator)
+    side = int((max(budget, 0) / (4 * generator.live_channels)) ** 0.5) - 2 * generator.radius()
     return max(SMALLEST, side // 32 * 32)
 
 

@@ -1,9 +1,10 @@
 """The three networks of SRGAN: a generator, the discriminator and VGG19."""
+from npsrgan.models.assembled import Assembled
 from npsrgan.models.discriminator import Discriminator
 from npsrgan.models.generator import Generator
 from npsrgan.models.srresnet import SRResNet
 from npsrgan.models.vgg19 import VGG19
 
-GENERATORS = {"SRResNet": SRResNet}     # by the name of the class; all that a new generator must be added to
+GENERATORS = {"SRResNet": SRResNet}     # by the name of the class; all that a new generator must be added to, to be trained
 
-__all__ = ["GENERATORS", "VGG19", "Discriminator", "Generator", "SRResNet"]
+__all__ = ["GENERATORS", "VGG19", "Assembled", "Discriminator", "Generator", "SRResNet"]

@@ -36,7 +36,7 @@ class Settings:
     batch_size: int = option(16, "crops in a batch, each from another image")
     patch_size: int = option(24, "side of the low-resolution crops")
     generator: str = option("SRResNet", "the generator's architecture", GENERATORS)
-    scale: int = option(4, "enlargement", (2, 4))
+    scale: int = option(4, "enlargement", (2, 3, 4, 8))
     degradation: str = option("clean", "how small images are made: clean (bicubic, as papers do) or photo (blur, noise and JPEG of random "
                                        "strength, as photographs are found)", ("clean", "photo"))
     channels: int = option(64, "width of the generator")

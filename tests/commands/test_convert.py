@@ -1,12 +1,10 @@
 """Weights from elsewhere: what PyTorch computes with them we compute, what is no weights is named."""
-import json
 import os
 import pickle
 import re
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,15 +12,18 @@ from test_storage import by_hand, keras_file
 
 from npsrgan import storage
 from npsrgan.convert import __main__ as convert
-from npsrgan.convert import formats, ranges
+from npsrgan.convert import formats, networks, structure
+from npsrgan.convert import readings as ranges
+from npsrgan.convert.pickles import Stored
 from npsrgan.errors import UserError
 from npsrgan.inference import fold
 from npsrgan.layers import BatchNorm, Conv2d, PReLU
 from npsrgan.models import Discriminator, SRResNet
 from npsrgan.models.vgg19 import LAYERS, PLAN, random_vgg19
-from npsrgan.trainer import _initial_weights
 
 torch = pytest.importorskip("torch", reason="torch is not installed; the files to convert are made with it")
+import safetensors.torch  # noqa: E402
+from safetensors.numpy import save_file  # noqa: E402
 from torch import nn  # noqa: E402
 
 torch.set_num_threads(1)
@@ -60,32 +61,44 @@ def nhwc(x):
 class Block(nn.Module):
     """A residual block, its layers defined in an order of choice: a state dict lists them so."""
 
-    def __init__(self, c, bias, act, order):
+    def __init__(self, c, bias, norm, act, order, factor):
         super().__init__()
-        made = {"conv1": nn.Conv2d(c, c, 3, padding=1, bias=bias), "bn1": nn.BatchNorm2d(c), "act": act(),
-                "conv2": nn.Conv2d(c, c, 3, padding=1, bias=bias), "bn2": nn.BatchNorm2d(c), "unused": nn.PReLU(c)}
+        made = {"conv1": nn.Conv2d(c, c, 3, padding=1, bias=bias), "bn1": norm(c), "act": act(),
+                "conv2": nn.Conv2d(c, c, 3, padding=1, bias=bias), "bn2": norm(c), "unused": nn.PReLU(c)}
         for name in order.split():
             setattr(self, name, made[name])
+        self.factor = factor
 
     def forward(self, x):
-        return x + self.bn2(self.conv2(self.act(self.bn1(self.conv1(x)))))
+        return x + self.factor * self.bn2(self.conv2(self.act(self.bn1(self.conv1(x)))))
+
+
+def no_norm(c):
+    return nn.Identity()
 
 
 class Generator(nn.Module):
     """The generator as repositories vary it.  end: from raw output to the repository's pixels."""
 
-    def __init__(self, c=8, blocks=2, doublings=2, bias=True, bias_everywhere=True, act=nn.PReLU, order="conv1 bn1 act conv2 bn2",
-                 tail=9, upsampling_norm=False, unused=False, end=lambda y: y):
+    def __init__(self, c=8, blocks=2, shuffles=(2, 2), colours=3, bias=True, bias_everywhere=True, act=nn.PReLU, head_act=None,
+                 up_act=None, norm=nn.BatchNorm2d, order="conv1 bn1 act conv2 bn2", head=9, tail=9, middle="bn", middle_first=False,
+                 upsampling_norm=False, unused=False, late=False, factor=1, direct=1, end=lambda y: y, base=None, skip=True):
         super().__init__()
         def conv(i, o, k): return nn.Conv2d(i, o, k, padding=k // 2, bias=bias_everywhere)
-        self.first = nn.Sequential(conv(3, c, 9), act())
-        self.trunk = nn.Sequential(*[Block(c, bias, act, order + " unused" * unused) for _ in range(blocks)])
-        self.second = nn.ModuleDict({"conv": nn.Conv2d(c, c, 3, padding=1, bias=bias), "bn": nn.BatchNorm2d(c)})
-        if unused:
-            self.second["unused"] = nn.PReLU(c)
-        norm = [nn.BatchNorm2d(4 * c)] if upsampling_norm else []
-        self.up = nn.Sequential(*[nn.Sequential(conv(c, 4 * c, 3), *norm, nn.PixelShuffle(2), act()) for _ in range(doublings)])
-        self.last, self.end = conv(c, 3, tail), end
+        head_act, up_act = head_act or act, up_act or act
+        trunk = nn.Sequential(*[Block(c, bias, norm, act, order + " unused" * unused, factor) for _ in range(blocks)])
+        second = {"conv": nn.Conv2d(c, c, 3, padding=1, bias=bias), "bn": norm(c), "act": act(), "unused": nn.PReLU(c)}
+        second = nn.ModuleDict({name: second[name] for name in ["conv", *[middle] * bool(middle), *["unused"] * unused]})
+        if middle_first:
+            self.second = second
+        self.first = nn.Sequential(conv(colours, c, head), head_act())
+        self.trunk = trunk
+        self.second = second if middle is not None else nn.ModuleDict()
+        self.up = nn.Sequential(*[nn.Sequential(conv(c, r * r * c, 3), *[norm(r * r * c)] * upsampling_norm, nn.PixelShuffle(r), up_act())
+                                  for r in shuffles])
+        self.late = nn.Sequential(conv(c, c, 3), up_act()) if late else nn.Identity()
+        self.last, self.shuffle, self.end = conv(c, colours * direct**2, tail), nn.PixelShuffle(direct), end
+        self.base, self.skip, self.scale = base, skip, int(np.prod(shuffles, dtype=int)) * direct
         generator = torch.Generator().manual_seed(1)
         for name, array in self.state_dict().items():
             if array.is_floating_point() and not (unused and "unused" in name):
@@ -94,8 +107,15 @@ class Generator(nn.Module):
         self.eval()
 
     def forward(self, x):
-        x = self.first(x)
-        return self.end(self.last(self.up(x + self.second["bn"](self.second["conv"](self.trunk(x))))))
+        y = head = self.first(x)
+        y = self.trunk(y)
+        for name, layer in self.second.items():
+            y = y if name == "unused" else layer(y)
+        y = self.shuffle(self.last(self.late(self.up(y + head if self.skip else y))))
+        if self.base:
+            y = y + nn.functional.interpolate(x, scale_factor=self.scale, mode=self.base,
+                                              **({} if self.base == "nearest" else {"align_corners": False}))
+        return self.end(y)
 
 
 def shared():
@@ -104,29 +124,79 @@ def shared():
     return lambda: one
 
 
+def leaky(slope):
+    return lambda: nn.LeakyReLU(slope)
+
+
+def eps(value, but=()):
+    """Batch norms with another eps, except for some widths."""
+    return lambda c: nn.BatchNorm2d(c) if c in but else nn.BatchNorm2d(c, value)
+
+
 def unit_tanh(y):
     return (torch.tanh(y) + 1) / 2
 
 
+EDSR = {"norm": no_norm, "act": nn.ReLU, "head": 3, "tail": 3, "head_act": nn.Identity, "up_act": nn.Identity, "middle": ""}
 # name: how the repository's generator differs; the pixels it takes and gives; more options
 GENERATORS = {
     "plain": ({}, "symmetric", "symmetric", []),
     "(tanh + 1) / 2": ({"end": unit_tanh}, "unit", "tanh", []),
     "per-channel PReLU, tanh": ({"act": lambda: nn.PReLU(8), "end": torch.tanh}, "symmetric", "tanh", []),
     "no biases beside batch norm": ({"bias": False}, "unit", "unit", []),
-    "no biases at all, LeakyReLU": ({"bias": False, "bias_everywhere": False, "act": lambda: nn.LeakyReLU(0.2)},
-                                    "unit", "unit", ["--slope", 0.2]),
+    "no biases at all, LeakyReLU": ({"bias": False, "bias_everywhere": False, "act": leaky(0.2)}, "unit", "unit", ["--slope", 0.2]),
     "ReLU, batch norm in the upsampling": ({"act": nn.ReLU, "upsampling_norm": True, "end": torch.tanh},
                                            "symmetric", "tanh", ["--slope", 0]),
     "PReLU defined last": ({"order": "conv1 bn1 conv2 bn2 act"}, "unit", "symmetric", []),
     "batch norms defined first": ({"order": "bn1 bn2 act conv1 conv2"}, "unit", "symmetric", []),
+    "the middle convolution defined first": ({"middle_first": True}, "symmetric", "symmetric", []),
     "one PReLU for all": ({"act": shared(), "tail": 3}, "symmetric", "symmetric", []),
     "PReLUs nobody uses": ({"act": lambda: nn.PReLU(8), "unused": True, "end": torch.tanh}, "unit", "tanh", []),
     "sigmoid": ({"end": torch.sigmoid}, "unit", "sigmoid", []),
-    "x2, five blocks": ({"doublings": 1, "blocks": 5}, "unit", "unit", []),
+    "x2, five blocks": ({"shuffles": (2,), "blocks": 5}, "unit", "unit", []),
+    "x3": ({"shuffles": (3,)}, "symmetric", "symmetric", []),
+    "x8": ({"shuffles": (2, 2, 2)}, "symmetric", "symmetric", []),
+    "one shuffle by 4": ({"shuffles": (4,)}, "symmetric", "symmetric", []),
     "no blocks": ({"blocks": 0}, "symmetric", "unit", []),
     "another width": ({"c": 5}, "symmetric", "symmetric", []),
+    "bytes": ({}, "bytes", "bytes", []),
+    "ImageNet's normalisation": ({"end": torch.tanh}, "imagenet", "tanh", []),
+    "eps 0.8": ({"norm": eps(0.8)}, "symmetric", "symmetric", ["--eps", 0.8]),
+    "eps 0.8, but not in the upsampling": ({"norm": eps(0.8, but=[32]), "upsampling_norm": True, "end": torch.tanh}, "symmetric", "tanh",
+                                           ["--eps", 0.8]),
+    "PReLU in place of the last batch norm": ({"middle": "act", "shuffles": (2, 2, 2), "end": unit_tanh}, "unit", "tanh", []),
+    "grey": ({"colours": 1}, "unit", "unit", []),
+    "EDSR": (EDSR, "bytes", "bytes", ["--activations", "blocks", "--residual", 1]),
+    "EDSR, x3, residuals scaled": (EDSR | {"factor": 0.1, "shuffles": (3,)}, "div2k", "div2k",
+                                   ["--activations", "blocks", "--residual", 0.1]),
+    "MSRResNet": (EDSR | {"head_act": leaky(0.1), "up_act": leaky(0.1), "late": True, "middle": None, "skip": False, "base": "bilinear"},
+                  "unit", "unit", ["--activations", "msrresnet", "--base", "bilinear"]),
+    "no batch norm, PReLU, bicubic added": (EDSR | {"act": nn.PReLU, "head_act": nn.PReLU, "base": "bicubic"}, "unit", "unit",
+                                            ["--base", "bicubic"]),
+    "LeakyReLU, a late convolution": (EDSR | {"act": leaky(0.2), "head_act": leaky(0.2), "up_act": leaky(0.2), "late": True},
+                                      "unit", "unit", ["--slope", 0.2, "--activations", "everywhere"]),
+    "shuffled at the end": (EDSR | {"shuffles": (), "direct": 4}, "unit", "unit", ["--activations", "blocks"]),
 }
+TO_OWN = {"symmetric": lambda x: x, "unit": lambda x: x / 2 + 0.5, "bytes": lambda x: 127.5 * (x + 1),
+          "imagenet": lambda x: ((x / 2 + 0.5) - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225],
+          "div2k": lambda x: 127.5 * (x + 1) - 255 * np.array([0.4488, 0.4371, 0.4040])}
+FROM_OWN = {"symmetric": lambda y: y, "unit": lambda y: 2 * y - 1, "bytes": lambda y: y / 127.5 - 1,
+            "div2k": lambda y: (y + 255 * np.array([0.4488, 0.4371, 0.4040])) / 127.5 - 1}
+
+
+def same_as_torch(path, theirs, taken, given, tolerance=1e-4):
+    """Whether the generator in a file computes what a PyTorch module does in its own units, to the borders."""
+    ours = storage.load_generator(path).eval()
+    x = image(7, 9)
+    grey = theirs.first[0].in_channels == 1
+    own = TO_OWN[taken](x @ ranges.LUMA if grey else x).astype(np.float32)
+    raw = nhwc(theirs(nchw(own)))
+    unsquashed = given if given in FROM_OWN else "symmetric" if theirs.end is torch.tanh else "unit"
+    y, result = FROM_OWN[unsquashed](raw), ours(x).array
+    error = np.abs(result @ ranges.LUMA - y if grey else result - y).max()
+    assert error < tolerance * max(1, np.abs(y).max()), error
+    assert np.abs(fold(ours)(x).array - result).max() < tolerance * max(1, np.abs(y).max())
+    return ours
 
 
 @pytest.mark.parametrize("name", GENERATORS)
@@ -135,16 +205,11 @@ def test_a_converted_generator_computes_what_torch_computes(tmp_path, capsys, na
     variant, taken, given, options = GENERATORS[name]
     theirs = Generator(**variant)
     torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
-    assert run(tmp_path / "theirs.pth", "-o", tmp_path / "ours.h5", "--input", taken, "--output", given, *options) == 0
-    ours = storage.load_network(tmp_path / "ours.h5", SRResNet).eval()
-    x = image(7, 9)
-    y = nhwc(theirs(nchw(x if taken == "symmetric" else x / 2 + 0.5)))
-    symmetric = given == "symmetric" or theirs.end is torch.tanh
-    assert np.abs(ours(x).array - (y if symmetric else 2 * y - 1)).max() < 2e-5 * max(1, np.abs(y).max())
-    assert np.abs(fold(ours)(x).array - ours(x).array).max() < 2e-5 * max(1, np.abs(y).max())
-    assert ours.settings["blocks"] == variant.get("blocks", 2) and ours.settings["scale"] == 2 ** variant.get("doublings", 2)
+    assert run(tmp_path / "theirs.pth", "-o", tmp_path / "ours.h5", "--force", "--input", taken, "--output", given, *options) == 0
+    ours = same_as_torch(tmp_path / "ours.h5", theirs, taken, given)
+    assert ours.settings["scale"] == theirs.scale
     printed = capsys.readouterr().out
-    assert f"SRResNet, {ranges.INPUTS[taken]} in, {ranges.OUTPUTS[given][0]} out" in printed and "channels" in printed
+    assert f"{ranges.INPUTS[taken][0]} in, {ranges.OUTPUTS[given][0]} out" in printed and "scale" in printed
 
 
 @pytest.mark.parametrize("wrap", [
@@ -158,7 +223,7 @@ def test_a_converted_generator_computes_what_torch_computes(tmp_path, capsys, na
 def test_checkpoints(tmp_path, wrap, new):
     theirs = Generator(c=8, blocks=1)
     torch.save(wrap(theirs.state_dict()), tmp_path / "theirs.pth", _use_new_zipfile_serialization=new)
-    assert run(tmp_path / "theirs.pth", "-o", tmp_path / "ours.h5", "--input", "symmetric", "--output", "symmetric") == 0
+    assert run(tmp_path / "theirs.pth", "-o", tmp_path / "ours.h5", "--force", "--input", "symmetric", "--output", "symmetric") == 0
     x = image(6, 6)
     assert np.allclose(storage.load_network(tmp_path / "ours.h5").eval()(x).array, nhwc(theirs(nchw(x))), atol=1e-5)
 
@@ -166,7 +231,7 @@ def test_checkpoints(tmp_path, wrap, new):
 def test_two_networks_in_one_file(tmp_path, capsys):
     a, b = Generator(blocks=1).state_dict(), Generator(blocks=2).state_dict()
     torch.save({"a": a, "b": {"inner": b}}, tmp_path / "theirs.pth")
-    words = tmp_path / "theirs.pth", "-o", tmp_path / "ours.h5", "--input", "unit", "--output", "unit"
+    words = tmp_path / "theirs.pth", "-o", tmp_path / "ours.h5", "--force", "--input", "symmetric", "--output", "symmetric"
     assert run(*words) == 2
     assert "several networks: choose one with --key, of a, b.inner" in capsys.readouterr().err
     assert run(*words, "--key", "b.inner") == 0
@@ -179,18 +244,11 @@ def without(part):
     return lambda state: {name: array for name, array in state.items() if part not in name}
 
 
-def with_trained_slopes(state):
-    return Generator(unused=True).state_dict() | {"second.unused.weight": torch.full((8,), 0.3)}
-
-
 UNMAPPED = {
     "a layer of something else": (lambda state: state | {"mean": torch.zeros(3), "extra.table": torch.zeros(2, 2)},
-                                  r"SRResNet has nothing like mean, extra\.table"),
-    "no batch norm after the blocks": (without("second.bn"), r"4 batch norms for 2 blocks, where SRResNet has two in each block"),
-    "no activations": (without("act"), r"3 PReLUs for 2 blocks, where SRResNet has 5, each with 1 or 8 slopes"),
-    "no last convolution": (without("last"), r"its convolutions are 3->8 9x9, 5 times 8->8 3x3, 2 times 8->32 3x3, and SRRes"),
-    "PReLUs that were trained, but where we have none": (with_trained_slopes, r"8 PReLUs for 2 blocks, where SRResNet has 5"),
-    "slopes before the shuffle": (lambda state: state | {"up.0.2.weight": torch.zeros(32)}, r"5 PReLUs for 2 blocks"),
+                                  r"belong to no layer that npsrgan knows: mean, extra\.table"),
+    "half the batch norms": (without("bn2"), r"its 1 batch norms of one residual block have no place: trunk\.0\.bn1"),
+    "no last convolution": (without("last"), r"its convolutions are 3->8 9x9, 5 times 8->8 3x3, 2 times 8->32 3x3; npsrgan knows SRRes"),
     "a tensor alone": (lambda state: {"w": torch.zeros(4, 4)}, r"holds no state dict with convolutions"),
 }
 
@@ -211,28 +269,42 @@ def test_tensors_that_share_their_numbers(tmp_path, capsys):
     assert "together would be far larger than it is" in capsys.readouterr().err
 
 
-def test_other_architectures(tmp_path, capsys):
-    grey = torch_vgg("conv1_2").state_dict()
-    grey["features.0.weight"] = grey["features.0.weight"][:, :1]
-    for network, sentence in [
-            (grey, "its convolutions are 1->64 3x3, 64->64 3x3"),
-            (Generator().state_dict() | {"first.0.bias": torch.zeros(1)}, "its convolutions are 5 times 8->8"),
-            (Generator().state_dict() | {"second.bn.running_var": torch.zeros(1)}, "4 batch norms for 2 blocks"),
-            (Generator(doublings=3), "3 times 8->32 3x3"),
-            (Generator(act=nn.ReLU), "0 PReLUs for 2 blocks.*if it uses ReLU give --slope 0, for LeakyReLU.0.2. --slope 0.2"),
-            (nn.Sequential(nn.Conv2d(3, 64, 3), nn.Conv2d(64, 32, 3)), "its convolutions are 3->64 3x3, 64->32 3x3"),
-            (nn.BatchNorm2d(4), "no state dict with convolutions"),
-            ({"state": {0: {"exp_avg": torch.zeros(4, 3, 9, 9)}}}, "'state.0', cannot be mapped: it has no convolutions")]:
-        torch.save(network if isinstance(network, dict) else network.state_dict(), tmp_path / "theirs.pth")
-        assert run(tmp_path / "theirs.pth", "-o", tmp_path / "ours.h5") == 2
-        assert re.search(sentence, capsys.readouterr().err)
+class Dense(nn.Module):
+    """ESRGAN's dense block."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv_first, self.conv_last = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 3, 3)
+        self.rdb = nn.ModuleList([nn.Conv2d(8 + 4 * i, 4, 3) for i in range(4)] + [nn.Conv2d(24, 8, 3)])
 
 
-def test_training_does_not_start_from_other_pixels(tmp_path):
-    for settings in ({"unit_input": True}, {"tanh": True}):
-        storage.save_network(tmp_path / "theirs.h5", SRResNet(4, 1, 2, **settings))
-        with pytest.raises(UserError, match="theirs.h5 was converted from elsewhere .* can be used but not trained on"):
-            _initial_weights(SimpleNamespace(init=tmp_path / "theirs.h5"), SRResNet(4, 1, 2))
+class MobileNet(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 3, 3)
+        self.depthwise, self.pointwise = nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 8, 1)
+
+
+LOOKS = {
+    "ESRGAN's RRDBNet": Dense, "MobileNet blocks": MobileNet,
+    "InstanceNorm": lambda: Generator(norm=lambda c: nn.InstanceNorm2d(c, affine=True)),
+    "a transformer's attention": lambda: nn.ModuleDict({"conv": nn.Conv2d(3, 8, 3), "attn": nn.Linear(8, 24)}),
+    "fully connected layers": lambda: nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.Conv2d(8, 16, 3, 2), nn.Linear(16, 1)),
+    "remove_weight_norm": lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.utils.weight_norm(nn.Conv2d(8, 12, 3))),
+    "transposed or strided": lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.ConvTranspose2d(8, 8, 4, 2), nn.Conv2d(8, 3, 3)),
+    "channel attention": lambda: nn.Sequential(nn.Conv2d(3, 16, 3), nn.Conv2d(16, 2, 1), nn.Conv2d(2, 16, 1), nn.Conv2d(16, 12, 3)),
+    "its convolutions are 3->64 3x3, 64->32 3x3": lambda: nn.Sequential(nn.Conv2d(3, 64, 3), nn.Conv2d(64, 32, 3)),
+    "no state dict with convolutions": lambda: nn.BatchNorm2d(4),
+}
+
+
+@pytest.mark.parametrize("words", LOOKS)
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_other_networks_are_called_what_they_are(tmp_path, capsys, words):
+    torch.save(LOOKS[words]().state_dict(), tmp_path / "theirs.pth")
+    assert run(tmp_path / "theirs.pth", "-o", tmp_path / "ours.h5") == 2
+    printed = capsys.readouterr().err
+    assert words in printed and len(printed) < 480 + len(str(tmp_path))     # six lines of a terminal
 
 
 # ---------------------------------------------------------------- the pixels that a generator takes and gives
@@ -260,26 +332,64 @@ def enlarger(knots, values):
     return network
 
 
-@pytest.mark.parametrize("taken", ranges.INPUTS)
-@pytest.mark.parametrize("given", ranges.OUTPUTS)
+def read(state, **fixed):
+    """The best reading of a state dict."""
+    kinds = structure.parts_of({name: Stored(array.shape, lambda array=array: np.asarray(array)) for name, array in state.items()})
+    return ranges.judge(structure.generators(kinds), fixed)
+
+
+@pytest.mark.parametrize("taken", ["symmetric", "unit"])
+@pytest.mark.parametrize("given", ["symmetric", "unit", "tanh", "sigmoid"])
 def test_the_pixels_are_found_by_trying(taken, given):
     pixels = np.linspace(-0.98, 0.98, 9)
     knots = pixels if taken == "symmetric" else (pixels + 1) / 2
     values = {"symmetric": pixels, "unit": (pixels + 1) / 2, "tanh": np.arctanh(pixels), "sigmoid": 2 * np.arctanh(pixels)}[given]
-    network = enlarger(knots, values)
-    if taken == given == "symmetric":       # which does the same for the half of its range that would be [0, 1]
-        with pytest.raises(UserError, match=r"cannot be told .*--input unit --output unit: .*\): give --input and --output"):
-            ranges.judge(network)
-    else:
-        found, score, bicubic = ranges.judge(network)
-        assert found == (taken, given) and score > bicubic - 4
-    found, score, bicubic = ranges.judge(network, taken, given)
-    assert found == (taken, given) and score > bicubic - 4          # as repeated pixels are
+    best, bicubic = read(networks.to_torch(enlarger(knots, values)))
+    assert (best.choice.input, best.choice.output) == (taken, given) and best.score > bicubic - 4      # as repeated pixels are
+
+
+def trained(name="srresnet", change=lambda state: state):
+    """A trained generator's state dict, as another repository would have it."""
+    return change({name: np.array(array) for name, array in networks.to_torch(storage.load_generator(name)).items()})
+
+
+def with_eps(value):
+    """The same function for batch norms with another eps."""
+    def change(state):
+        for name in [name for name in state if name.endswith("running_var")]:
+            gamma = name.replace("running_var", "weight")
+            state[gamma] = state[gamma] * np.sqrt((state[name] + value) / (state[name] + 1e-5))
+        return state
+    return change
+
+
+def test_eps_is_found_by_trying(capsys):
+    best, _ = read(trained(change=with_eps(0.8)))
+    assert best.choice.eps == (0.8, 0.8) and (best.choice.input, best.choice.output) == ("symmetric", "symmetric")
+    assert "eps 0.8" in best.choice.words
+
+
+def test_what_makes_a_bad_picture_is_refused_whatever_is_given(tmp_path, capsys):
+    torch.save(Generator().state_dict(), tmp_path / "theirs.pth")
+    words = tmp_path / "theirs.pth", "-o", tmp_path / "ours.h5", "--input", "symmetric", "--output", "symmetric"
+    assert run(*words) == 2 and not (tmp_path / "ours.h5").exists()
+    assert re.search(r"far worse than bicubic enlargement \(.*its layers are probably in another order or of another kind; --force",
+                     capsys.readouterr().err)
+    assert run(*words, "--force") == 0
+
+
+def test_what_is_no_better_than_bicubic_is_doubted(tmp_path, capsys):
+    def mixed(state):       # the second convolution of every block first
+        def swapped(name): return re.sub(r"^(body\.\d+\.)([03])\.", lambda found: f"{found[1]}{3 - int(found[2])}.", name)
+        return {name: state[swapped(name)] for name in state}
+    torch.save({name: torch.tensor(array) for name, array in trained(change=mixed).items()}, tmp_path / "theirs.pth")
+    words = tmp_path / "theirs.pth", "-o", tmp_path / "ours.h5", "--input", "symmetric", "--output", "symmetric", "--eps", 1e-5
+    assert run(*words) == 0 and "no better than bicubic enlargement: perhaps its layers" in capsys.readouterr().out
 
 
 def test_noise_is_in_no_units():
-    with pytest.raises(UserError, match="cannot be told"):
-        ranges.judge(SRResNet(4, 1, 2))
+    with pytest.raises(UserError, match="far worse"):
+        read(networks.to_torch(SRResNet(4, 1, 2)))
 
 
 # ---------------------------------------------------------------- VGG19
@@ -356,7 +466,7 @@ def test_a_generator_of_paddle(tmp_path):
     state = {names.get(name, name): array.numpy() for name, array in theirs.state_dict().items() if "num_batches" not in name}
     assert len([name for name in state if name.endswith(("._weight", "._mean", "._variance"))]) == 5 + 5 + 5
     (tmp_path / "x.pdparams").write_bytes(pickle.dumps(state, 4))
-    assert run(tmp_path / "x.pdparams", "-o", tmp_path / "x.h5", "--input", "symmetric", "--output", "symmetric") == 0
+    assert run(tmp_path / "x.pdparams", "-o", tmp_path / "x.h5", "--force", "--input", "symmetric", "--output", "symmetric") == 0
     x = image(5, 6)
     assert np.allclose(storage.load_network(tmp_path / "x.h5").eval()(x).array, nhwc(theirs(nchw(x))), atol=1e-5)
 
@@ -406,14 +516,14 @@ class Ours(nn.Module):
         return self.tail(self.upsampling(self.body(x) + x))
 
 
-def trained(network):
+def changed(network):
     for number, array in enumerate(network.state_dict().values()):
         array += np.random.default_rng([number, 8]).uniform(0, 0.1, array.shape).astype(np.float32)
     return network.eval()
 
 
 def test_there_and_back_is_exact(tmp_path):
-    ours = trained(SRResNet(6, 2, 4, seed=2))
+    ours = changed(SRResNet(6, 2, 4, seed=2))
     storage.save_network(tmp_path / "ours.h5", ours)
     assert run(tmp_path / "ours.h5", "-o", tmp_path / "theirs.pth", "--to", "torch") == 0
     theirs = Ours(6, 2, 2).eval()
@@ -423,7 +533,7 @@ def test_there_and_back_is_exact(tmp_path):
 
     torch.save(theirs.state_dict(), tmp_path / "again.pth")         # with what PyTorch adds: counters, metadata
     for name in ("theirs", "again"):
-        assert run(tmp_path / f"{name}.pth", "-o", tmp_path / "back.h5", "--input", "symmetric", "--output", "symmetric") == 0
+        assert run(tmp_path / f"{name}.pth", "-o", tmp_path / "back.h5", "--force", "--input", "symmetric", "--output", "symmetric") == 0
         back = storage.load_network(tmp_path / "back.h5").state_dict()
         assert all(np.array_equal(back[name], array) for name, array in ours.state_dict().items())
 
@@ -452,30 +562,30 @@ def test_the_same_network_gives_the_same_bytes(tmp_path):
 def test_only_generators_and_vgg19_go_to_torch(tmp_path, capsys):
     storage.save_network(tmp_path / "d.h5", Discriminator(2, 16))
     assert run(tmp_path / "d.h5", "-o", tmp_path / "d.pth", "--to", "torch") == 2
-    assert "only generators and VGG19 can be written for PyTorch, not a Discriminator" in capsys.readouterr().err
+    assert "only SRResNet and VGG19 can be written as a state dict, not Discriminator" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------- the command
 
-def test_a_safetensors_file(tmp_path):
-    theirs = Generator(blocks=1)
-    state = {name: array.numpy() for name, array in theirs.state_dict().items()}
-    header, place = {"__metadata__": {"format": "pt"}}, 0
-    for name, array in state.items():
-        if name == "first.0.weight":        # one in half precision, the kind with the wide range
-            theirs.first[0].weight.data = theirs.first[0].weight.data.bfloat16().float()
-            array = theirs.first[0].weight.data.bfloat16().view(torch.int16).numpy()
-            state = state | {name: array}
-        code = {"float32": "F32", "int64": "I64", "int16": "BF16"}[str(array.dtype)]
-        header[name] = {"dtype": code, "shape": list(array.shape), "data_offsets": [place, place + array.nbytes]}
-        place += array.nbytes
-    text = json.dumps(header).encode()
-    contents = len(text).to_bytes(8, "little") + text + b"".join(array.tobytes() for array in state.values())
-    (tmp_path / "x.safetensors").write_bytes(contents)
+@pytest.mark.parametrize("rename", [lambda name: name, lambda name: name.replace("upsampling", "a").replace("tail", "b").replace(
+    "head", "z"), lambda name: f"net.{name}"], ids=["our names", "names that sort elsewhere", "with a prefix"])
+def test_safetensors_names_are_sorted_and_tell_the_structure_all_the_same(tmp_path, rename):
+    """The library writes names sorted as text: block 10 before block 2, the body before the head."""
+    ours = storage.load_generator("srresnet")
+    save_file({rename(name): np.ascontiguousarray(array) for name, array in networks.to_torch(ours).items()}, tmp_path / "x.safetensors")
     assert run(tmp_path / "x.safetensors", "-o", tmp_path / "x.h5", "--input", "symmetric", "--output", "symmetric") == 0
-    x = image(5, 5)
-    assert np.allclose(storage.load_network(tmp_path / "x.h5").eval()(x).array, nhwc(theirs(nchw(x))), atol=1e-5)
-    (tmp_path / "x.safetensors").write_bytes(contents[:-1])
+    back = storage.load_network(tmp_path / "x.h5", SRResNet)
+    assert all(np.array_equal(back.state_dict()[name], array) for name, array in ours.state_dict().items())
+
+
+def test_a_safetensors_file(tmp_path):
+    theirs = Generator(blocks=12)
+    theirs.first[0].weight.data = theirs.first[0].weight.data.bfloat16().float()     # the type with the wide range
+    state = theirs.state_dict() | {"first.0.weight": theirs.first[0].weight.data.bfloat16()}
+    safetensors.torch.save_file(state, tmp_path / "x.safetensors")
+    assert run(tmp_path / "x.safetensors", "-o", tmp_path / "x.h5", "--force", "--input", "symmetric", "--output", "symmetric") == 0
+    same_as_torch(tmp_path / "x.h5", theirs, "symmetric", "symmetric")
+    (tmp_path / "x.safetensors").write_bytes((tmp_path / "x.safetensors").read_bytes()[:-1])
     with pytest.raises(UserError, match="reaches beyond the file"):
         formats.read(tmp_path / "x.safetensors")
 
@@ -495,7 +605,7 @@ def test_as_a_command_without_torch(tmp_path):
     storage.save_network(tmp_path / "ours.h5", SRResNet(4, 1, 2))
     code = "import sys; sys.modules['torch'] = None; from npsrgan.convert.__main__ import main; main({}); main({})".format(
         [str(tmp_path / "ours.h5"), "-o", str(tmp_path / "a.pth"), "--to", "torch"],
-        [str(tmp_path / "a.pth"), "-o", str(tmp_path / "b.h5"), "--input", "unit", "--output", "unit"])
+        [str(tmp_path / "a.pth"), "-o", str(tmp_path / "b.h5"), "--input", "unit", "--output", "unit", "--force"])
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0 and len(done.stdout.splitlines()) == 4 and not done.stderr, done.stderr
-    assert storage.load_network(tmp_path / "b.h5").settings["unit_input"] is True
+    assert done.returncode == 0 and len(done.stdout.splitlines()) == 5, done.stderr
+    assert storage.load_generator(tmp_path / "b.h5").settings["scale"] == 2

@@ -122,7 +122,7 @@ def test_unusual_but_possible_options(words):
     assert settings.validate() is settings
 
 
-@pytest.mark.parametrize("words", ["--preset best", "--scale 3", "--device tpu", "--schedule weekly",
+@pytest.mark.parametrize("words", ["--preset best", "--scale 5", "--device tpu", "--schedule weekly",
                                    "--weight-init zeros", "--steps many", "--batch-size 1.5", "--colour red"])
 def test_what_is_no_option_at_all(words, capsys):
     with pytest.raises(SystemExit) as caught:

@@ -12,8 +12,8 @@ from npsrgan import images, ops
 from npsrgan.device import CPU
 from npsrgan.inference import fold
 from npsrgan.inference import tiles as tiling
-from npsrgan.inference.tiles import GIGABYTE, SMALLEST, choose_tile, free_memory, receptive_radius, spans, super_resolve_tiles
-from npsrgan.models import SRResNet
+from npsrgan.inference.tiles import GIGABYTE, SMALLEST, choose_tile, free_memory, spans, super_resolve_tiles
+from npsrgan.models import Generator, SRResNet
 from npsrgan.tape import Tape, Tensor, reference_only
 
 
@@ -48,8 +48,8 @@ def assemble(network, lr, tile, device=CPU):
 @pytest.mark.parametrize("blocks, scale", [(16, 4), (1, 4), (2, 2)])
 def test_the_radius_is_how_far_a_pixel_sees(blocks, scale):
     network = trained(SRResNet(2, blocks, scale)).to(double).eval()
-    radius = receptive_radius(network)
-    assert radius == receptive_radius(fold(network))
+    radius = network.radius()
+    assert radius == fold(network).radius()
     middle, side = radius + 3, 2 * radius + 7
     lr = Tensor(np.random.default_rng(0).uniform(-1, 1, (1, side, side, 3)))
     with reference_only(), Tape() as tape:
@@ -62,8 +62,8 @@ def test_the_radius_is_how_far_a_pixel_sees(blocks, scale):
 
 def test_the_radius_of_the_papers_network():
     network = SRResNet(2, blocks=16, scale=4)
-    assert receptive_radius(network) == 40
-    assert receptive_radius(network.upsampling, network.tail) == 3
+    assert network.radius() == 40
+    assert network.radius(half=True) == 3
 
 
 # Tiles
@@ -96,11 +96,10 @@ def test_tiles_equal_the_whole(blocks, scale, size, tile, device, dtype):
 def test_any_smaller_overlap_would_leave_seams(half, monkeypatch):
     """So the test above would notice."""
     network = generator(blocks=0)
-    second = receptive_radius(network.upsampling, network.tail)
-    short = {receptive_radius(network): -1} if half == "the whole network" else {second: -1}
-    monkeypatch.setattr(tiling, "receptive_radius", lambda *layers: (r := receptive_radius(*layers)) + short.get(r, 0))
+    whole = half == "the whole network"
+    monkeypatch.setattr(SRResNet, "radius", lambda self, half=False: Generator.radius(self, half) - (half != whole))
     lr = np.random.default_rng(1).integers(0, 256, (150, 20, 3), np.uint8)
-    tile = 64 if half == "the whole network" else 256
+    tile = 64 if whole else 256
     assert np.abs(assemble(network, lr, tile)[0] - network(images.to_float(lr)[None]).array[0]).max() > limit(network)
 
 
