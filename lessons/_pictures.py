@@ -7,7 +7,7 @@ import io
 from _lesson import FOLDER, OUTPUT
 from PIL import Image
 
-CHOSEN = ("00_side_by_side", "01_bright_spots", "02_checks", "03_tape", "05_roofline", "08_modes", "09_what_g_is_told",
+CHOSEN = ("00_side_by_side", "01_bright_spots", "02_checks", "03_tape", "04_curve", "05_roofline", "08_modes", "09_what_g_is_told",
           "10_checkerboards", "11_adam", "12_by_heart", "15_what_they_draw", "16_ring", "17_health", "19_leak", "20_networks",
           "21_one_face", "22_downscaling", "23_gpu", "24_two_plates")
 WIDTH, LARGEST = 800, 60_000
