@@ -65,12 +65,12 @@ def main(arguments=None):
             continue
         summary = summaries[benchmark.name] = report.summarise(scores)
         say("\n" + report.table(benchmark, summary, rivals))
-        rows += [{"folder": benchmark.name, "image": image, "method": method} | row
-                 for image, measured in scores.items() for method, row in measured.items()]
         crops += found
         if options.json:        # after each folder, so that what took long is kept whatever comes
             report.write_json(options.json, summaries)
         if options.csv:
+            rows += [{"folder": benchmark.name, "image": image, "method": method} | row
+                     for image, measured in scores.items() for method, row in measured.items()]
             report.write_csv(options.csv, rows)
         if options.curve:
             between, _ = measure(benchmark, list(scores), {amount: blends[amount] for amount in amounts}, {}, lpips)
@@ -81,7 +81,7 @@ def main(arguments=None):
     if curves:
         report.plot_curves(options.curve, curves, ends)
     if not lpips:
-        say("\nLPIPS was not measured: give its weights with --lpips FILE (the README says where to get them)")
+        say("\nLPIPS was not measured: give its weights with --lpips FILE (npsrgan/evaluate/README.md says where to get them)")
     if skipped:
         say(f"\n{skipped} of {sum(len(benchmark.names) for benchmark in benchmarks)} images could not be measured and were skipped")
     return 2 if skipped else 0

@@ -68,7 +68,7 @@ class LPIPS:
 def _read(path):
     """{name: float32 array} of all weights, checked."""
     if not Path(path).is_file():
-        raise UserError(f"there is no LPIPS file {path}; the README says where to get one")
+        raise UserError(f"there is no LPIPS file {path}; npsrgan/evaluate/README.md says where to get one")
     shapes = {}
     for i, (kernel, *_) in enumerate(ALEXNET):
         shapes |= {KERNEL.format(i): kernel, BIAS.format(i): kernel[3:], LINEAR.format(i): (1, 1, kernel[3], 1)}

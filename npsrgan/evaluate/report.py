@@ -4,6 +4,7 @@
 """
 import csv
 import json
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -28,11 +29,19 @@ def interval(values):
 
     Which images are drawn depends on their number only.  So intervals of several methods come from the same draws, and that of
     a difference, image by image, is paired.  (With fewer than about 20 images such intervals are known to be too narrow.)
-    Of more than 1,000 images there are fewer draws, so that time and memory stay within bounds.
     """
-    count = len(values)
-    drawn = np.random.default_rng([SEED, count]).integers(0, count, (min(DRAWS, 10**7 // count), count))
-    return tuple(np.percentile(np.asarray(values)[drawn].mean(1), [2.5, 97.5]).tolist())
+    return tuple(np.percentile(_drawn(len(values)) @ values / len(values), [2.5, 97.5]).tolist())
+
+
+@lru_cache(maxsize=1)
+def _drawn(count):
+    """How often each of `count` images is drawn, in each draw of so many: float64 (draws, count).
+
+    Of more than 500 images there are fewer than 10,000 draws, so that memory stays within bounds.
+    """
+    draws = min(DRAWS, 5_000_000 // count)
+    drawn = np.random.default_rng([SEED, count]).integers(0, count, (draws, count))
+    return np.bincount((drawn + count * np.arange(draws)[:, None]).ravel(), minlength=draws * count).reshape(draws, count).astype(float)
 
 
 def column(scores, method, metric):
