@@ -23,7 +23,7 @@ from npsrgan.data import Photograph, downscale
 from npsrgan.gradcheck import check, check_directions
 from npsrgan.metrics import luma
 from npsrgan.models import SRResNet
-from npsrgan.tape import op
+from npsrgan.ops.operation import op
 
 # %% [markdown]
 # ## 1. A derivative from values alone

@@ -22,7 +22,8 @@ from _lesson import exercise, picture_row, plt, predict, save
 from npsrgan.data import Photograph
 from npsrgan.gradcheck import check
 from npsrgan.metrics import luma
-from npsrgan.tape import Tape, op
+from npsrgan.ops.operation import op
+from npsrgan.tape import Tape
 from npsrgan.tape import Tensor as PackageTensor
 
 # %% [markdown]

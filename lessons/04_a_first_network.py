@@ -24,7 +24,8 @@ from npsrgan import layers, ops
 from npsrgan.data import Photograph
 from npsrgan.gradcheck import check
 from npsrgan.metrics import luma
-from npsrgan.tape import Tape, Tensor, op
+from npsrgan.ops.operation import op
+from npsrgan.tape import Tape, Tensor
 
 # %% [markdown]
 # ## 1. One layer: a matrix product

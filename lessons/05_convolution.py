@@ -18,7 +18,7 @@ from npsrgan.data import Photograph
 from npsrgan.fast.threads import get_threads, parallel
 from npsrgan.gradcheck import check
 from npsrgan.metrics import luma
-from npsrgan.tape import op
+from npsrgan.ops.operation import op
 
 pad = lambda x: np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
 

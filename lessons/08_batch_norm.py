@@ -12,7 +12,8 @@ from npsrgan import ops
 from npsrgan.data import Photograph, downscale
 from npsrgan.gradcheck import check
 from npsrgan.images import to_float, to_uint8
-from npsrgan.tape import Tape, Tensor, op
+from npsrgan.ops.operation import op
+from npsrgan.tape import Tape, Tensor
 
 photo = to_float(downscale(Photograph().load(0)[:512], 2)).astype(np.float64)               # (256, 256, 3) in [-1, 1]
 tiles = photo.reshape(4, 64, 4, 64, 3).transpose(0, 2, 1, 3, 4).reshape(16, 64, 64, 3)      # a batch: N, H, W, C

@@ -14,7 +14,8 @@ from npsrgan.data import Photograph, downscale
 from npsrgan.gradcheck import check, normal
 from npsrgan.layers import BatchNorm, Conv2d, initialise
 from npsrgan.models import Discriminator
-from npsrgan.tape import Tape, Tensor, op
+from npsrgan.ops.operation import op
+from npsrgan.tape import Tape, Tensor
 
 # Without something between them two layers are one: (x A) B = x (A B).  What stands between may be very simple: a kink at 0.
 #

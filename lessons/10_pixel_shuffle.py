@@ -14,7 +14,8 @@ from npsrgan.adam import Adam
 from npsrgan.data import Batches, DeadLeaves, Photograph, downscale
 from npsrgan.gradcheck import check, normal
 from npsrgan.models import SRResNet
-from npsrgan.tape import Tape, Tensor, op
+from npsrgan.ops.operation import op
+from npsrgan.tape import Tape, Tensor
 
 #     y[n, 2h + i, 2k + j, c] = x[n, h, k, (2i + j) C + c]          i, j = 0 or 1
 # Nothing is computed: values move.  So the gradient moves back the way the value came.  The four places (i, j) are called phases.

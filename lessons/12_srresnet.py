@@ -14,7 +14,8 @@ from npsrgan.adam import Adam, schedule
 from npsrgan.data import Photograph, downscale, upscale
 from npsrgan.gradcheck import check_directions, normal
 from npsrgan.models import SRResNet
-from npsrgan.tape import Tape, Tensor, reference_only
+from npsrgan.ops.operation import reference_only
+from npsrgan.tape import Tape, Tensor
 
 
 # A block learns only what to ADD to its input: y = x + inner(x).  Where it has nothing to say it says 0, and the way back

@@ -18,7 +18,8 @@ from npsrgan import losses, ops
 from npsrgan.fast.blocks import any_size
 from npsrgan.models import Discriminator, SRResNet
 from npsrgan.models.vgg19 import random_vgg19
-from npsrgan.tape import Tape, Tensor, reference_only
+from npsrgan.ops.operation import reference_only
+from npsrgan.tape import Tape, Tensor
 
 EPS = 1e-6
 TOLERANCE = 1e-7        # for errors relative to the largest entry of the gradient

@@ -1,6 +1,6 @@
 """The losses of SRResNet and SRGAN.  Logits in, scalars out; D(x) = sigmoid(logit)."""
 from npsrgan.ops import absolute, mean, scale, softplus, square
-from npsrgan.tape import composite
+from npsrgan.ops.operation import composite
 
 
 @composite

@@ -1,25 +1,22 @@
-"""The tape: operations write themselves down as they run, and gradients come from reading backward.
+"""The tape: operations are recorded as they run, and gradients are computed by walking the record backward.
 
-An operation is a function on arrays that returns its value and, for each of its inputs, a *gradient rule*:
-a function from dL/d(output) to dL/d(input).  `@op` turns it into a function on tensors that leaves a record
-on the active tape.  The order of execution already is a topological order of the graph, so the tape is a
+An operation, computed, appends its output, its inputs and, for each input, a *gradient rule*: a function from
+dL/d(output) to dL/d(input).  The order of execution already is a topological order of the graph, so the tape is a
 list, and the chain rule is one walk over it, newest record first.
 
     with Tape() as tape:
         loss = mean(square(subtract(generator(lr), hr)))
     gradients = tape.gradient(loss, generator.parameters())
+
+How a function on arrays becomes an operation that records itself: ops/operation.py.
 """
-import inspect
 from collections.abc import Callable
-from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import wraps
 from typing import NamedTuple
 
 import numpy as np
 
-_active_tape = ContextVar("active_tape", default=None)
-_twins_enabled = ContextVar("twins_enabled", default=True)
+active_tape = ContextVar("active_tape", default=None)      # of this thread
 
 
 class Tensor:
@@ -45,7 +42,7 @@ class Tensor:
 
 
 class Record(NamedTuple):
-    """One executed operation: `rules[k]` takes dL/d(output) to dL/d(inputs[k])."""
+    """One executed operation: `rules[k]` takes dL/d(output) to dL/d(inputs[k]).  Inputs that are no tensors are None."""
 
     output: Tensor
     inputs: tuple
@@ -63,11 +60,15 @@ class Tape:
     def __enter__(self):
         if self._spent:
             raise RuntimeError(_SPENT)
-        self._token = _active_tape.set(self)
+        self._token = active_tape.set(self)
         return self
 
     def __exit__(self, *exception):
-        _active_tape.reset(self._token)
+        active_tape.reset(self._token)
+
+    def record(self, output, inputs, rules, name):
+        """Append an executed operation.  See `Record`."""
+        self._records.append(Record(output, inputs, rules, name))
 
     def __len__(self):
         return len(self._records)
@@ -107,7 +108,7 @@ class Tape:
                 if dx.shape != tensor.shape:
                     raise ValueError(f"{name}: a rule returned a gradient of shape {dx.shape} for an input of shape {tensor.shape}")
                 # Where paths meet, their gradients add.  The sum is a new array: a rule may have handed the same one to others.
-                gradients[tensor] = _evaluate(accumulate, (gradients[tensor], dx), {})[0] if tensor in gradients else dx
+                gradients[tensor] = gradients[tensor] + dx if tensor in gradients else dx
         answers = [gradients[source] for source in sources]
         return answers if isinstance(wrt, (list, tuple)) else answers[0]
 
@@ -138,98 +139,3 @@ def _pop_each(records):
     """The records, newest first, each dropped from the list (and with it the arrays that its rules hold) when the next is asked for."""
     while records:
         yield records.pop()
-
-
-def op(reference):
-    """Make an operation on tensors of a function on arrays that returns (value, (rule, rule, ...)).
-
-    The k-th rule belongs to the k-th positional argument; arguments after the last rule (strides, axes) have no gradient.
-    The operation takes tensors, arrays and numbers, always returns a Tensor, and is recorded when a tape is active.
-    `operation.reference` is the function itself.
-    """
-    def run(operation, args, kwargs):
-        return _record(operation, args, *_evaluate(operation, _arrays(args), kwargs))
-    return _operation(reference, run)
-
-
-def composite(function):
-    """Make an operation of a function on tensors that is nothing but operations in a row: for twins that do all of it at once.
-
-    Where no twin takes the arguments, the function runs, and the operations in it are recorded one by one, as ever.
-    `operation.reference` is the function itself.
-    """
-    def run(operation, args, kwargs):
-        result = _ask_twins(operation, _arrays(args), kwargs)
-        return operation.reference(*args, **kwargs) if result is NotImplemented else _record(operation, args, *result)
-    return _operation(function, run)
-
-
-def _operation(function, run):
-    signature = inspect.signature(function)
-
-    @wraps(function)
-    def operation(*args, **kwargs):
-        if kwargs:                       # a tensor passed by keyword still belongs to its position
-            bound = signature.bind(*args, **kwargs)
-            args, kwargs = bound.args, bound.kwargs
-        return run(operation, args, kwargs)
-
-    operation.reference = function
-    operation.twins = []
-    return operation
-
-
-def _arrays(args):
-    return [a.array if isinstance(a, Tensor) else a for a in args]
-
-
-def _record(operation, args, value, rules):
-    """The value as a tensor, which the active tape, if there is one, remembers."""
-    output = Tensor(value)
-    tape = _active_tape.get()
-    if tape is not None:
-        inputs = tuple(a if isinstance(a, Tensor) else None for a in args[:len(rules)])
-        tape._records.append(Record(output, inputs, rules, operation.__name__))
-    return output
-
-
-@op
-def accumulate(a, b):
-    """The sum of two gradients of one tensor.  Made an operation for the sake of its twins; nothing asks for its gradient."""
-    return a + b, ()
-
-
-def twin(operation):
-    """Register a faster function for an operation: same arguments, same (value, rules), equal results within rounding.
-
-    Twins are asked first, the newest before the older; one that does not handle its arguments (another kind of array,
-    a shape it is slow on) returns NotImplemented, and at last the reference runs.
-    """
-    def register(function):
-        operation.twins.insert(0, function)
-        return function
-    return register
-
-
-def _evaluate(operation, arrays, kwargs):
-    result = _ask_twins(operation, arrays, kwargs)
-    return operation.reference(*arrays, **kwargs) if result is NotImplemented else result
-
-
-def _ask_twins(operation, arrays, kwargs):
-    """The answer of the first twin that gives one; else NotImplemented."""
-    for function in operation.twins if _twins_enabled.get() else ():
-        result = function(*arrays, **kwargs)
-        if result is not NotImplemented:
-            return result
-    return NotImplemented
-
-
-@contextmanager
-def reference_only():
-    """Inside `with reference_only():` every operation runs the version one reads, none of its fast twins."""
-    token = _twins_enabled.set(False)
-    try:
-        yield
-    finally:
-        _twins_enabled.reset(token)

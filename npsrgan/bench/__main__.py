@@ -21,10 +21,11 @@ from contextlib import contextmanager
 import numpy as np
 from tqdm import tqdm
 
-from npsrgan import fast, tape
+from npsrgan import fast
 from npsrgan.bench.methods import print_methods, print_methods_on_gpu
 from npsrgan.bench.rows import CONVOLUTIONS, QUICK, cpu_rows, draw, plain, training, write_report
 from npsrgan.errors import UserError, command
+from npsrgan.ops import operation
 
 PAUSE = 0.05        # seconds between the turns: torch's threads keep spinning for a moment
 
@@ -108,7 +109,7 @@ def machine(gemm):
 @contextmanager
 def timed_operations(seconds, calls, flops):
     """While open, add up the time of every operation and every gradient rule under its name and shapes."""
-    evaluate = tape._evaluate
+    evaluate = operation.evaluate
 
     def timed(name, function, work=0):
         def run(*args):
@@ -130,11 +131,11 @@ def timed_operations(seconds, calls, flops):
         value, rules = timed(name, evaluate, work)(function, arrays, kwargs)
         return value, tuple(timed(f"{name} d{k}", rule, work * (k < 2)) for k, rule in enumerate(rules))
 
-    tape._evaluate = watched
+    operation.evaluate = watched
     try:
         yield
     finally:
-        tape._evaluate = evaluate
+        operation.evaluate = evaluate
 
 
 def print_profile(gemm, steps=3):

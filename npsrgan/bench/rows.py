@@ -5,11 +5,12 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from npsrgan import ops, tape
+from npsrgan import ops
 from npsrgan.adam import Adam
 from npsrgan.device import CPU
 from npsrgan.inference import fold
 from npsrgan.models import Discriminator, SRResNet
+from npsrgan.ops.operation import evaluate
 from npsrgan.train.settings import PRESETS
 from npsrgan.trainer import Trainer
 
@@ -75,7 +76,7 @@ def operation(name, ours, arguments, theirs, flops=0, bytes=0, channels=None):
             dy = _device.array(cotangent) if gradients else None
 
             def run():
-                y, rules = tape._evaluate(ours, inputs, {})         # as under a tape, but without one
+                y, rules = evaluate(ours, inputs, {})         # as under a tape, but without one
                 return [rule(dy) for rule in rules][0] if gradients else y
             return run
         yield Row(name + " +gradients" * gradients, prepare, flops * (1 + 2 * gradients), bytes * (1 + 2 * gradients))

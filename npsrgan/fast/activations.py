@@ -7,7 +7,7 @@ import numpy as np
 
 from npsrgan import ops
 from npsrgan.fast.blocks import by_rows, column_sums, large, suits
-from npsrgan.tape import twin
+from npsrgan.ops.operation import twin
 
 
 @twin(ops.relu)

@@ -6,7 +6,7 @@ import numpy as np
 from npsrgan import ops
 from npsrgan.fast import im2col, planes, winograd
 from npsrgan.fast.blocks import column_sums, suits
-from npsrgan.tape import twin
+from npsrgan.ops.operation import twin
 
 FEW = 16        # channels: with fewer, Winograd's transforms cost more than the multiplications they save
 

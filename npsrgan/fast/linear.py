@@ -8,7 +8,7 @@ import numpy as np
 from npsrgan import ops
 from npsrgan.fast.blocks import column_sums, large, suits
 from npsrgan.fast.threads import SMALL_PRODUCT, parallel
-from npsrgan.tape import twin
+from npsrgan.ops.operation import twin
 
 
 @twin(ops.linear)

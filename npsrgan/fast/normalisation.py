@@ -4,7 +4,7 @@ import numpy as np
 from npsrgan import ops
 from npsrgan.fast.blocks import by_rows, large, shared, suits
 from npsrgan.ops.normalisation import keep_running
-from npsrgan.tape import twin
+from npsrgan.ops.operation import twin
 
 
 @twin(ops.batch_norm)

@@ -2,7 +2,7 @@
 import numpy as np
 
 from npsrgan.ops.arithmetic import unbroadcast
-from npsrgan.tape import op
+from npsrgan.ops.operation import op
 
 
 @op

@@ -1,7 +1,7 @@
 """Elementwise arithmetic with broadcasting, and the reductions."""
 import numpy as np
 
-from npsrgan.tape import op
+from npsrgan.ops.operation import op
 
 
 def unbroadcast(dy, x):

@@ -1,7 +1,7 @@
 """Two-dimensional convolution, as a sum of matrix products."""
 import numpy as np
 
-from npsrgan.tape import op
+from npsrgan.ops.operation import op
 
 
 @op

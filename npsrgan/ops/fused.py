@@ -6,8 +6,8 @@ from npsrgan.ops.activations import leaky_relu, prelu, relu
 from npsrgan.ops.arithmetic import add
 from npsrgan.ops.convolution import conv2d
 from npsrgan.ops.normalisation import batch_norm
+from npsrgan.ops.operation import composite
 from npsrgan.ops.shapes import pixel_shuffle
-from npsrgan.tape import composite
 
 
 @composite

@@ -1,5 +1,5 @@
 """The fully connected layer."""
-from npsrgan.tape import op
+from npsrgan.ops.operation import op
 
 
 @op

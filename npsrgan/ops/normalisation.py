@@ -1,7 +1,7 @@
 """Batch normalisation."""
 import numpy as np
 
-from npsrgan.tape import op
+from npsrgan.ops.operation import op
 
 
 def keep_running(average, value, momentum):

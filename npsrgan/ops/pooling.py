@@ -1,7 +1,7 @@
 """Maximum pooling."""
 import numpy as np
 
-from npsrgan.tape import op
+from npsrgan.ops.operation import op
 
 
 @op

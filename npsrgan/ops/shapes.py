@@ -1,7 +1,7 @@
 """Operations that move values about and change none."""
 import numpy as np
 
-from npsrgan.tape import op
+from npsrgan.ops.operation import op
 
 
 @op

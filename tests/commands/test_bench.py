@@ -4,12 +4,13 @@ import json
 import numpy as np
 import pytest
 
-from npsrgan import fast, tape
+from npsrgan import fast
 from npsrgan.bench import __main__ as bench
 from npsrgan.bench import rows as bench_rows
 from npsrgan.bench.methods import WAYS, print_methods
 from npsrgan.models import Discriminator, SRResNet
 from npsrgan.models.vgg19 import VGG19
+from npsrgan.ops import operation
 from npsrgan.trainer import Trainer
 
 NAMES = {"srgan_step", "srresnet_step", "srresnet_infer_small", "srresnet_infer_large"}
@@ -55,7 +56,7 @@ def test_rows_have_different_names_and_the_promised_ones_are_there():
 
 def test_every_convolution_of_the_networks_is_measured():
     trainer = Trainer(bench_rows.replace(bench_rows.PRESETS["seed"], vgg_layer="conv5_4"), bench_rows.CPU, say=lambda line: None)
-    seen, evaluate = set(), tape._evaluate
+    seen, evaluate = set(), operation.evaluate
 
     def watch(function, arrays, kwargs):
         if function.__name__ == "conv2d":
@@ -66,7 +67,7 @@ def test_every_convolution_of_the_networks_is_measured():
         return evaluate(function, arrays, kwargs)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tape, "_evaluate", watch)
+        patch.setattr(operation, "evaluate", watch)
         sr = trainer.networks["srgan"](np.zeros((1, 44, 44, 3), np.float32))
         trainer.networks["discriminator"].features(sr)
         trainer.vgg(sr)
@@ -95,7 +96,7 @@ def test_profile_accounts_for_the_step(monkeypatch, capsys):
     bench.print_profile(gemm=1e9, steps=1)
     out = capsys.readouterr().out
     assert "conv 9x9 3->8 at 6" in out and "of GEMM" in out and "one step" in out
-    assert tape._evaluate.__module__ == "npsrgan.tape"      # put back
+    assert operation.evaluate.__module__ == "npsrgan.ops.operation"      # put back
 
 
 def test_twins_in_torch_compute_the_same():

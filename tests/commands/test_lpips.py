@@ -7,7 +7,7 @@ from test_dispatch import GPU
 
 from npsrgan.errors import UserError
 from npsrgan.evaluate.lpips import ALEXNET, BIAS, KERNEL, LINEAR, LPIPS
-from npsrgan.tape import reference_only
+from npsrgan.ops.operation import reference_only
 
 WEIGHTS = Path(__file__).parents[3] / "shared" / "data" / "lpips" / "lpips_alex.npz"
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from npsrgan.data import Batches, Photograph
 from npsrgan.device import CPU
-from npsrgan.tape import reference_only
+from npsrgan.ops.operation import reference_only
 from npsrgan.train.settings import PRESETS
 from npsrgan.trainer import Trainer
 

@@ -17,7 +17,8 @@ from npsrgan.fast import blocks
 from npsrgan.fast.cuda import compile
 from npsrgan.gradcheck import CASES
 from npsrgan.layers import Layer
-from npsrgan.tape import Tape, Tensor, reference_only
+from npsrgan.ops.operation import reference_only
+from npsrgan.tape import Tape, Tensor
 from npsrgan.train import checkpoint
 from npsrgan.train.settings import Settings
 from npsrgan.trainer import Trainer

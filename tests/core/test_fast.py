@@ -11,7 +11,8 @@ from npsrgan import losses, ops
 from npsrgan.fast import blocks, get_threads, im2col, set_threads, winograd
 from npsrgan.fast.threads import parallel, per_thread, scratch, shares
 from npsrgan.models import SRResNet
-from npsrgan.tape import Tape, reference_only
+from npsrgan.ops.operation import reference_only
+from npsrgan.tape import Tape
 
 # image (N, H, W, C), kernel (kh, kw, C, O), stride, padding
 CONVOLUTIONS = [

@@ -6,7 +6,8 @@ from comparisons import wave
 from npsrgan import losses, ops
 from npsrgan.layers import BatchNorm, Conv2d, LeakyReLU, PixelShuffle, PReLU, Residual, Sequential
 from npsrgan.ops import fused
-from npsrgan.tape import Tape, Tensor, composite, reference_only, twin
+from npsrgan.ops.operation import composite, reference_only, twin
+from npsrgan.tape import Tape, Tensor
 
 
 @composite

@@ -7,7 +7,8 @@ from comparisons import wave
 
 from npsrgan import gradcheck, ops
 from npsrgan.gradcheck import CASES, check, check_directions, network_checks
-from npsrgan.tape import Tape, Tensor, op
+from npsrgan.ops.operation import op
+from npsrgan.tape import Tape, Tensor
 
 OPERATIONS = [case for case in CASES if hasattr(case.operation, "reference")]       # the others are put together from these
 

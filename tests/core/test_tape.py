@@ -9,7 +9,8 @@ from comparisons import double as double_precision
 from npsrgan import losses, ops
 from npsrgan.models import Discriminator, SRResNet
 from npsrgan.models.vgg19 import random_vgg19
-from npsrgan.tape import Tape, Tensor, op
+from npsrgan.ops.operation import op
+from npsrgan.tape import Tape, Tensor
 
 
 def tensor(*values):

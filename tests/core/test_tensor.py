@@ -2,7 +2,8 @@
 import numpy as np
 
 from npsrgan import ops
-from npsrgan.tape import Tape, Tensor, op, reference_only, twin
+from npsrgan.ops.operation import op, reference_only, twin
+from npsrgan.tape import Tape, Tensor
 
 
 def tensor(*values):

@@ -14,7 +14,8 @@ from npsrgan.inference import fold
 from npsrgan.inference import tiles as tiling
 from npsrgan.inference.tiles import GIGABYTE, SMALLEST, choose_tile, free_memory, spans, super_resolve_tiles
 from npsrgan.models import Generator, SRResNet
-from npsrgan.tape import Tape, Tensor, reference_only
+from npsrgan.ops.operation import reference_only
+from npsrgan.tape import Tape, Tensor
 
 
 def generator(channels=16, blocks=1, scale=4, dtype=np.float32):

@@ -11,7 +11,8 @@ from npsrgan import ops
 from npsrgan.fast.cuda import convolution, set_precision
 from npsrgan.models import Discriminator
 from npsrgan.models.vgg19 import random_vgg19
-from npsrgan.tape import Tape, Tensor, reference_only
+from npsrgan.ops.operation import reference_only
+from npsrgan.tape import Tape, Tensor
 
 pytestmark = pytest.mark.skipif(emulate.GXX is None, reason="no g++, with which the emulated kernels are built")
 

@@ -12,7 +12,8 @@ from npsrgan import losses, ops
 from npsrgan.fast import cuda  # noqa: F401  (importing registers the twins)
 from npsrgan.fast.cuda import compile, rows
 from npsrgan.ops import fused
-from npsrgan.tape import Tape, Tensor, reference_only
+from npsrgan.ops.operation import reference_only
+from npsrgan.tape import Tape, Tensor
 
 pytestmark = pytest.mark.skipif(emulate.GXX is None, reason="no g++, with which the emulated kernels are built")
 LIMIT = 2e-4        # norm of the difference over norm of the result in float64

@@ -11,7 +11,7 @@ from npsrgan import losses
 from npsrgan.device import CPU
 from npsrgan.fast import cuda
 from npsrgan.fast.cuda import compile
-from npsrgan.tape import reference_only
+from npsrgan.ops.operation import reference_only
 from npsrgan.train.settings import Settings
 from npsrgan.trainer import Trainer
 

@@ -19,7 +19,8 @@ from npsrgan.fast.cuda.upload import Upload
 from npsrgan.gradcheck import CASES, check
 from npsrgan.inference import fold, super_resolve
 from npsrgan.models import SRResNet
-from npsrgan.tape import Tape, Tensor, op, reference_only
+from npsrgan.ops.operation import op, reference_only
+from npsrgan.tape import Tape, Tensor
 from npsrgan.train import checkpoint
 from npsrgan.train.settings import PRESETS, Settings
 from npsrgan.trainer import Trainer, numbers

@@ -12,7 +12,7 @@ from test_dispatch import StandIn
 from npsrgan import adam
 from npsrgan.device import CPU, Device
 from npsrgan.fast.cuda.graph import WARM_UP, Graphs
-from npsrgan.tape import reference_only
+from npsrgan.ops.operation import reference_only
 from npsrgan.train import __main__ as train
 from npsrgan.train.settings import Settings
 from npsrgan.trainer import Trainer, numbers

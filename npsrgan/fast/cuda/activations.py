@@ -10,7 +10,7 @@ from npsrgan.fast.cuda import compile
 from npsrgan.fast.cuda.compile import packed
 from npsrgan.fast.cuda.rows import Rows, entries, suits
 from npsrgan.fast.cuda.sums import input_and_slope_rules
-from npsrgan.tape import twin
+from npsrgan.ops.operation import twin
 
 
 def _pointwise(name, keep_output, x, *numbers):

@@ -48,7 +48,7 @@ from npsrgan.fast.cuda.compile import packed
 from npsrgan.fast.cuda.rows import LIMIT
 from npsrgan.fast.cuda.sums import column_sums
 from npsrgan.ops import fused
-from npsrgan.tape import twin
+from npsrgan.ops.operation import twin
 
 
 @twin(ops.conv2d)

@@ -2,7 +2,7 @@
 from npsrgan import ops
 from npsrgan.fast.cuda.blas import matmul
 from npsrgan.fast.cuda.compile import suits
-from npsrgan.tape import twin
+from npsrgan.ops.operation import twin
 
 
 @twin(ops.linear)

@@ -5,7 +5,7 @@ from npsrgan import losses
 from npsrgan.fast.cuda import compile
 from npsrgan.fast.cuda.compile import packed
 from npsrgan.fast.cuda.rows import THREADS, entries, suits
-from npsrgan.tape import twin
+from npsrgan.ops.operation import twin
 
 
 @twin(losses.mean_squared_error)

@@ -17,7 +17,7 @@ from npsrgan.fast.cuda.compile import NULL, packed
 from npsrgan.fast.cuda.rows import Rows, suits
 from npsrgan.fast.cuda.sums import sum_parts
 from npsrgan.ops import fused
-from npsrgan.tape import twin
+from npsrgan.ops.operation import twin
 
 
 @twin(ops.batch_norm)
