@@ -7,9 +7,29 @@ import io
 from _lesson import FOLDER, OUTPUT
 from PIL import Image
 
-CHOSEN = ("00_side_by_side", "01_bright_spots", "02_checks", "03_tape", "04_curve", "05_roofline", "08_modes", "09_what_g_is_told",
-          "10_checkerboards", "11_adam", "12_by_heart", "15_what_they_draw", "16_ring", "17_health", "19_leak", "20_networks",
-          "21_one_face", "22_downscaling", "23_gpu", "24_two_plates")
+CHOSEN = (
+    "00_side_by_side",
+    "01_bright_spots",
+    "02_checks",
+    "03_tape",
+    "04_curve",
+    "05_roofline",
+    "08_modes",
+    "09_what_g_is_told",
+    "10_checkerboards",
+    "11_adam",
+    "12_by_heart",
+    "15_what_they_draw",
+    "16_mode_collapse",
+    "17_srgan",
+    "19_leak",
+    "20_networks",
+    "21_one_face",
+    "22_downscaling",
+    "23_gpu",
+    "24_two_plates",
+)
+WITH_VGG19 = "15_what_they_draw_vgg19"       # drawn by VGG19=vgg19.h5 python lessons/15_what_a_loss_wants.py, and shown in that lesson
 WIDTH, LARGEST = 800, 60_000
 
 
@@ -28,6 +48,8 @@ def shrink(path):
 def main():
     """Write them all; say which lesson has not run yet."""
     (FOLDER / ".pictures").mkdir(exist_ok=True)
+    if (OUTPUT / f"{WITH_VGG19}.png").exists():
+        (FOLDER / ".pictures" / f"{WITH_VGG19[:2]}_vgg19.jpg").write_bytes(shrink(OUTPUT / f"{WITH_VGG19}.png"))
     for name in CHOSEN:
         if (OUTPUT / f"{name}.png").exists():
             (FOLDER / ".pictures" / f"{name[:2]}.jpg").write_bytes(shrink(OUTPUT / f"{name}.png"))

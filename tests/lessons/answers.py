@@ -1,6 +1,8 @@
 """Answers to the lessons' exercises: for each lesson {number: (a right answer, a wrong one)}.  Spoilers, and a test of the checks."""
 import numpy as np
 
+from npsrgan import ops
+
 
 def twice_used(gradients_of):
     """Lesson 03: a tensor that is used twice.  The names are the lesson's, which runs as __main__."""
@@ -14,6 +16,35 @@ def zero_biases(network):
     """Lesson 04: in place."""
     for layer in (network.first, network.second, network.third):
         layer.bias.array[...] = 0
+
+
+def absolute(p, hr, w):
+    u, (through, *_) = ops.conv2d.reference(p, w)
+    f, f_hr = np.maximum(u, 0), np.maximum(ops.conv2d(hr, w).array, 0)
+    return through(np.where(u > 0, np.sign(f - f_hr), 0) / f.size)
+
+
+def absolute_without_the_kink(p, hr, w):
+    u, (through, *_) = ops.conv2d.reference(p, w)
+    return through(np.sign(np.maximum(u, 0) - np.maximum(ops.conv2d(hr, w).array, 0)) / u.size)
+
+
+def collapsed(points):
+    angles = np.arange(8) * np.pi / 4
+    spots = 2 * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    nearest = np.linalg.norm(points[:, None] - spots, axis=2).argmin(1)
+    return np.bincount(nearest, minlength=8).min() < len(points) / 8 / 4
+
+
+def sick(row):
+    return (not all(value == value for value in row.values()) or row["d_hr"] - row["d_sr"] > 0.98
+            or row["gradient_adversarial"] > 100 * row["gradient_pixel"])
+
+
+def small_stripes_are_grey(shrink):
+    stripes = 127 + 100 * (np.arange(96) % 3 - 1)
+    image = np.repeat(np.tile(stripes, (96, 1))[..., None], 3, axis=2).astype(np.uint8)
+    return shrink(image)[4:-4, 4:-4].std() < 10
 
 
 ANSWERS = {
@@ -34,16 +65,20 @@ ANSWERS = {
     "08_batch_norm": {1: (2112, 2048), 2: (44, 43),
                       3: (lambda dy, gamma, var: gamma * dy / np.sqrt(var + 1e-5), lambda dy, gamma, var: gamma * dy)},
     "09_activations_and_initialisation": {1: (0.0907, 0.01), 2: (lambda n, a: 2 / (n * (1 + a * a)), lambda n, a: 2 / n), 3: (10, 10**7)},
-    "16_two_players": {1: (0, 1), 2: (0.6931, 1.3863), 3: (lambda z: -1 / (1 + np.exp(z)), lambda z: -1 / (1 + np.exp(-z)))},
+    "16_two_players": {1: (0, 1), 2: (0.6931, 1.3863), 3: (lambda z: -ops.sigmoid(-z).array, lambda z: -ops.sigmoid(z).array),
+                       4: (collapsed, lambda points: len(points) < 800)},
     "10_pixel_shuffle": {1: ([4, 6, 6, 9], [5, 5, 5, 5]), 2: (8, 7), 3: (147_456, 36_864)},
     "11_adam": {1: (2 / 101, 0.02), 2: (0.67, 1)},
-    "17_srgan": {1: (0.693, 0.5), 2: (1, 0), 3: (0.004, 250)},
-    "19_bug_museum_players": {1: (500, 50), 2: (450, 50)},
-    "20_bug_museum_networks": {1: (0.0709, 0.1), 2: (1, 100)},
-    "21_bug_museum_data": {1: (75, 60), 2: (3, 2)},
-    "22_bug_museum_pictures": {1: (44, 255), 2: (27.18, 28.5), 3: (8, 4)},
+    "17_srgan": {1: (0.693, 0.5), 2: (1, 0), 3: (0.004, 250), 4: (sick, lambda row: row["adversarial"] > 3)},
+    "19_bug_museum_players": {1: (500, 50), 2: (450, 50),
+                              3: (lambda reaches: not np.any(reaches(0.0)), lambda reaches: np.any(reaches(1.0)))},
+    "20_bug_museum_networks": {1: (0.0709, 0.1), 2: (1, 100),
+                               3: (lambda pair: len(pair[1]) == len(pair[0].steps), lambda pair: len(pair[1]) > 0)},
+    "21_bug_museum_data": {1: (75, 60), 2: (3, 2),
+                           3: (lambda run: np.array_equal(run(5), run(None)), lambda run: run(5).shape == run(None).shape)},
+    "22_bug_museum_pictures": {1: (44, 255), 2: (27.18, 28.5), 3: (8, 4), 4: (small_stripes_are_grey, lambda shrink: True)},
     "23_gpu": {1: (10, 11), 2: (42, 6)},
     "12_srresnet": {1: (18, 80), 2: (9.2, 16)},
     "24_reading_the_results": {1: (24.99, 28), 2: (0.509, 0.5 ** 0.5), 3: (63 / 64, 7 / 8)},
-    "15_what_a_loss_wants": {1: (0, 0.3), 2: (3.01, 6), 3: (0.615, 0.784)},
+    "15_what_a_loss_wants": {1: (0, 0.3), 2: (3.01, 6), 3: (0.615, 0.784), 4: (absolute, absolute_without_the_kink)},
 }
