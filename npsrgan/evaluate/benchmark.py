@@ -17,6 +17,7 @@ LAYOUTS = (         # folder of originals, folder of their small images; {} is t
     ("HR", "LR_bicubic/X{}"),                       # EDSR's benchmarks
     ("GTmod12", "LRbicx{}"),                        # BasicSR's benchmarks
     ("*_HR", "*_LR_bicubic/X{}"))                   # DIV2K, Flickr2K
+LOOKS_SMALL = re.compile(r"(?<![a-z])lr(bic)?(x\d|(?![a-z]))", re.IGNORECASE)
 EXPECTED = ("give a folder of originals only, or one with HR and LRx{0}, HR and LR_bicubic/X{0}, GTmod12 and LRbicx{0}, or NAME_HR and "
             "NAME_LR_bicubic/X{0} in it, or with pairs of files NAME_HR.png and NAME_LR.png")
 
@@ -76,7 +77,10 @@ def _find(folder, scale):
     if len(small) > 1:
         raise UserError(f"{folder} holds several folders of small images, {' and '.join(map(str, small))}: leave one of them there")
     if not small:
-        return root, dict.fromkeys(names), None
+        for path in folder.glob("*/"):
+            if LOOKS_SMALL.search(path.name) and not any(fnmatchcase(path.name, lr.format("*").split("/")[0]) for _, lr in LAYOUTS):
+                raise UserError(f"{path.name} beside {root} is no known folder of small images: " + EXPECTED.format(scale))
+        return root, dict.fromkeys(names), None         # those of another scale are no mistake
     pairs = {name: _partner(small[0], name, scale) for name in names}
     if not any(path.exists() for path in pairs.values()):
         raise UserError(f"{small[0]} holds no small image for any of {root}: {names[0]} needs one of the same name, or of the same "
@@ -106,7 +110,7 @@ def _among_files(folder, names, scale):
         rest = len(names) - 2 * len(chosen)
         return folder, chosen, f"LR from the files beside{f', {rest} other images left out' * bool(rest)}"
     bases = Counter(re.sub(r"x[2348]$", "", Path(name).stem) for name in names)
-    small = [name for name in names if re.search(r"(?<![a-z])lr(bic)?(x\d|(?![a-z]))", name, re.IGNORECASE)]
+    small = [name for name in names if LOOKS_SMALL.search(name)]
     small = small if len(small) < len(names) else []            # where all are called so, it means nothing
     small += [name for name in names if (found := re.fullmatch(r"(.+)x[2348]", Path(name).stem)) and bases[found[1]] > 1]
     if small:

@@ -110,8 +110,11 @@ def table(benchmark, summary, rivals):
         text.append("(paper: Ledig et al. 2017, table 2; it computes SSIM by other software, and higher)")
     text += [f"({name}: white grey noise of {sigma:g} levels on top of {method}, which no metric should reward)"
              for name, (method, sigma) in rivals.items()]
+    for metric in ("lpips", "lpips_reduced") if len(rivals) > 1 and "lpips" in metrics else ():
+        best = min(rivals, key=lambda name: summary[name][metric])
+        text.append(f"(the best row of noise in {NAMES[metric]}: {best}, {summary[best][metric]:.4f})")
     if benchmark.grey:
-        text.append(f"(grey files are measured on their own levels, as papers do: {', '.join(sorted(benchmark.grey))})")
+        text.append(f"(grey files, measured on their own levels as papers do: {len(benchmark.grey)} of {count})")
     if 0 < summary["original"]["images"] < count:
         text.append(f"(mesh: of {summary['original']['images']} of the {count} images; the others are smooth nowhere)")
     text.append("minus bicubic" + ", * where the interval leaves out 0" * (count > 1))

@@ -170,6 +170,15 @@ def test_the_trivial_rival(made, run, tmp_path):
     assert "noise" not in done.out and list(*numbers(tmp_path / "r.json").values()) == ["nearest", "bicubic", "lanczos", "original"]
 
 
+def test_the_best_row_of_noise_is_named():
+    scores = {"a.png": {"bicubic": {"lpips": 0.5, "lpips_reduced": 0.4}, "n 1": {"lpips": 0.2, "lpips_reduced": 0.1},
+                        "n 2": {"lpips": 0.15, "lpips_reduced": 0.3}, "original": {"mesh": None}}}
+    benchmark = SimpleNamespace(name="x", scale=4, source="x", grey=set())
+    text = report.table(benchmark, report.summarise(scores), {"n 1": ("n", 1), "n 2": ("n", 2)})
+    assert "in LPIPS: n 2, 0.1500)" in text and "in LPIPS 3/4: n 1, 0.1000)" in text
+    assert "best row" not in report.table(benchmark, report.summarise(scores), {"n 1": ("n", 1)})
+
+
 def test_noise_is_white_grey_and_decided_by_the_name():
     grey = np.full((200, 300, 3), 120, np.uint8)
     noise = evaluate.add_noise(grey, 3, "a.png").astype(float) - 120
@@ -189,7 +198,7 @@ def test_grey_files_are_measured_on_their_own_levels(run, tmp_path):
         image.convert({"grey": "L", "rgb": "RGB"}[name]).save(tmp_path / name / "a.png")
     done = run(tmp_path / "grey", tmp_path / "rgb", json=tmp_path / "r.json")
     grey, rgb = numbers(tmp_path / "r.json").values()
-    assert "(grey files are measured on their own levels, as papers do: a.png)" in done.out.split("rgb: 1 image")[0]
+    assert "(grey files, measured on their own levels as papers do: 1 of 1)" in done.out.split("rgb: 1 image")[0]
     assert "grey files" not in done.out.split("rgb: 1 image")[1]
     hr = images.read(tmp_path / "rgb" / "a.png")[:52, :64]
     sr = bicubic.upscale(bicubic.downscale(hr, 4), 4)
@@ -458,6 +467,7 @@ AMBIGUOUS = {
     "other pairs": (["a_SRF_2_HR.png", "a_SRF_2_LR.png"], "pairs for other scales than x4, such as a_SRF_2_HR.png"),
     "a folder of sets": (["Set5/HR/0.png", "Set5/LRx4/0.png"], "small images, such as Set5/LRx4/0.png, among .* or one with HR and LRx4,"),
     "another layout": (["gt/0.png", "LRbicx4/0.png"], "small images, such as LRbicx4/0.png, among originals"),
+    "an unknown folder": (["HR/0.png", "LR_x4/0.png"], "LR_x4 beside .*HR is no known folder of small images: .* HR and LRx4,"),
     "a lone small image": (["b.png", "img_001_SRF_4_LR.png"], "small images, such as img_001_SRF_4_LR.png"),
     "sizes side by side": (["X2/0001x2.png", "X4/0001x4.png"], "small images, such as X2/0001x2.png"),
     "sizes beside originals": (["0001.png", "0001x4.png"], "small images, such as 0001x4.png"),
@@ -487,4 +497,4 @@ def test_bicubic_on_set14_scores_what_papers_print(run, tmp_path):
     """Which it does only if bridge.png, the one grey file, is measured on its own levels: 26.09 otherwise."""
     done = run(BENCHMARKS / "Set14", json=tmp_path / "r.json")
     assert numbers(tmp_path / "r.json")["Set14"]["bicubic"]["psnr_y"] == pytest.approx(25.997, abs=5e-4)
-    assert "as papers do: bridge.png)" in done.out
+    assert "as papers do: 1 of 14)" in done.out
