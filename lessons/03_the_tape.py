@@ -265,10 +265,11 @@ assert too_early == 2
 #
 # $p$ is used three times, so three gradients meet in it. The rules, each in a sentence:
 #
-# * `shrink`, (H, W) to (H/4, W/4): every pixel of a block contributes 1/16 to its mean. So each receives
-#   1/16 of the mean's gradient.
-# * `step`, (H, W) to (H, W): pixel $i + 1$ minus pixel $i$, with the last row's neighbour being the first
-#   row. Pixel $i$ appears with a minus in its own difference and with a plus in its predecessor's.
+# * `shrink`, (H, W) to (H/4, W/4): every pixel of a block contributes 1/16 to its mean. So each
+#   receives 1/16 of the mean's gradient.
+# * `step`, (H, W) to (H, W): pixel $i + 1$ minus pixel $i$, with the last row's neighbour being the
+#   first row. Pixel $i$ appears with a minus in its own difference and with a plus in its
+#   predecessor's.
 # * `square`: the derivative of $k x^2$ is $2 k x$.
 # * `minus` a constant: $dy$ is handed on.
 

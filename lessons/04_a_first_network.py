@@ -221,8 +221,8 @@ print("examples:", x.shape, "->", y.shape)
 #
 # 1. *forward*, on a tape: compute the answer and the loss, here the mean squared error;
 # 2. *backward*: ask the tape for the gradient of every parameter;
-# 3. *update*: move every parameter a little against its gradient, by `rate` times the gradient. This is
-#    **gradient descent**;
+# 3. *update*: move every parameter a little against its gradient, by `rate` times the gradient.
+#    This is **gradient descent**;
 # 4. repeat.
 
 

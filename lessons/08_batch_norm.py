@@ -1,12 +1,22 @@
-"""Lesson 08: batch normalisation.  What is the gradient of a layer in which every output depends on every input?
+# %% [markdown]
+# # Lesson 08: Batch normalisation
+#
+# **The question.** What is the gradient of a layer in which every output depends on every input?
+#
+# You should know: mean and variance, the chain rule, convolution (lesson 05), the gradient check
+# (lesson 02).
+#
+# Paper: Ioffe and Szegedy 2015, "Batch Normalization", section 3, algorithms 1 and 2.
+#
+# Lives in: `npsrgan/ops/normalisation.py`.
 
-You should know: mean and variance, the chain rule, and what a gradient check is (lesson 02).
-Paper: Ioffe and Szegedy 2015, "Batch Normalization", section 3, algorithms 1 and 2.  Lives in: npsrgan/ops/normalisation.py.
-"""
-# %% The question: sixteen tiles of a photograph, eight random filters, and no two channels alike
-import sys; sys.path[:0] = ["lessons", "."]
+# %%
+import sys
+
+sys.path[:0] = ["lessons", "."]
+
 import numpy as np
-from _lesson import exercise, picture_row, plt, save
+from _lesson import exercise, picture_row, plt, predict, save
 
 from npsrgan import ops
 from npsrgan.data import Photograph, downscale
@@ -15,136 +25,343 @@ from npsrgan.images import to_float, to_uint8
 from npsrgan.ops.operation import op
 from npsrgan.tape import Tape, Tensor
 
-photo = to_float(downscale(Photograph().load(0)[:512], 2)).astype(np.float64)               # (256, 256, 3) in [-1, 1]
-tiles = photo.reshape(4, 64, 4, 64, 3).transpose(0, 2, 1, 3, 4).reshape(16, 64, 64, 3)      # a batch: N, H, W, C
+# %% [markdown]
+# ## 1. Why normalise
+#
+# Sixteen tiles of a photograph go through a convolution with eight random filters. No two of the
+# resulting channels have the same size. After many such layers the signal would have exploded or
+# vanished.
+
+# %%
+photo = to_float(downscale(Photograph().load(0)[:512], 2)).astype(
+    np.float64
+)  # (256, 256, 3) in [-1, 1]
+tiles = photo.reshape(4, 64, 4, 64, 3).transpose(0, 2, 1, 3, 4).reshape(16, 64, 64, 3)
 rng = np.random.default_rng(5)
 filters = rng.standard_normal((3, 3, 3, 8))
 x = ops.conv2d(tiles, filters).array
-print("standard deviations of the channels:", x.std((0, 1, 2)).round(1))    # many such layers, and the signal explodes or is gone
+print("x has the shape (N, H, W, C) =", x.shape)
+print("standard deviations of its channels:", x.std((0, 1, 2)).round(1))
 
-# %% The formula, for each channel by itself, over the m = N*H*W numbers that it has in the batch:
+# %% [markdown]
+# ## 2. The formula
 #
-#       mean = sum(x) / m       var = sum((x - mean)^2) / m       x_hat = (x - mean) / sqrt(var + eps)       y = gamma * x_hat + beta
+# Each channel is treated by itself. In a batch it consists of $m = N \cdot H \cdot W$ numbers. For
+# these,
 #
-# gamma and beta are learned: the layer can give back any size and any centre, but it chooses them itself.
-AXES, EPS = (0, 1, 2), 1e-5
+# $$\mu = \frac{1}{m} \sum x \qquad \sigma^2 = \frac{1}{m} \sum (x - \mu)^2 \qquad
+# \hat{x} = \frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} \qquad y = \gamma\,\hat{x} + \beta$$
+#
+# $\hat{x}$ has the mean 0 and the standard deviation 1. $\epsilon = 10^{-5}$ keeps the division
+# safe where a channel is constant. $\gamma$ and $\beta$, one number each for every channel, are
+# learned: the layer can restore any size and any centre, but it chooses them itself. All sums run
+# over the axes N, H and W.
+
+# %%
+AXES = (0, 1, 2)
+EPS = 1e-5
 
 
 def normalise(x):
-    m = x.size // x.shape[-1]
-    mean = x.sum(AXES) / m
-    var = ((x - mean) ** 2).sum(AXES) / m
-    std = np.sqrt(var + EPS)
-    return (x - mean) / std, mean, std, m
+    """x (N, H, W, C) -> x_hat (N, H, W, C), mean (C,), std (C,)."""
+    mean = x.mean(AXES)
+    std = np.sqrt(((x - mean) ** 2).mean(AXES) + EPS)
+    return (x - mean) / std, mean, std
 
 
-x_hat, mean, std, m = normalise(x)
-# Prediction: multiplying the input by 3 and adding 7 changes nothing (eps apart).  The gradient must know that too.
-assert np.allclose(normalise(3 * x + 7)[0], x_hat, atol=1e-4)
+x_hat, mean, std = normalise(x)
+changed = np.abs(normalise(3 * x + 7)[0] - x_hat).max()
+predict(
+    "x is replaced by 3 x + 7. By how much does x_hat change at most?",
+    guess=None,
+    value=round(changed, 3),
+    because="The mean moves along, and the standard deviation scales along. What is left comes "
+    "from epsilon.",
+)
+assert changed < 1e-4
 
-# %% The gradient, the long way.  Call dy = dL/dy, and so on.  x reaches y by three roads: directly, through var and through mean.
+# %% [markdown]
+# ## 3. The gradient, step by step
 #
-#       d_x_hat = gamma * dy
-#       d_var   = sum(d_x_hat * (x - mean)) * (-1/2) * (var + eps)^(-3/2)           x_hat divides by sqrt(var + eps)
-#       d_mean  = -sum(d_x_hat) / sqrt(var + eps)                                   (through var: sum(x - mean) = 0)
-#       d_x     = d_x_hat / sqrt(var + eps)  +  d_var * 2 * (x - mean) / m  +  d_mean / m
+# $x$ reaches $\hat{x}$ by three roads: directly, through the variance, and through the mean. Write
+# $dy$ for $dL/dy$, and so on, and $s = \sqrt{\sigma^2 + \epsilon}$. Going backward through the four
+# formulas:
+#
+# 1. $y = \gamma \hat{x} + \beta$, hence $d\hat{x} = \gamma\,dy$.
+# 2. $\hat{x} = (x - \mu)(\sigma^2 + \epsilon)^{-1/2}$. The variance is one number that all $m$
+#    outputs share, so its gradient is a sum over all of them:
+#    $d\sigma^2 = \sum d\hat{x}\,(x - \mu) \cdot (-\frac{1}{2})\,s^{-3}$.
+# 3. The mean appears in every $\hat{x}$, with the factor $-1/s$: $d\mu = -\sum d\hat{x} / s$. It
+#    also appears in the variance, but with $\sum (x - \mu) = 0$, so nothing comes that way.
+# 4. $x$ appears directly, with $1/s$; in the variance, with $2 (x - \mu) / m$; in the mean, with
+#    $1/m$. Together:
+#
+# $$dx = \frac{d\hat{x}}{s} + d\sigma^2\, \frac{2 (x - \mu)}{m} + \frac{d\mu}{m}$$
 
 
-def gradient_long(dy, gamma, x):
-    x_hat, mean, std, m = normalise(x)
+# %%
+def gradient_step_by_step(dy, gamma, x):
+    x_hat, mean, std = normalise(x)
+    m = x.size // x.shape[-1]
     d_x_hat = gamma * dy
     d_var = (d_x_hat * (x - mean)).sum(AXES) * -0.5 * std**-3
     d_mean = -d_x_hat.sum(AXES) / std
     return d_x_hat / std + d_var * 2 * (x - mean) / m + d_mean / m
 
 
-# %% The same, simplified: put d_var and d_mean into the last line, and take gamma / std out of it.  What is left can be read:
-# dy, minus its mean, minus the part of it that looks like x_hat.
-def gradient_short(dy, gamma, x):
-    x_hat, mean, std, m = normalise(x)
-    return gamma / std * (dy - dy.sum(AXES) / m - x_hat * ((dy * x_hat).sum(AXES) / m))
+# %% [markdown]
+# ## 4. The same, simplified
+#
+# Put $d\sigma^2$ and $d\mu$ into the last line and replace $(x - \mu)/s$ by $\hat{x}$. The middle
+# term becomes
+#
+# $$-\frac{1}{2} \left[ \sum d\hat{x}\,(x - \mu) \right] s^{-3} \cdot \frac{2 (x - \mu)}{m}
+# = -\frac{1}{s}\; \hat{x}\; \frac{1}{m} \sum d\hat{x}\,\hat{x}$$
+#
+# and so, with $d\hat{x} = \gamma\,dy$ and the common factor $\gamma / s$ in front,
+#
+# $$dx = \frac{\gamma}{s} \left( dy - \mathrm{mean}(dy) - \hat{x} \cdot \mathrm{mean}(dy\,\hat{x}) \right)$$
+#
+# This can be read: the gradient is passed on, *without* its mean and *without* the part of it that
+# looks like $\hat{x}$. The layer ignores shifts and stretches of its input, so it has nothing to
+# say about them.
+#
+# The other two rules are those of a product and a sum over everything that shares $\gamma$ and
+# $\beta$: $d\gamma = \sum dy\,\hat{x}$ and $d\beta = \sum dy$.
 
 
-gamma, beta, dy = rng.standard_normal(8), rng.standard_normal(8), rng.standard_normal(x.shape)
-dx = gradient_short(dy, gamma, x)
-assert np.allclose(dx, gradient_long(dy, gamma, x), rtol=1e-10, atol=1e-12)
-# Prediction: adding a constant to x changes nothing, so sum(dx) = 0.  Stretching x changes nothing, so sum(dx * x_hat) = 0.
-print(f"sum(dx) = {dx.sum(AXES)[0]:.0e}, sum(dx * x_hat) = {(dx * x_hat).sum(AXES)[0]:.0e}, while sum(dy) = {dy.sum(AXES)[0]:.0f}")
-assert np.abs(dx.sum(AXES)).max() < 1e-6 and np.abs((dx * x_hat).sum(AXES)).max() < 0.01       # eps keeps the second from being 0
+# %%
+def gradient(dy, gamma, x):
+    x_hat, mean, std = normalise(x)
+    return gamma / std * (dy - dy.mean(AXES) - x_hat * (dy * x_hat).mean(AXES))
 
 
-# %% Is it right?  Value and rules together make an operation; finite differences are the judge (lesson 02), on a tiny input.
+gamma = rng.standard_normal(8)
+beta = rng.standard_normal(8)
+dy = rng.standard_normal(x.shape)
+dx = gradient(dy, gamma, x)
+assert np.allclose(dx, gradient_step_by_step(dy, gamma, x), rtol=1e-10, atol=1e-12)
+print(f"first channel: sum of dy {dy.sum(AXES)[0]:.0f}")
+predict(
+    "What is the sum of dx over that channel?",
+    guess=None,
+    value=round(dx.sum(AXES)[0], 6),
+    because="Adding a constant to x changes no output. The derivative in that direction is the "
+    "sum of dx.",
+)
+assert np.abs(dx.sum(AXES)).max() < 1e-6
+assert np.abs((dx * x_hat).sum(AXES)).max() < 0.01  # stretching: only epsilon keeps it from being 0
+
+# %% [markdown]
+# ## 5. The check
+#
+# Value and rules together make an operation. Finite differences decide, on a tiny input.
+
+
+# %%
 @op
 def by_hand(x, gamma, beta):
     x_hat = normalise(x)[0]
-    return gamma * x_hat + beta, (lambda dy: gradient_short(dy, gamma, x), lambda dy: (dy * x_hat).sum(AXES), lambda dy: dy.sum(AXES))
+
+    def d_x(dy):
+        return gradient(dy, gamma, x)
+
+    def d_gamma(dy):
+        return (dy * x_hat).sum(AXES)
+
+    def d_beta(dy):
+        return dy.sum(AXES)
+
+    return gamma * x_hat + beta, (d_x, d_gamma, d_beta)
 
 
 for result in check(by_hand, x[:2, :3, :3, :3], gamma[:3], beta[:3]):
     print(result)
     assert result.passed
-# And the package's version: the same numbers.
+
 tensor = Tensor(x)
 with Tape() as tape:
-    y = ops.batch_norm(tensor, gamma, beta)
+    y = ops.batch_norm(tensor, gamma, beta)  # the package's version
     loss = ops.sum(y * dy)
-assert np.allclose(y.array, by_hand(x, gamma, beta).array) and np.allclose(tape.gradient(loss, tensor), dx, atol=1e-9)
+assert np.allclose(y.array, by_hand(x, gamma, beta).array)
+assert np.allclose(tape.gradient(loss, tensor), dx, atol=1e-9)
 
-# %% What one output pixel owes to all the others.  dy is 1 at the brightest pixel of one channel, and 0 elsewhere.
-# Prediction: d_x is not 0 elsewhere.  It is -(1 + x_hat_here * x_hat_there) / m: a faint negative of the whole batch.
+# %% [markdown]
+# ## 6. What one pixel owes to all the others
+#
+# Let $dy$ be 1 at the brightest pixel of one channel and 0 elsewhere, with $\gamma = 1$. The
+# formula predicts for every *other* pixel
+# $-(1 + \hat{x}_{\mathrm{here}}\,\hat{x}_{\mathrm{there}}) / (m\,s)$: a faint negative of the whole
+# batch, all sixteen tiles of it.
+
+# %%
 shown = x_hat[..., 2]
 pixel = np.unravel_index(shown.argmax(), shown.shape)
 one = np.zeros_like(x)
 one[(*pixel, 2)] = 1
-ghost = (gradient_short(one, np.ones(8), x) * std)[..., 2]
+ghost = (gradient(one, np.ones(8), x) * std)[..., 2]
+m = x.size // 8
 assert np.allclose(ghost - one[..., 2], -(1 + shown[pixel] * shown) / m)
 
 
 def mosaic(tiles):
+    """Sixteen tiles laid out as one picture."""
     return np.array(tiles).reshape(4, 4, 64, 64, -1).swapaxes(1, 2).reshape(256, 256, -1).squeeze()
 
 
-figure, axes = plt.subplots(1, 4, figsize=(10.5, 2.9), layout="constrained")
-for axis, values, reach, title in zip(axes, (x, x_hat), (12, 4), ("three channels of x: no two alike", "x_hat: mean 0, deviation 1")):
-    axis.hist([values[..., c].ravel() for c in (1, 2, 3)], 80, range=(-reach, reach), histtype="stepfilled", alpha=0.6)
-    axis.set(title=title, yticks=[], xlabel="value of a pixel")
-for axis, values, title in zip(axes[2:], (shown, ghost), ("a channel of x_hat, 16 tiles", "d (brightest pixel of y) / d (all x)")):
-    axis.imshow(mosaic(values), cmap="gray", vmin=np.percentile(values, 1), vmax=np.percentile(values, 99))
-    axis.set_title(title)
+figure, axes = plt.subplots(1, 4, figsize=(12, 3.2), layout="constrained")
+for channel in (1, 2, 3):
+    axes[0].hist(x[..., channel].ravel(), 80, range=(-12, 12), alpha=0.6)
+    axes[1].hist(x_hat[..., channel].ravel(), 80, range=(-4, 4), alpha=0.6)
+axes[0].set(title="three channels of x: no two alike", yticks=[], xlabel="value of a pixel")
+axes[1].set(title="x_hat: mean 0, deviation 1", yticks=[], xlabel="value of a pixel")
+axes[2].imshow(
+    mosaic(shown), cmap="gray", vmin=np.percentile(shown, 1), vmax=np.percentile(shown, 99)
+)
+axes[2].set_title("a channel of x_hat, 16 tiles")
+axes[3].imshow(
+    mosaic(ghost), cmap="gray", vmin=np.percentile(ghost, 1), vmax=np.percentile(ghost, 99)
+)
+axes[3].set_title("d (brightest pixel of y) / d x")
+for axis in axes[2:]:
     axis.axis("off")
 save(figure, "08_gradient")
 
-# %% The bias in front.  A convolution's bias adds a constant to a channel, and the mean takes it away again.
-# Prediction: its gradient is 0, not small: what is left is rounding.
-w, b = Tensor(filters), Tensor(rng.standard_normal(8))
+# %% [markdown]
+# ## 7. A bias in front of it is dead
+#
+# The bias of a convolution adds a constant to a channel, and batch norm's mean takes it away again.
+
+# %%
+w = Tensor(filters)
+b = Tensor(rng.standard_normal(8))
 with Tape() as tape:
     loss = ops.mean(ops.batch_norm(ops.conv2d(tiles, w, b), gamma, beta) * dy)
 dw, db = tape.gradient(loss, [w, b])
-print(f"largest gradient: weights {np.abs(dw).max():.1e}, bias {np.abs(db).max():.1e}")
+print(f"largest entry of the weights' gradient: {np.abs(dw).max():.1e}")
+predict(
+    "Of the bias's gradient?",
+    guess=None,
+    value=float(np.abs(db).max()),
+    because="Not small: zero. What is left is rounding.",
+)
 assert np.abs(db).max() < 1e-9 < 1e-6 < np.abs(dw).max()
 
-# %% Evaluation.  A picture's result must not depend on who else is in the batch.  So training keeps running averages of mean and var
-# (momentum * old + (1 - momentum) * new, from 0 and 1 on), and evaluation uses these as constants.
-# Take gamma and beta such that the layer does nothing to the photograph as a whole, then send the tiles through one by one.
-running_mean, running_var = np.zeros(3), np.ones(3)
-gamma, beta = np.sqrt(tiles.var(AXES) + EPS), tiles.mean(AXES)
+# %% [markdown]
+# ## 8. Training mode and evaluation mode
+#
+# In use, the result for a picture must not depend on which other pictures are in the batch. So
+# during training the layer keeps **running averages** of the mean and the variance, starting from 0
+# and 1,
+#
+# $$\mathrm{running} \leftarrow 0.9 \cdot \mathrm{running} + 0.1 \cdot \mathrm{batch}$$
+#
+# and in evaluation these are used in place of the batch's own. To see the difference, choose
+# $\gamma$ and $\beta$ such that the layer does nothing to the photograph as a whole. Then send the
+# sixteen tiles through it one at a time, in both modes.
+
+# %%
+running_mean = np.zeros(3)
+running_var = np.ones(3)
+gamma = np.sqrt(tiles.var(AXES) + EPS)
+beta = tiles.mean(AXES)
 for _ in range(200):
     ops.batch_norm(tiles, gamma, beta, running_mean, running_var)
-evaluated = mosaic([ops.batch_norm(t[None], gamma, beta, running_mean, running_var, training=False).array for t in tiles])
-trained = mosaic([ops.batch_norm(t[None], gamma, beta).array for t in tiles])
-# Prediction: evaluation gives the photograph back.  Training gives every tile the mean and the contrast of the whole photograph.
-assert np.abs(evaluated - photo).max() < 1e-3
-assert np.allclose([trained[:64, :64].mean((0, 1)), trained[64:128, 192:].mean((0, 1))], beta)
-save(picture_row({"the photograph": to_uint8(photo), "tile by tile, evaluation mode:\nthe photograph": to_uint8(evaluated),
-                  "tile by tile, training mode:\nall tiles get one mean and one contrast": to_uint8(trained)}, height=3.0), "08_modes")
-# That is what forgetting `network.eval()` looks like: seams, false colours, noise where the sky was.
 
-# %% Exercises: put your answer in the place of None.
-exercise(1, "An SRResNet has 16 blocks of two convolutions and one more behind them, 64 channels wide, each with a bias and a batch norm "
-         "behind it.  How many of its numbers always have the gradient 0?", answer=None, check=lambda a: a == 33 * 64,
-         hint="count convolutions with a batch norm behind them; each has 64 biases")
-exercise(2, "With momentum 0.9 and batches that are all alike, after how many steps has the running mean come 99 % of the way from 0?",
-         answer=None, check=lambda a: a == np.ceil(np.log(0.01) / np.log(0.9)), hint="what is left after n steps is 0.9^n")
-exercise(3, "Write the gradient of evaluation mode: a function of (dy, gamma, running_var).", answer=None,
-         check=lambda f: np.allclose(f(dy[..., :3], gamma, running_var), dy[..., :3] * gamma / np.sqrt(running_var + EPS)),
-         hint="mean and var are constants now: only the direct road is left")
+evaluated, trained = [], []
+for tile in tiles:
+    alone = tile[None]
+    evaluated.append(
+        ops.batch_norm(alone, gamma, beta, running_mean, running_var, training=False).array
+    )
+    trained.append(ops.batch_norm(alone, gamma, beta).array)
+evaluated = mosaic(evaluated)
+trained = mosaic(trained)
+assert np.abs(evaluated - photo).max() < 1e-3  # evaluation: the photograph again
+same_mean = np.allclose(trained[:64, :64].mean((0, 1)), trained[64:128, 192:].mean((0, 1)))
+predict(
+    "In training mode, do a tile of the sky and a tile of the face come out with the same mean "
+    "colour? (yes or no)",
+    guess=None,
+    value="yes" if same_mean else "no",
+    because="Every tile gets the mean and the contrast of the whole photograph.",
+)
+assert same_mean
+save(
+    picture_row(
+        {
+            "the photograph": to_uint8(photo),
+            "tile by tile, evaluation mode:\nthe photograph": to_uint8(evaluated),
+            "tile by tile, training mode:\nall tiles get one mean and one contrast": to_uint8(
+                trained
+            ),
+        },
+        height=3.4,
+    ),
+    "08_modes",
+)
+
+# %% [markdown]
+# The picture on the right is what forgetting `network.eval()` looks like: seams, false colours,
+# noise where the sky was.
+#
+# ## Exercises
+#
+# Put your answer in the place of `None` and run the cell. Answers are in
+# [tests/lessons/answers.py](../tests/lessons/answers.py).
+
+# %%
+exercise(
+    1,
+    "SRResNet has 16 blocks of two convolutions and one more convolution behind them, each with"
+    " 64 output channels, a bias, and "
+    "a batch norm behind it. How many of its parameters always have the gradient 0?",
+    answer=None,
+    check=lambda a: a == 33 * 64,
+    hint="count the convolutions with a batch norm behind them; each has 64 biases",
+)
+exercise(
+    2,
+    "All batches are alike, and the momentum is 0.9. After how many steps has the running mean "
+    "covered 99 % of its way from 0?",
+    answer=None,
+    check=lambda a: a == np.ceil(np.log(0.01) / np.log(0.9)),
+    hint="after n steps, 0.9^n of the way is left",
+)
+
+# %%
+exercise(
+    3,
+    "Write d_x of evaluation mode: a function of (dy, gamma, running_var).",
+    answer=None,
+    check=lambda rule: np.allclose(
+        rule(dy[..., :3], gamma, running_var), dy[..., :3] * gamma / np.sqrt(running_var + EPS)
+    ),
+    hint="mean and variance are constants now: only the direct road is left",
+)
+
+# %% [markdown]
+# The rule below forgets the road through the variance. It passes the most natural test there is:
+# the sum of $dx$ is 0. Write a test that it does not pass: a function `test(rule)` that returns
+# True for `gradient` and False for the broken rule. Both are functions of `(dy, gamma, x)`.
+
+
+# %%
+def broken_gradient(dy, gamma, x):
+    std = normalise(x)[2]
+    return gamma / std * (dy - dy.mean(AXES))
+
+
+def check_rule_test(test):
+    if not test(gradient):
+        return "the test rejects the correct rule"
+    return "the test accepts the broken rule" if test(broken_gradient) else True
+
+
+exercise(
+    4,
+    "Write test(rule).",
+    answer=None,
+    check=check_rule_test,
+    hint="what happens to y when x is stretched?",
+)

@@ -1,6 +1,6 @@
 """Lesson 23: the GPU.  How can the same code run on one, what does a kernel do, and what is a graph?
 
-You should know: Adam (lesson 11), the roofline (05).  Papers: Kingma and Ba 2015, algorithm 1; Williams et al. 2009 (roofline).
+You should know: Adam (lesson 11), the roofline (06).  Papers: Kingma and Ba 2015, algorithm 1; Williams et al. 2009 (roofline).
 Lives in: npsrgan/device.py, npsrgan/fast/cuda/ (adam.cu is read here), npsrgan/graph.py.
 """
 # %% The question.  A graphics card computes with ten thousand threads at once.  Nothing in npsrgan/ops/ knows of that.

@@ -12,10 +12,38 @@ def twice_used(gradients_of):
     return gradients_of(add(a, a))[a] == 2
 
 
+def tall_batch():
+    """Lesson 08: dy, gamma, x."""
+    rng = np.random.default_rng(0)
+    return rng.standard_normal((2, 8, 8, 3)), np.ones(3), rng.standard_normal((2, 8, 8, 3))
+
+
+def stretching_changes_nothing(rule):
+    """Lesson 08: the derivative along x itself is 0."""
+    dy, gamma, x = tall_batch()
+    return abs((rule(dy, gamma, x) * x).sum()) < 0.01
+
+
 def zero_biases(network):
     """Lesson 04: in place."""
     for layer in (network.first, network.second, network.third):
         layer.bias.array[...] = 0
+
+
+def columns_rule(d_columns, x):
+    """Lesson 06: windows overlap, so their gradients add."""
+    images, height, width, channels = x.shape
+    d_windows = d_columns.reshape(images, height, width, 3, 3, channels)
+    dxp = np.zeros((images, height + 2, width + 2, channels))
+    for i, j in np.ndindex(3, 3):
+        dxp[:, i:i + height, j:j + width] += d_windows[:, :, :, i, j]
+    return dxp[:, 1:-1, 1:-1]
+
+
+def two_taps(d, g):
+    """Lesson 07."""
+    middle = d[1] * (g[0] + g[1])
+    return (d[0] - d[1]) * g[0] + middle, middle - (d[1] - d[2]) * g[1]
 
 
 def absolute(p, hr, w):
@@ -61,9 +89,16 @@ ANSWERS = {
     "03_the_tape": {1: (96, 24), 2: (65536, 32), 3: (lambda dy: dy - dy.mean(), lambda dy: dy), 4: (twice_used, lambda gradients_of: True)},
     "04_a_first_network": {1: ((10, 7), (7, 10)), 2: (2240, 320), 3: (lambda dy, x: (dy + dy.T) @ x, lambda dy, x: 2 * dy @ x),
                            4: (zero_biases, lambda network: None)},
-    "05_convolution": {1: (30_108_672, 10_036_224), 2: (4, 2.25), 3: (lambda dy, w: dy @ w[0, 0].T, lambda dy, w: dy @ w[0, 0])},
+    "05_convolution": {1: (30_108_672, 10_036_224), 2: (6, 24), 3: (lambda dy: dy.sum((0, 1, 2)), lambda dy: dy.mean((0, 1, 2))),
+                       4: (lambda dy, w: ops.conv2d(dy, w[::-1, ::-1].swapaxes(2, 3)).array,
+                           lambda dy, w: ops.conv2d(dy, w[::-1, ::-1]).array)},
+    "06_convolution_as_products": {1: (339_738_624, 37_748_736), 2: (20, 50),
+                                   3: (lambda dy, w: dy @ w[0, 0].T, lambda dy, w: dy @ w[0, 0]),
+                                   4: (columns_rule, lambda d_columns, x: x)},
+    "07_winograd": {1: (5.06, 4), 2: (3072, 1728), 3: (two_taps, lambda d, g: (d[0] * g[0] + d[1] * g[1], d[1] * g[0] + d[2] * g[1]))},
     "08_batch_norm": {1: (2112, 2048), 2: (44, 43),
-                      3: (lambda dy, gamma, var: gamma * dy / np.sqrt(var + 1e-5), lambda dy, gamma, var: gamma * dy)},
+                      3: (lambda dy, gamma, var: gamma * dy / np.sqrt(var + 1e-5), lambda dy, gamma, var: gamma * dy),
+                      4: (stretching_changes_nothing, lambda rule: abs(rule(*tall_batch()).sum()) < 1e-6)},
     "09_activations_and_initialisation": {1: (0.0907, 0.01), 2: (lambda n, a: 2 / (n * (1 + a * a)), lambda n, a: 2 / n), 3: (10, 10**7)},
     "16_two_players": {1: (0, 1), 2: (0.6931, 1.3863), 3: (lambda z: -ops.sigmoid(-z).array, lambda z: -ops.sigmoid(z).array),
                        4: (collapsed, lambda points: len(points) < 800)},
