@@ -138,8 +138,12 @@ def test_a_restart_brings_back_every_layer(bug):
 # *Symptom.* "Averaging the weights does not help." "The running mean jumps about, and evaluation is
 # noise."
 #
-# *The bug.* The average is updated as `average = (1 - momentum) * average + momentum * new`. With a
-# momentum of 0.999, 99.9 % of it is the last value.
+# *The bug.* The average is updated like this, so that with a momentum of 0.999, 99.9 % of it is the
+# last value:
+#
+# ```python
+# average = (1 - momentum) * average + momentum * new
+# ```
 #
 # *What an average should do.* Feed it noise of variance 1. The right update is
 # $a \leftarrow m a + (1 - m) x$. In the long run the variance $v$ of $a$ no longer changes, so

@@ -143,7 +143,7 @@ def test_bicubic_is_not_better_than_bicubic(bug):
 # *Symptom.* "25 dB on my validation set, and jagged, wobbly edges on real photographs." "The small and the
 # large picture are shifted by half a pixel."
 #
-# *The bug.* The small picture is made with `image[::4, ::4]`, or by a bilinear resize without
+# *The bug.* The small picture is made by keeping every fourth pixel, or by a bilinear resize without
 # antialiasing, which looks at 2 x 2 of every 4 x 4 pixels. Detail finer than the new grid should
 # vanish. Here it comes back as coarse stripes that were never there: *aliasing*. The network then
 # learns to undo a lens that nobody has.

@@ -112,7 +112,7 @@ ANSWERS = {
     "21_bug_museum_data": {1: (75, 60), 2: (3, 2),
                            3: (lambda run: np.array_equal(run(5), run(None)), lambda run: run(5).shape == run(None).shape)},
     "22_bug_museum_pictures": {1: (44, 255), 2: (27.18, 28.5), 3: (8, 4), 4: (small_stripes_are_grey, lambda shrink: True)},
-    "23_gpu": {1: (10, 11), 2: (42, 6)},
+    "23_gpu": {1: (10, 11), 2: (42, 6), 3: (lambda thread: thread, lambda thread: 3 * thread)},
     "12_srresnet": {1: (18, 80), 2: (9.2, 16)},
     "24_reading_the_results": {1: (24.99, 28), 2: (0.509, 0.5 ** 0.5), 3: (63 / 64, 7 / 8)},
     "15_what_a_loss_wants": {1: (0, 0.3), 2: (3.01, 6), 3: (0.615, 0.784), 4: (absolute, absolute_without_the_kink)},
