@@ -66,7 +66,7 @@ def is_known(code):
 
 def _named(part):
     """What is called or indexed: run(step) -> run; network.eval() -> .eval."""
-    call = re.fullmatch(r"(.*?)(\w+)[(\[][\w\s.,=]*[)\]]", part, re.DOTALL)
+    call = re.fullmatch(r"(.*?)(\w*)[(\[][\w\s.,=]*[)\]]", part, re.DOTALL)
     return squeezed("." * call[1].endswith(".") + call[2] if call else part)
 
 
