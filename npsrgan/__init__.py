@@ -17,7 +17,7 @@ def load(name_or_path):
     Raises errors.UserError for a name or file that does not exist, and for a file that is damaged or holds something else.
     """
     from npsrgan.storage import load_generator
-    return load_generator(name_or_path).eval()
+    return load_generator(name_or_path)
 
 
 def super_resolve(image, weights="srgan", device="auto", tile=None):

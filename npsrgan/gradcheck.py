@@ -16,6 +16,7 @@ import numpy as np
 
 from npsrgan import losses, ops
 from npsrgan.fast.blocks import any_size
+from npsrgan.layers import Layer
 from npsrgan.models import Discriminator, SRResNet
 from npsrgan.models.vgg19 import random_vgg19
 from npsrgan.ops.operation import reference_only
@@ -93,14 +94,18 @@ def _difference(loss, tensor, index, eps):
     return (above - below) / (2 * eps)
 
 
-def check_directions(loss, tensors, name="network", random_directions=5, seed=0, eps=EPS):
-    """Check the gradient of a scalar along directions of unit norm over all `tensors` together.
+def check_directions(loss, wrt, name="network", random_directions=5, seed=0, eps=EPS):
+    """Check the gradient of a scalar along directions of unit norm over all tensors of `wrt` together.
 
-    loss: a function of nothing that returns a scalar tensor computed from `tensors` (float64; changed, then restored).
+    loss: a function of nothing that returns a scalar tensor computed from them (float64; changed, then restored).
+    wrt:  a network, for all of its parameters, or a list of tensors.
     One direction is the gradient's own, the others are random.  error = |difference| / (|gradient| |direction|).  A network
     of ReLUs has kinks: where eps and eps / 2 disagree, the direction crosses one and another is drawn, at most 3 in 10.
-    Returns one Check per direction.
+    Returns one Check per direction.  Raises ValueError where there is no tensor to check.
     """
+    tensors = wrt.parameters() if isinstance(wrt, Layer) else list(wrt)
+    if not tensors:
+        raise ValueError(f"{name} has no parameters to check")
     with Tape() as tape:
         value = loss()
     gradients = tape.gradient(value, tensors)
@@ -232,21 +237,21 @@ def network_checks():
     def weighted(output):       # a random linear function of a network's output
         return ops.mean(output * normal(*output.shape, seed=3))
 
-    for name, loss, tensors in [
-        ("SRResNet, 4 channels, 2 blocks", lambda: weighted(generator(lr)), generator.parameters()),
-        ("the same, evaluation", lambda: weighted(generator.eval()(lr)), generator.parameters()),
-        ("discriminator, 2 channels, 16x16", lambda: weighted(discriminator(hr)), discriminator.parameters()),
+    for name, loss, wrt in [
+        ("SRResNet, 4 channels, 2 blocks", lambda: weighted(generator(lr)), generator),
+        ("the same, evaluation", lambda: weighted(generator.eval()(lr)), generator),
+        ("discriminator, 2 channels, 16x16", lambda: weighted(discriminator(hr)), discriminator),
         ("VGG19 to conv2_2, its input", lambda: weighted(vgg(image)), [image]),
-        ("VGG19 to conv2_2, its weights", lambda: weighted(vgg(image)), vgg.parameters()),
-        ("pixel loss, G", lambda: losses.mean_squared_error(generator.train()(lr), hr), generator.parameters()),
-        ("perceptual loss, G", lambda: losses.mean_squared_error(vgg(generator(lr)), hr_features), generator.parameters()),
+        ("VGG19 to conv2_2, its weights", lambda: weighted(vgg(image)), vgg),
+        ("pixel loss, G", lambda: losses.mean_squared_error(generator.train()(lr), hr), generator),
+        ("perceptual loss, G", lambda: losses.mean_squared_error(vgg(generator(lr)), hr_features), generator),
         ("perceptual loss on two layers, G", lambda: losses.weighted_absolute_error(
-            vgg.before_relu(generator(lr), ("conv1_2", "conv2_2")), hr_layers, (0.3, 1)), generator.parameters()),
-        ("adversarial loss, G", lambda: losses.generator_adversarial(discriminator(generator(lr))), generator.parameters()),
+            vgg.before_relu(generator(lr), ("conv1_2", "conv2_2")), hr_layers, (0.3, 1)), generator),
+        ("adversarial loss, G", lambda: losses.generator_adversarial(discriminator(generator(lr))), generator),
         ("adversarial loss, D", lambda: losses.discriminator_adversarial(discriminator(hr), discriminator(generator(lr))),
-         discriminator.parameters()),
+         discriminator),
     ]:
-        yield from check_directions(loss, tensors, name)
+        yield from check_directions(loss, wrt, name)
 
 
 def main(arguments=None):

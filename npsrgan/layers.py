@@ -1,9 +1,11 @@
 """Layers: operations together with the parameters they use, and how networks are made of them.
 
 A layer finds its parameters by walking its attributes in the order in which `__init__` defined them, so a parameter's
-name is its path (`body.0.1.gamma`) and the order never changes.  Arrays that are no parameters (running statistics)
-are *state*: saved and moved with the layer, never trained.
+name is its path (`body.0.1.gamma`) and the order never changes.  Lists and tuples are part of the path.  Arrays that are no
+parameters (running statistics) are *state*: saved and moved with the layer, never trained.
 """
+from collections.abc import Collection, Mapping
+
 import numpy as np
 
 from npsrgan import ops
@@ -27,16 +29,21 @@ class Layer:
         return self.forward(x)
 
     def children(self):
-        """(name, value) pairs in definition order: layers, parameters, arrays and settings."""
-        return vars(self).items()
+        """(name, value) pairs in definition order: layers, parameters, arrays and settings.
+
+        The entries of a list or tuple are children of their own, named `name.0`, `name.1` and so on.
+        Raises TypeError for layers, parameters or arrays where they would be overlooked; see `_flattened`.
+        """
+        for name, value in vars(self).items():
+            yield from _flattened(name, value)
 
     def walk(self, prefix=""):
-        """Yield (name, layer, attribute) for every parameter and state array in this layer and the layers inside it."""
+        """Yield (name, layer, value) for every parameter and state array of this layer and the layers inside it."""
         for name, value in self.children():
             if isinstance(value, Layer):
                 yield from value.walk(f"{prefix}{name}.")
-            elif isinstance(value, Parameter) or (hasattr(value, "dtype") and not name.startswith("_")):
-                yield prefix + name, self, name
+            elif isinstance(value, Parameter) or _is_state(name, value):
+                yield prefix + name, self, value
 
     def layers(self):
         """This layer and every layer inside it."""
@@ -84,8 +91,11 @@ class Layer:
 
     @property
     def flat(self):
-        """All parameters in one buffer, of which each parameter is a view: one array to update, to save, to reduce."""
-        if self._flat is None:
+        """All parameters in one buffer, of which each parameter is a view: one array to update, to save, to reduce.
+
+        Packs anew where a parameter is a view no longer: after a deep copy, or where a layer inside was packed by itself.
+        """
+        if self._flat is None or not all(np.may_share_memory(p.array, self._flat) for p in self.parameters()):
             self.pack()
         return self._flat
 
@@ -103,16 +113,45 @@ class Layer:
         `network.to(cupy.asarray)` moves a network to the GPU; `network.to(lambda a: a.astype(np.float64))` makes it double
         precision (np.float64 itself does not do: of an array with one entry NumPy 2.0 makes a scalar).
         """
-        for _, layer, attribute in self.walk():
-            value = getattr(layer, attribute)
+        for name, layer, value in list(self.walk()):
             if isinstance(value, Parameter):
                 value.array = convert(value.array)
             else:
-                setattr(layer, attribute, convert(value))
+                setattr(layer, name.rpartition(".")[2], convert(value))
         return self.pack()
 
     def _named(self):
-        return [(name, getattr(layer, attribute)) for name, layer, attribute in self.walk()]
+        return [(name, value) for name, _, value in self.walk()]
+
+
+def _flattened(name, value):
+    """Yield (name, value), or the entries of a list or tuple one by one.  Raises TypeError for layers or parameters in any other
+    collection or object, and for state arrays in lists: they would be neither trained nor saved."""
+    if isinstance(value, (list, tuple)):
+        for index, entry in enumerate(value):
+            if _is_state(name, entry):
+                raise TypeError(f"{name} is a {type(value).__name__} of arrays: make each of them an attribute of the layer")
+            yield from _flattened(f"{name}.{index}", entry)
+    elif not isinstance(value, (Layer, Parameter)) and _holds_layers(value):
+        raise TypeError(f"{name} is a {type(value).__name__} that holds layers or parameters: use a list, a tuple or attributes")
+    else:
+        yield name, value
+
+
+def _is_state(name, value):
+    return hasattr(value, "dtype") and not isinstance(value, Parameter) and not name.startswith("_")
+
+
+def _holds_layers(value):
+    if isinstance(value, (Layer, Parameter)):
+        return True
+    if hasattr(value, "dtype") or isinstance(value, (str, bytes)):
+        return False
+    if isinstance(value, Mapping):
+        value = [*value.keys(), *value.values()]
+    if isinstance(value, Collection):
+        return any(map(_holds_layers, value))
+    return any(isinstance(attribute, (Layer, Parameter)) for attribute in getattr(value, "__dict__", {}).values())
 
 
 def split(flat, shapes):

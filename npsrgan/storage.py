@@ -89,15 +89,26 @@ def network_classes():
 
 
 def save_network(path, network, about="", dtype=None):
-    """Write a network's settings, parameters and state.  about: a sentence on where it comes from.  dtype: such as "float16"."""
+    """Write a network's settings, parameters and state.  about: a sentence on where it comes from.  dtype: such as "float16".
+
+    Raises UserError for a network that `load_network` could not build again, and writes nothing: a folded one, or one of a class
+    that is not registered.
+    """
+    kind, name = type(network), type(network).__name__
+    if network_classes().get(name) is not kind:
+        raise UserError(f"{path} was not written: {name} is not a registered network, add a generator to models.GENERATORS first")
+    if "folded" in network.settings:
+        raise UserError(f"{path} was not written: fold() makes networks for inference only, save the network that was folded")
     arrays = {name: to_numpy(array) for name, array in network.state_dict().items()}
     if dtype:
         arrays = {name: array.astype(dtype) for name, array in arrays.items()}
-    write(path, arrays, {"network": type(network).__name__, "settings": json.dumps(network.settings), "about": about})
+    write(path, arrays, {"network": name, "settings": json.dumps(network.settings), "about": about})
 
 
 def load_network(path, kind=Layer):
     """Build the network that a file of `save_network` describes, and fill it.  kind: a class that it must belong to.
+
+    Returns the network in evaluation mode.  To train it further, call its `train()`.
 
     Raises UserError for a file that is missing, damaged, of another kind, or whose arrays do not fit its own settings.
     """
@@ -108,14 +119,14 @@ def load_network(path, kind=Layer):
         network.load_state_dict(arrays)
     except (TypeError, ValueError) as error:
         raise UserError(f"{path} does not fit a {name} with {attributes['settings']}: {error}") from None
-    return network
+    return network.eval()
 
 
 def load_generator(name_or_path):
     """A trained generator, by the name of one in `weights/`, such as "srgan", or by the path of a file of `save_network`.
 
-    Returns a models.Generator in float32, whatever the file holds.  Raises UserError as `load_network` does, and for a name or
-    path that leads to no file, with the names there are.
+    Returns a models.Generator in evaluation mode, in float32 whatever the file holds.  Raises UserError as `load_network` does,
+    and for a name or path that leads to no file, with the names there are.
     """
     text = str(name_or_path)
     shipped = sorted(file.stem for file in WEIGHTS.glob("*.h5"))

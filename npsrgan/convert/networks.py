@@ -139,8 +139,8 @@ def to_torch(network):
     for stage in network.upsampling.steps if isinstance(network, SRResNet) else ():
         shuffles[stage.steps[0]] = stage.steps[1].r
     values = network.state_dict()
-    for name, layer, attribute in network.walk():
-        array = values[name]
+    for name, layer, _ in network.walk():
+        array, attribute = values[name], name.rpartition(".")[2]
         if isinstance(layer, Conv2d):
             array = array.transpose(3, 2, 0, 1) if attribute == "weight" else array
             r = shuffles.get(layer, 1)          # back from our order of a pixel shuffle's channels

@@ -1,4 +1,4 @@
-"""Running a trained network: nothing recorded, batch norm folded into the convolutions, PReLU in place."""
+"""Running a trained network: batch norm folded into the convolutions, PReLU in place."""
 import copy
 
 import numpy as np
@@ -8,6 +8,7 @@ from npsrgan.device import to_numpy
 from npsrgan.errors import UserError
 from npsrgan.fast.blocks import by_rows
 from npsrgan.layers import BatchNorm, Conv2d, Layer, PixelShuffle, PReLU, Sequential
+from npsrgan.ops.operation import may_overwrite
 
 
 def fold(network):
@@ -15,38 +16,44 @@ def fold(network):
 
     In evaluation mode batch norm is a fixed scale s = gamma / sqrt(var + eps) and shift of each channel, and a convolution can
     do that by itself:  s * (x * w + b - mean) + beta  =  x * (s w) + (s (b - mean) + beta).
+
+    The copy has gradients like any network, but other parameters.  Its settings say that it is folded: it is not saved, and not
+    blended with a network that is not folded.
     """
     network = copy.deepcopy(network).eval()
     for layer in list(network.layers()):
         if isinstance(layer, Sequential):
             layer.steps = _folded(layer.steps)
+    if hasattr(network, "settings"):
+        network.settings["folded"] = True
     return network.pack()
 
 
 def _folded(steps):
     folded = []
     for step in steps:
-        before = folded[-1] if folded else None
-        if isinstance(step, BatchNorm) and isinstance(before, Conv2d):
+        pair = tuple(map(type, (*folded[-1:], step)))       # exactly these: a subclass may do something else
+        if pair == (Conv2d, BatchNorm):
+            before = folded[-1]
             scale = step.gamma.array / np.sqrt(step.running_var + step.eps)
             before.weight.array = before.weight.array * scale
             before.bias.array = (before.bias.array - step.running_mean) * scale + step.beta.array
-        elif isinstance(step, PReLU) and isinstance(before, (Conv2d, PixelShuffle)):        # whose output nobody else holds
-            folded.append(_PReLUInPlace(step))
+        elif pair == (Conv2d, PReLU) or pair == (PixelShuffle, PReLU) and tuple(map(type, folded[-2:])) == (Conv2d, PixelShuffle):
+            folded.append(_PReLUInPlace(step))      # nobody else holds the convolution's output, of which a shuffle may be a view
         else:
             folded.append(step)
     return tuple(folded)
 
 
 class _PReLUInPlace(Layer):
-    """PReLU that overwrites its input: no second array to allocate, and no gradient."""
+    """PReLU that overwrites its input, so that no second array is allocated; where a tape records, PReLU itself."""
 
     def __init__(self, prelu):
         self.slope = prelu.slope
 
     def forward(self, x):
-        if not isinstance(x.array, np.ndarray):
-            return ops.prelu(x, self.slope)         # a GPU does it in one pass, and only into a second array
+        if not may_overwrite() or type(x.array) is not np.ndarray or not x.array.flags.c_contiguous:
+            return ops.prelu(x, self.slope)         # a GPU, too, does it in one pass, and only into a second array
 
         def work(rows):         # max(x, 0) + slope * min(x, 0), which has the same bits
             below = np.minimum(rows, 0)

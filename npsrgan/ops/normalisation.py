@@ -10,6 +10,13 @@ def keep_running(average, value, momentum):
     average += (1 - momentum) * value
 
 
+def mean_of_rows(x):
+    """The mean over every axis but the last, (..., C) -> (C,).  One axis at a time, so that no sum has many terms to round."""
+    while x.ndim > 1:
+        x = x.mean(x.ndim - 2)
+    return x
+
+
 @op
 def batch_norm(x, gamma, beta, running_mean=None, running_var=None, training=True, momentum=0.9, eps=1e-5):
     """Normalise each channel, then scale and shift.  Ioffe and Szegedy 2015, algorithms 1 and 2.
@@ -22,7 +29,9 @@ def batch_norm(x, gamma, beta, running_mean=None, running_var=None, training=Tru
     """
     axes, m = tuple(range(x.ndim - 1)), x.size // x.shape[-1]
     if training:
-        mean, var = x.mean(axes), x.var(axes)
+        mean = mean_of_rows(x)
+        mean = mean + mean_of_rows(x - mean)        # float32 sums large numbers coarsely, their deviations exactly
+        var = mean_of_rows((x - mean) ** 2)
         if running_mean is not None:
             keep_running(running_mean, mean, momentum)
             keep_running(running_var, var * (m / max(m - 1, 1)), momentum)

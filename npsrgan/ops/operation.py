@@ -100,3 +100,9 @@ def reference_only():
         yield
     finally:
         _twins_enabled.reset(token)
+
+
+def may_overwrite():
+    """Whether an operation may write its value over an input that nobody else holds.  A tape's rules would find other values there,
+    and `reference_only` asks for the plain operation."""
+    return active_tape.get() is None and _twins_enabled.get()

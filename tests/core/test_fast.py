@@ -219,6 +219,34 @@ def test_a_network_with_and_without_twins():
     assert np.linalg.norm(fast - expected) < 1e-5 * np.linalg.norm(expected) and not np.array_equal(fast, expected)
 
 
+# Work shared by gradient rules
+
+def test_shared_work_is_done_once_for_each_gradient():
+    asked = []
+
+    @blocks.shared
+    def double(dy):
+        asked.append(dy.sum())
+        return 2 * dy
+    a, b = np.ones(3), np.full(3, 5.0)
+    assert double(a) is double(a) and asked == [3]
+    assert double(b)[0] == 10 and double(a)[0] == 2 and asked == [3, 15, 3]         # only the last one is remembered
+
+
+def test_shared_work_is_forgotten_with_its_gradient():
+    """The next gradient may be made where the last one was; and the work itself, which may be large, does not outlive it."""
+    compute = blocks.shared(lambda dy: dy + 1)
+    for value in range(20):
+        dy = np.full(1000, float(value))
+        result = compute(dy)
+        assert (result == value + 1).all()
+        remembered = weakref.ref(result)
+        del result
+        assert remembered() is not None
+        del dy
+        assert remembered() is None
+
+
 # The pool of threads
 
 def test_parallel_keeps_the_order_and_uses_the_threads():

@@ -7,6 +7,7 @@ from comparisons import wave
 
 from npsrgan import gradcheck, ops
 from npsrgan.gradcheck import CASES, check, check_directions, network_checks
+from npsrgan.layers import LeakyReLU, Linear, Sequential
 from npsrgan.ops.operation import op
 from npsrgan.tape import Tape, Tensor
 
@@ -132,6 +133,21 @@ def test_a_direction_that_crosses_a_kink_is_drawn_again():
     checks = check_directions(lambda: ops.sum(ops.leaky_relu(x, slope=-1.0)), [x])
     assert any("redrawn" in c.what for c in checks)
     assert not all(c.passed for c in checks)            # at most three times: it does not go on until something passes
+
+
+def test_a_network_is_checked_in_all_its_parameters():
+    network = Sequential(Linear(3, 4), LeakyReLU(0.2), Linear(4, 2)).to(lambda array: array.astype(np.float64))
+    for seed, parameter in enumerate(network.parameters()):
+        parameter.array[...] = wave(*parameter.shape, seed=seed)
+
+    def loss():
+        return ops.mean(network(wave(5, 3)) * wave(5, 2, seed=9))
+    assert [str(c) for c in check_directions(loss, network)] == [str(c) for c in check_directions(loss, network.parameters())]
+
+
+def test_a_network_without_parameters_is_no_success():
+    with pytest.raises(ValueError, match="generator has no parameters to check"):
+        check_directions(lambda: ops.mean(LeakyReLU(0.2)(wave(3))), LeakyReLU(0.2), "generator")
 
 
 def test_what_is_checked_is_left_as_it_was():

@@ -1,13 +1,15 @@
 """Folded networks compute what the trained ones do in evaluation mode."""
 import numpy as np
 import pytest
+from comparisons import double, relative_error
 
-from npsrgan import images
+from npsrgan import images, ops
 from npsrgan.device import CPU
 from npsrgan.errors import UserError
 from npsrgan.inference import blend, fold, super_resolve
-from npsrgan.layers import BatchNorm, PReLU
+from npsrgan.layers import BatchNorm, Conv2d, LeakyReLU, Parameter, PixelShuffle, PReLU, Sequential
 from npsrgan.models import Discriminator, SRResNet
+from npsrgan.tape import Tape, Tensor
 
 
 def trained(network):
@@ -36,6 +38,42 @@ def test_a_folded_network_computes_the_same(network, size, dtype, tolerance):
     assert np.array_equal(image, before)
     assert all(np.array_equal(array, kept[name]) for name, array in network.state_dict().items())
     assert not any(isinstance(layer, (BatchNorm, PReLU)) for layer in folded.layers())
+
+
+@pytest.mark.parametrize("network, size", [(SRResNet(8, 2, 2), 9), (Discriminator(4, 32), 32),
+                                           (Sequential(Conv2d(3, 8, 3), PReLU(8), Conv2d(8, 4, 3), PixelShuffle(2), PReLU(1)), 4)])
+def test_a_folded_network_has_the_same_gradients(network, size):
+    """Of the input, and of a slope, which folding leaves as it is."""
+    network = trained(network).to(double).eval()
+    image = Tensor(np.random.default_rng(1).uniform(-1, 1, (2, size, size, 3)))
+    cotangent = np.random.default_rng(2).standard_normal(network(image).shape)
+
+    def gradients(network):
+        slopes = [layer.slope for layer in network.layers() if isinstance(getattr(layer, "slope", None), Parameter)]
+        with Tape() as tape:
+            loss = ops.sum(network(image) * cotangent)
+        return [loss.array, *tape.gradient(loss, [image, *slopes])]
+
+    for mine, theirs in zip(gradients(fold(network)), gradients(network), strict=True):
+        assert relative_error(mine, theirs) < 1e-12
+
+
+@pytest.mark.parametrize("in_front", [[], [PixelShuffle(1)], [PixelShuffle(2)], [LeakyReLU(0.1), PixelShuffle(2)]])
+def test_a_folded_network_never_overwrites_what_it_was_given(in_front):
+    """A shuffle of one column of pixels is a view of its input."""
+    image = np.random.default_rng(1).uniform(-1, 1, (1, 5, 1, 4))
+    before = image.copy()
+    network = Sequential(*in_front, PReLU(1)).to(double)
+    assert np.array_equal(fold(network)(image).array, network(image).array) and np.array_equal(image, before)
+
+
+def test_a_subclass_is_left_as_it_is():
+    class Doubled(Conv2d):
+        def forward(self, x):
+            return 2.0 * super().forward(x)
+    network = trained(Sequential(Doubled(3, 4, 3), BatchNorm(4), Doubled(4, 4, 3), PReLU(4))).to(double).eval()
+    image = np.random.default_rng(1).uniform(-1, 1, (1, 6, 6, 3))
+    assert np.array_equal(fold(network)(image).array, network(image).array)
 
 
 def test_super_resolve_takes_and_gives_8_bit_images():
@@ -72,6 +110,8 @@ def test_the_ends_of_a_blend_are_the_networks_themselves(amount, which):
 def test_what_cannot_be_blended_is_a_user_error():
     with pytest.raises(UserError, match="different settings.*'blocks': 1.*'blocks': 2"):
         blend(SRResNet(8, 1), SRResNet(8, 2), 0.5)
+    with pytest.raises(UserError, match="different settings.*'folded': True"):
+        blend(SRResNet(8, 1), fold(SRResNet(8, 1)), 0.5)
     for amount in (-0.1, 1.1, float("nan")):
         with pytest.raises(UserError, match="from 0 to 1"):
             blend(SRResNet(8, 1), SRResNet(8, 1), amount)

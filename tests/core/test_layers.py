@@ -1,10 +1,16 @@
 """Layers: names and order, one flat buffer, state dicts, modes, moving, and how weights begin."""
+import copy
+from collections import deque
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from comparisons import double, wave
 
 from npsrgan import layers, ops
+from npsrgan.adam import Adam
 from npsrgan.device import to_numpy
+from npsrgan.gradcheck import check_directions
 from npsrgan.layers import (
     BatchNorm,
     Conv2d,
@@ -246,6 +252,58 @@ def test_drawing_follows_from_the_seed_alone():
 def test_an_unknown_initialisation_is_refused():
     with pytest.raises(ValueError, match="no initialisation 'xavier': choose one of he, normal"):
         initialise(Linear(2, 2), method="xavier")
+
+
+class Branches(Layer):
+    """Layers and parameters in lists and tuples."""
+
+    def __init__(self):
+        self.branches = [Conv2d(3, 4, 3), (BatchNorm(4), LeakyReLU(0.1))]
+        self.gains = (Parameter(np.ones(4, np.float32)), Parameter(np.ones(4, np.float32)))
+        self.sizes, self._buffers = [1, 2], [np.ones(2)]
+
+    def forward(self, x):
+        conv, (norm, leaky) = self.branches
+        y = conv(x)
+        return leaky(norm(y)) * self.gains[0] + y * self.gains[1]
+
+
+def test_layers_in_lists_and_tuples_are_found():
+    net = initialise(Branches()).eval()
+    assert list(net.state_dict()) == ["branches.0.weight", "branches.0.bias", "branches.1.0.gamma", "branches.1.0.beta",
+                                      "branches.1.0.running_mean", "branches.1.0.running_var", "gains.0", "gains.1"]
+    assert not net.branches[1][0].training and net.branches[0].weight.array.std() > 0.1
+    net.to(double)
+    assert {array.dtype for array in net.state_dict().values()} == {np.dtype(np.float64)}
+    assert all(check.passed for check in check_directions(lambda: ops.mean(net(wave(2, 5, 5, 3)) * wave(2, 5, 5, 4)), net))
+    assert net.flat.size == 3 * 3 * 3 * 4 + 5 * 4
+
+
+@pytest.mark.parametrize("held", [{"a": Conv2d(3, 4, 3)}, {"a": [PReLU(4)]}, {Conv2d(3, 4, 3)}, [{"a": PReLU(4)}], deque([PReLU(4)]),
+                                  {"a": Parameter(np.ones(2))}, SimpleNamespace(layer=PReLU(4)), [np.ones(3)], (np.ones(3),)],
+                         ids=lambda held: type(held).__name__)
+def test_layers_and_arrays_that_would_be_overlooked_are_refused(held):
+    net = Sequential(Linear(2, 2), Branches())
+    net.steps[1].extra = held
+    for ask in (net.parameters, net.state_dict, net.pack, net.eval, lambda: initialise(net)):
+        with pytest.raises(TypeError, match=r"^extra(\.0)? is a \w+ (that holds layers or parameters: use a list|of arrays: make each)"):
+            ask()
+
+
+def test_settings_are_no_layers():
+    net = Branches()
+    net.settings, net.names, net.module, net.function = {"a": [1, "b"], "c": {2}}, ["x", "yz"], np, ops.relu
+    assert len(net.parameters()) == 6
+
+
+def test_the_buffer_is_never_one_that_the_parameters_have_left():
+    """A deep copy is of the parameters and of the buffer, each by itself; a layer inside may have been given a buffer of its own."""
+    net = Net().pack()
+    for changed in (copy.deepcopy(net), net):
+        assert changed.body.flat.size and all(np.shares_memory(changed.flat, p.array) for p in changed.parameters())
+        Adam(changed, 0.5).step([np.ones(p.shape) for p in changed.parameters()])
+        assert np.array_equal(np.concatenate([p.array.ravel() for p in changed.parameters()]), changed.flat)
+        assert np.allclose(changed.first.weight.array, -0.5)
 
 
 def test_a_parameter_is_found_wherever_it_is():

@@ -5,6 +5,8 @@ import pytest
 from comparisons import double, fill, relative_error, wave
 
 from npsrgan import ops
+from npsrgan.data import Photograph
+from npsrgan.layers import Conv2d
 from npsrgan.models import VGG19, Discriminator, SRResNet
 from npsrgan.models.vgg19 import LAYERS, random_vgg19
 from npsrgan.storage import load_vgg19
@@ -177,6 +179,41 @@ def test_the_long_and_short_ways_around_are_there():
         if name.endswith(("gamma", "beta")):
             array[...] = 0
     assert np.array_equal(network(x).array, network.tail(network.upsampling(network.head(x))).array)
+
+
+# How the networks begin
+
+def test_he_srresnet_is_damped_behind_the_residual_blocks():
+    """Each convolution there begins at 0.3 of He's deviation; with init="normal" all begin at 0.01."""
+    network = SRResNet(32, 1, 4)
+    behind = [layer for layer in [*network.upsampling.layers(), network.tail] if isinstance(layer, Conv2d)]
+    assert len(behind) == 3
+    for layer in network.layers():
+        if isinstance(layer, Conv2d):
+            weight = layer.weight.array
+            he = (2 / (weight.size / weight.shape[-1])) ** 0.5
+            assert weight.std() == pytest.approx((0.3 if layer in behind else 1) * he, rel=5 / (2 * weight.size) ** 0.5)
+    for layer in SRResNet(32, 1, 4, init="normal").layers():
+        if isinstance(layer, Conv2d):
+            assert layer.weight.array.std() == pytest.approx(0.01, rel=5 / (2 * layer.weight.array.size) ** 0.5)
+
+
+def test_srresnets_first_picture_is_no_louder_than_a_photograph():
+    network = SRResNet(64, 4, 4)
+    picture = network(Photograph().load(0)[None, 100:124, 100:124] / np.float32(127.5) - 1).array
+    assert 0.02 < picture.std() < 0.5
+
+
+def test_random_vgg19_has_features_of_unit_deviation():
+    vgg = random_vgg19("conv4_1", seed=5)
+    noise = np.random.default_rng(1).uniform(-1, 1, (4, 32, 32, 3)).astype(np.float32)
+    x = 4 * noise.mean((1, 2), keepdims=True) + 0.5 * noise
+    for name in vgg.state_dict():
+        if name.endswith("weight"):
+            layer = name.split(".")[0]
+            features = VGG19(layer)
+            features.load_state_dict({key: array for key, array in vgg.state_dict().items() if key in features.state_dict()})
+            assert features(x).array.std() == pytest.approx(1, rel=0.35), layer         # on other random images than it was scaled on
 
 
 # VGG19's input

@@ -3,12 +3,13 @@ import math
 
 import numpy as np
 import pytest
-from comparisons import positive, relative_error, wave
+from comparisons import positive, relative_error, rounding, wave
 
 from npsrgan import ops
 from npsrgan.device import to_numpy
 from npsrgan.gradcheck import CASES
 from npsrgan.ops.arithmetic import unbroadcast
+from npsrgan.ops.operation import reference_only
 from npsrgan.tape import Tape, Tensor
 
 
@@ -136,6 +137,19 @@ def test_batch_norm_normalises(version):
     y = ops.batch_norm(7 + 5 * wave(8, 4, 4, 3), np.ones(3), np.zeros(3)).array
     assert np.abs(y.mean((0, 1, 2))).max() < 1e-14
     assert np.abs(y.var((0, 1, 2)) - 1).max() < 1e-5
+
+
+@pytest.mark.parametrize("mean", [0, 30, 1000])
+def test_batch_norm_keeps_its_digits_at_a_large_mean(mean):
+    """x itself holds mean * eps / 2 of rounding for every unit of deviation, and so does the mean; the statistics add no more."""
+    x = (mean + np.random.default_rng(0).standard_normal((8, 24, 24, 16))).astype(np.float32)
+    running = {dtype: [np.zeros(16, dtype), np.ones(16, dtype)] for dtype in (np.float32, np.float64)}
+    with reference_only():
+        mine, exact = (ops.batch_norm(x.astype(dtype), np.ones(16, dtype), np.zeros(16, dtype), *running[dtype]).array for dtype in running)
+    limit = rounding(24) + mean * np.finfo(np.float32).eps      # the longest sum is along one side
+    assert mine.dtype == np.float32 and np.abs(mine - exact).max() < limit
+    for mine, exact in zip(running[np.float32], running[np.float64]):
+        assert relative_error(mine, exact) < rounding(24)
 
 
 def test_batch_norm_in_evaluation_uses_constants_and_leaves_them(version):

@@ -8,6 +8,7 @@ import pytest
 
 from npsrgan import storage
 from npsrgan.errors import UserError
+from npsrgan.inference import fold
 from npsrgan.models import VGG19, Discriminator, SRResNet
 from npsrgan.models.vgg19 import LAYERS, PLAN, random_vgg19
 
@@ -153,6 +154,28 @@ def test_networks_load_without_options(tmp_path, make):
     assert storage.read(tmp_path / "x.h5")[1]["about"] == "about it"
     image = np.random.default_rng(0).uniform(-1, 1, (1, 16, 16, 3)).astype(np.float32)
     assert np.array_equal(loaded.eval()(image).array, network.eval()(image).array)
+
+
+def test_loaded_networks_are_in_evaluation_mode(tmp_path):
+    """So that one inference neither depends on its batch nor changes the running statistics."""
+    storage.save_network(tmp_path / "x.h5", SRResNet(4, 1, 2, seed=3))
+    image = np.random.default_rng(0).uniform(-1, 1, (2, 6, 6, 3)).astype(np.float32)
+    for load in (storage.load_generator, storage.load_network):
+        network = load(tmp_path / "x.h5")
+        assert not any(layer.training for layer in network.layers())
+        state = {name: array.copy() for name, array in network.state().items()}
+        network(image)
+        assert same(network.state(), state)
+
+
+def test_what_could_not_be_loaded_is_not_saved(tmp_path):
+    class Mine(SRResNet):
+        pass
+    for network, words in [(fold(SRResNet(4, 1, 2)), "save the network that was folded"),
+                           (Mine(4, 1, 2), "Mine is not a registered network")]:
+        with pytest.raises(UserError, match=f"x.h5 was not written: .*{words}"):
+            storage.save_network(tmp_path / "x.h5", network)
+    assert not list(tmp_path.iterdir())
 
 
 def test_half_precision(tmp_path):
