@@ -53,34 +53,59 @@ def print_methods_on_gpu(convolutions, draw, precision):
     finally:
         ours.close()
     print(f"{chosen.description}, {precision}, {rate / 1e12:.0f} Tflop/s in a large matrix product")
-    print_tiles(convolutions, chosen.array, draw, rate)
+    print_tiles(convolutions, chosen, draw, rate)
 
 
-def print_tiles(convolutions, array, draw, rate, batch=16):
-    """Print, for each convolution and question, the milliseconds of each tile tried on the GPU; a star marks the one that is taken.
+def print_tiles(convolutions, device, draw, rate, batch=16):
+    """Print, for each convolution and question, the milliseconds in each tile on the GPU; a star marks the one that is taken.
 
-    Then the Tflop/s of the product in that tile.  Not timed is what goes with few outputs, moving planes, or with many parts, sums.
-    convolutions, draw: as above.   array: a function that copies an array to the GPU.
+    Then the Tflop/s in that tile.  convolutions, draw: as above.   device: a device.Device.
     rate: flops a second in a large matrix product, of which the share is printed.
     """
-    from npsrgan.fast.cuda import tuning
+    from npsrgan.fast.cuda import tiles
     from npsrgan.fast.cuda.convolution import conv2d
     print(f"{f'milliseconds, batch {batch}; * is taken':44}   rows x columns / stages of the tile, and its time")
     for size, k, c, o, stride in convolutions:
-        x, w, side = array(draw(batch, size, size, c)), array(draw(k, k, c, o)), -(-size // stride)
-        dy, flops = array(draw(batch, side, side, o)), 2 * batch * side * side * k * k * c * o
-        for question, label in enumerate(QUESTIONS):
-            tuning.times.clear()
-            if question == 0:
-                _, rules = conv2d(x, w, None, stride)
-            else:
-                rules[question - 1](dy)
-            cells = " too little work to try any"
-            for seconds in tuning.times.values():
-                taken = tuning.best(seconds)
-                cells = "".join(f"{tile!s:>11} {time * 1e3:6.3f}{'*' if tile == taken else ' '}" for tile, time in seconds.items())
-                cells += f"  {flops / seconds[taken] / 1e12:4.0f} Tflop/s  {flops / seconds[taken] / rate:4.0%} of GEMM"
+        x, w, side = device.array(draw(batch, size, size, c)), device.array(draw(k, k, c, o)), -(-size // stride)
+        dy, flops = device.array(draw(batch, side, side, o)), 2 * batch * side * side * k * k * c * o
+        _, rules = conv2d(x, w, None, stride)
+        for label, call in zip(QUESTIONS, (lambda: conv2d(x, w, None, stride), lambda: rules[0](dy), lambda: rules[1](dy))):  # noqa: B023
+            seconds, taken = _time_tiles(call, tiles, device.cuda)
+            cells = "".join(f"{tile!s:>11} {time * 1e3:6.3f}{'*' if tile == taken else ' '}" for tile, time in seconds.items())
+            cells += f"  {flops / seconds[taken] / 1e12:4.0f} Tflop/s  {flops / seconds[taken] / rate:4.0%} of GEMM"
             print(f"{name(size, k, c, o, stride):27} {label:16}{cells}", flush=True)
+
+
+def _time_tiles(call, tiles, cuda, rounds=3, launches=10):
+    """({tile: seconds of a call}, the tile that is taken by rule).  In every round each tile has its turn: clocks rise."""
+    found, choose = [], tiles.choose
+
+    def choose_nth(number):
+        def chosen(*args):
+            found[:] = tiles.candidates(*args)
+            return found[min(number, len(found) - 1)]
+        tiles.choose = chosen
+        call()
+
+    def clock():
+        start, end = cuda.Event(), cuda.Event()
+        start.record()
+        for _ in range(launches):
+            call()
+        end.record()
+        end.synchronize()
+        return cuda.get_elapsed_time(start, end) / 1e3 / launches
+
+    try:
+        choose_nth(0)
+        seconds = dict.fromkeys(found, np.inf)
+        for _ in range(rounds):
+            for number, tile in enumerate(seconds):
+                choose_nth(number)
+                seconds[tile] = min(seconds[tile], clock())
+    finally:
+        tiles.choose = choose
+    return seconds, next(iter(seconds))
 
 
 def name(size, k, c, o, stride):

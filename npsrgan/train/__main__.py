@@ -50,7 +50,7 @@ def main(arguments=None):
     if device.cuda:
         from npsrgan.fast import cuda
         cuda.set_precision(settings.precision)
-        say("the first steps are slow: kernels are compiled for this GPU, once, and in every run the fastest tiles are found")
+        say("the first steps are slow: kernels are compiled for this GPU, once")
 
     trainer = Trainer(settings, device, say)
     if saved:

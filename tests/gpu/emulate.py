@@ -16,7 +16,7 @@ from unittest import mock
 
 import numpy as np
 
-from npsrgan.fast.cuda import compile, tuning
+from npsrgan.fast.cuda import compile
 
 GXX = shutil.which("g++")
 SHIM = Path(__file__).with_name("cuda_shim.h")
@@ -39,8 +39,7 @@ def emulated(capability=90, multiprocessors=4, shared_memory=227 << 10):
     architecture = {} if capability >= 80 else {"__CUDA_ARCH__": 10 * capability}       # with the copies of old GPUs
     with mock.patch.multiple(compile, kernel=partial(kernel, **architecture), suits=suits, empty=empty,
                              address=lambda array: array.ctypes.data, capability=lambda: capability,
-                             multiprocessors=lambda: multiprocessors, shared_memory=lambda: shared_memory), \
-            mock.patch.object(tuning, "measurable", lambda: False):
+                             multiprocessors=lambda: multiprocessors, shared_memory=lambda: shared_memory):
         yield
 
 

@@ -7,8 +7,7 @@
     adam.py           Adam's update of a flat buffer, one kernel
     convolution.py    chooses how to convolve; conv2d, alone and with the activation that follows
     implicit.py       convolution as matrix products whose large factor is never laid out: every shape
-    tiles.py          the tiles into which these products may be cut
-    tuning.py         finds out on the card which is the fastest
+    tiles.py          the tiles into which these products are cut
     planes.py         few outputs: the 9x9 convolution from 64 channels to 3
     blas.py           matrix products that a CUDA graph can record
     linear.py         the fully connected layer

@@ -1,33 +1,8 @@
 """The twins of conv2d, alone and with the activation that follows: they choose how to convolve by the shapes.
 
-What one convolution of 16 images must do, forward or back to either input, and the least time it can take on an H200: for its
-multiplications at 495 (TF32) or 67 (float32) Tflop/s, for reading its arrays once and writing the result at 4.3 TB/s.
-Counted, not measured, and the rates are the vendor's and a copy's; mma.sync, the instruction used here, is reported to reach
-about 60 % of the first.
-
-                                           side   Gflop    MB      TF32   float32    memory
-    generator, head  9x9    3 -> 64          44     1.0     8      2 us     14 us      2 us
-    body             3x3   64 -> 64          44     2.3    16      5 us     34 us      4 us
-    upsampling       3x3   64 -> 256         44     9.1    40     18 us    136 us      9 us
-                     3x3   64 -> 256         88    36.5   159     74 us    545 us     37 us
-    tail             9x9   64 -> 3          176    15.4   133     31 us    230 us     31 us
-    discriminator    3x3    3 -> 64         176     1.7   133      3 us     26 us     31 us
-    (/2: stride 2)   3x3   64 -> 64  /2     176     9.1   159     18 us    136 us     37 us
-                     3x3   64 -> 128         88    18.3    95     37 us    273 us     22 us
-                     3x3  128 -> 128 /2      88     9.1    80     18 us    136 us     19 us
-                     3x3  128 -> 256         44    18.3    49     37 us    273 us     11 us
-                     3x3  256 -> 256 /2      44     9.1    42     18 us    136 us     10 us
-                     3x3  256 -> 512         22    18.3    29     37 us    273 us      7 us
-                     3x3  512 -> 512 /2      22     9.1    29     18 us    136 us      7 us
-    VGG19            3x3   64 -> 64         176    36.5   254     74 us    545 us     59 us
-                     3x3  128 -> 128         88    36.5   127     74 us    545 us     30 us
-                     3x3  256 -> 256         44    36.5    66     74 us    545 us     15 us
-                     3x3  512 -> 512         22    36.5    41     74 us    545 us     10 us
-                     3x3  512 -> 512         11     9.1    17     18 us    136 us      4 us
-
-So on tensor cores the layers with three channels, and those that halve large images, are bound by memory.  Those with three
-input channels are a product over K = 27 or 243, in chunks of 32 gathered entry by entry (5 to 16 % of it zeros); those with
-three outputs, see planes.py.
+On tensor cores the layers with three channels, and those that halve large images, are bound by memory.  Those with three input
+channels are a product over K = 27 or 243, in chunks of 32 gathered entry by entry (5 to 16 % of it zeros); those with three
+outputs, see planes.py.
 
 An activation that follows is applied before y is written, and y alone is kept.  In arrays of y's size read or written, after
 the products, and kept until the backward pass:
@@ -35,9 +10,6 @@ the products, and kept until the backward pass:
                                              forward    backward    kept
     convolution, then ReLU or LeakyReLU         3           3         2
     both at once                                1           3         1
-
-In a step of SRGAN at batch 16, 176 x 176: 1.9 GB less to move, 0.6 GB less to keep (twelve layers of VGG19 twice, of which once
-on the tape, and the discriminator's first twice).
 """
 import numpy as np
 

@@ -1,14 +1,11 @@
 """Launches the convolution's matrix products: sizes of grids and of shared memory, and the kernels' arguments.
 
 The products themselves are in convolution.cu and kernel_gradient.cu.  Arrays are packed (see compile.packed) and float32.
-Which tiles there are is said in tiles.py; tuning.py finds the fastest for shapes alike, with numbers of pixels up to the same power of 2.
+tiles.py chooses the tiles.
 """
-import math
-from functools import partial
-
 import numpy as np
 
-from npsrgan.fast.cuda import compile, tiles, tuning
+from npsrgan.fast.cuda import compile, tiles
 from npsrgan.fast.cuda.sums import sum_parts
 
 
@@ -41,8 +38,7 @@ def correlate_kernel_gradient(x, dy, size, top, left, stride=1):
     def memory(tile): return 4 * depth * (tile.m + 8 + tile.n + 8), 32 * depth
 
     args = x, dy, parts, *map(np.int32, (*x.shape, *dy.shape[1:], *size, top, left, stride, stretch))
-    _launch("kernel_gradient", (*size, channels, outputs, stride), pixels, max(64, outputs), grid, memory, args,
-            GATHER=int(channels % 4 > 0))
+    _launch("kernel_gradient", max(64, outputs), grid, memory, args, GATHER=int(channels % 4 > 0))
     return parts[0] if len(parts) == 1 else sum_parts(parts, compile.empty(parts.shape[1:], x))
 
 
@@ -58,20 +54,12 @@ def _convolve(x, w, out, shape, top, left, stride, bias, slope, turned):
         return 4 * (tile.m * (depth + 4) + (tile.n * (depth + 4) if turned else depth * (tile.n + 8))), 16 * tile.m
 
     args = x, w, bias, np.float32(slope), out, *map(np.int32, (*x.shape, *out.shape[1:], kh, kw, top, left, stride))
-    _launch("convolution", (*shape, stride), pixels, outputs, grid, memory, args, TURNED=turned, GATHER=int(channels % depth > 0))
+    _launch("convolution", outputs, grid, memory, args, TURNED=turned, GATHER=int(channels % depth > 0))
     return out
 
 
-def _launch(name, shape, pixels, columns, grid, memory, args, **macros):
-    """Launch a kernel in the tiles that take the least time.
-
-    shape (kh, kw, C, O, stride): of the kernel that as many pixels meet.       columns: for which the tiles must be made.
-    grid(tile), memory(tile): see tiles.candidates.     macros: besides the tile's.
-    """
-    def prepare(tile):
-        launch = compile.kernel(name, name, tile.stages * memory(tile)[0], **tile.macros(), **macros)
-        return partial(launch, grid(tile), (tile.threads,), args)
-
-    question = name, *macros.values(), tiles.depth(), shape, pixels.bit_length()
-    choices = partial(tiles.candidates, columns, grid, memory, plain=not macros["GATHER"])
-    prepare(tuning.fastest(question, choices, prepare, pixels * math.prod(shape[:4])))()
+def _launch(name, columns, grid, memory, args, **macros):
+    """Launch a kernel.  columns, grid, memory: see tiles.choose.  macros: besides the tile's."""
+    tile = tiles.choose(columns, grid, memory)
+    launch = compile.kernel(name, name, tile.stages * memory(tile)[0], **tile.macros(), **macros)
+    launch(grid(tile), (tile.threads,), args)

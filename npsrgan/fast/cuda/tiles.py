@@ -1,4 +1,4 @@
-"""The tiles that the convolutions' matrix products are cut into: which there are, and which of them come into question.
+"""The tiles that the convolutions' matrix products are cut into: which there are, and which one is taken.
 
 A block computes m x n entries of a product, in chunks of BK terms (product.cuh).  What limits that in TF32 on an H200, in flops
 for each clock of a multiprocessor; the tensor cores do at most 2048, by mma.sync about 60 % of it.  Shared memory moves 128 bytes
@@ -16,8 +16,8 @@ estimate of 5.5 TB/s, 23 bytes a clock; if the first-level cache keeps A for the
     128 x  32     4 x 1, 32 x 32            630                 291
 
 Counted, not measured.  Large tiles do more for what they read, but leave multiprocessors idle where there are few pixels; more
-stages hide the memory's delay, but leave less of the same memory to the first-level cache.  So some are tried (tuning.py).  In
-float32 the arithmetic is the limit, 256 flops a clock, whatever the tile: there, all that counts is how evenly blocks fall.
+stages hide the memory's delay, but leave less of the same memory to the first-level cache.  In float32 the arithmetic is the
+limit, 256 flops a clock, whatever the tile.  `python -m npsrgan.bench --device gpu --methods` times every tile.
 """
 import math
 from typing import NamedTuple
@@ -49,14 +49,14 @@ class Tile(NamedTuple):
         return shape | dict(zip(("WARPS_M", "WARPS_N"), self.warps))
 
 
-# Down to one tile for few pixels, by the number of outputs up to which they serve (the last: any).
+# From large to small, by the number of outputs up to which they serve (the last: any).
 USUAL = {True: {32: (Tile(128, 32, (4, 1), 3, 3),),
                 64: (Tile(128, 64, (2, 2), 2, 3), Tile(64, 64, (2, 2), 3, 3)),
                 128: (Tile(128, 128, (2, 2), 2, 3), Tile(128, 64, (2, 2), 2, 3), Tile(64, 64, (2, 2), 3, 3))},
          False: {32: (Tile(128, 32, (), 6, 2),),
                  64: (Tile(128, 64, (), 3, 2), Tile(64, 64, (), 6, 2)),
                  128: (Tile(128, 128, (), 2, 2), Tile(128, 64, (), 3, 2), Tile(64, 64, (), 6, 2))}}
-# What may be faster, on tensor cores, where whole chunks are copied at a time.
+# What may be faster on tensor cores: only the benchmark takes these.
 UNUSUAL = {32: (Tile(256, 32, (4, 1), 2, 2),),
            64: (Tile(256, 64, (4, 1), 2, 2), Tile(128, 64, (2, 2), 3, 2)),
            128: (Tile(256, 128, (4, 2), 1, 3), Tile(128, 128, (2, 2), 2, 2))}
@@ -67,18 +67,27 @@ def depth():
     return 32 if tensor_cores() else 16
 
 
-def candidates(columns, grid, memory, plain=True):
-    """The tiles to be tried, different ones; first the one that is taken by rule, where nothing can be tried.
+def choose(columns, grid, memory):
+    """The largest of the usual tiles of which every multiprocessor gets a block; where there are few pixels, the smallest.
 
-    The rule: the largest of the usual ones of which every multiprocessor gets a block.
-    grid(tile): of a launch, in blocks.     memory(tile): bytes that a block shares, for one stage, and besides.
-    plain: whether entries are copied in fours, not one by one.
+    columns: of the product.   grid(tile): of a launch, in blocks.   memory(tile): bytes that a block shares, for one stage and besides.
     """
-    width, enough = next((width for width in (32, 64) if columns <= width), 128), compile.multiprocessors()
-    rare = UNUSUAL[width] if plain and tensor_cores() else ()
-    usual, rare = ([fitted for tile in some if (fitted := fit(tile, *memory(tile)))] for some in (USUAL[tensor_cores()][width], rare))
-    rule = next((tile for tile in usual if math.prod(grid(tile)) >= enough), usual[-1])
-    return list(dict.fromkeys([rule, *(tile for tile in usual + rare if 2 * math.prod(grid(tile)) >= enough)]))
+    return candidates(columns, grid, memory)[0]
+
+
+def candidates(columns, grid, memory):
+    """Different tiles for the benchmark to time: the one that `choose` takes, then others that keep half of the GPU busy."""
+    def blocks(tile): return math.prod(grid(tile))
+    usual, enough = _fitting(USUAL[tensor_cores()], columns, memory), compile.multiprocessors()
+    chosen = next((tile for tile in usual if blocks(tile) >= enough), usual[-1])
+    others = usual + (_fitting(UNUSUAL, columns, memory) if tensor_cores() else [])
+    return list(dict.fromkeys([chosen, *(tile for tile in others if 2 * blocks(tile) >= enough)]))
+
+
+def _fitting(table, columns, memory):
+    """The tiles for so many columns, as `fit` returns them."""
+    width = next((width for width in (32, 64) if columns <= width), 128)
+    return [fitted for tile in table[width] if (fitted := fit(tile, *memory(tile)))]
 
 
 def fit(tile, stage, besides):
