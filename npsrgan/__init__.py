@@ -5,10 +5,13 @@
     large = npsrgan.super_resolve("photo.jpg")      # a PIL image, four times as wide and high
     large.save("photo_x4.png")
     generator = npsrgan.load("srresnet")            # a network: large = npsrgan.super_resolve(image, generator)
+    with npsrgan.reference_only():                  # the same by the operations in ops/, where breakpoints are hit
+        large = npsrgan.super_resolve("photo.jpg")
 """
 import npsrgan.fast  # noqa: F401  (registers the fast operations)
+from npsrgan.ops.operation import reference_only
 
-__all__ = ["load", "super_resolve"]
+__all__ = ["load", "reference_only", "super_resolve"]
 
 
 def load(name_or_path):

@@ -94,7 +94,10 @@ def _ask_twins(operation, arrays, kwargs):
 
 @contextmanager
 def reference_only():
-    """Inside `with reference_only():` every operation runs the function in ops/, none of its fast twins."""
+    """Inside `with reference_only():` every operation runs the function in ops/, none of its fast twins: a breakpoint there is hit.
+
+    It holds for the thread that enters it.  `python -m npsrgan.train --reference` trains in it.
+    """
     token = _twins_enabled.set(False)
     try:
         yield

@@ -11,7 +11,7 @@ import sys
 import time
 import traceback
 import warnings
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from npsrgan.errors import UserError, command, on_gpu
 from npsrgan.fast import keep_memory, set_threads
 from npsrgan.inference import fold, super_resolve
 from npsrgan.metrics import CAP, psnr, ssim
+from npsrgan.ops.operation import reference_only
 from npsrgan.train import checkpoint, report
 from npsrgan.train.checkpoint import Diverged
 from npsrgan.train.settings import merge, parse
@@ -65,9 +66,10 @@ def main(arguments=None):
     say(f"results in {shown(out)}")
 
     try:
-        if train(trainer, training, validation, out):
-            finish(trainer, validation, out)
-            return 0
+        with reference_only() if settings.reference else nullcontext():
+            if train(trainer, training, validation, out):
+                finish(trainer, validation, out)
+                return 0
         say(f"stopped after step {trainer.steps} and saved; {way_on(out)}")
     except KeyboardInterrupt:
         say(f"interrupted; {way_on(out)}")

@@ -65,6 +65,8 @@ class Settings:
     precision: str = option("tf32", "how convolutions on a GPU multiply: tf32, as PyTorch does, rounds factors to 10 bits after the point; "
                                     "no effect on a CPU", ("tf32", "float32"))
     graph: bool = option(True, "launch the whole training step on a GPU at once, as a CUDA graph; no effect on a CPU")
+    reference: bool = option(False, "run the operations as npsrgan/ops/ defines them, without their faster versions: many times slower, "
+                                    "for reading along with breakpoints, and for comparison")
     cache: int = option(1024, "megabytes of memory for decoded training images, which are then not decoded again")
     threads: int = option(0, "CPU threads; 0: one for each core")
     log_every: int = option(100, "steps between log lines, validations and sample pictures; on a GPU, losses are read, and required "
@@ -138,7 +140,7 @@ PRESETS = {
 }
 # What --resume may change.
 CHANGEABLE = ("steps", "gan_steps", "batch_size", "save_minutes", "save_every", "log_every", "final_count", "cache", "device",
-              "precision", "graph", "out")
+              "precision", "graph", "reference", "out")
 
 
 def parse(arguments=None):

@@ -89,3 +89,15 @@ def test_what_is_no_image_gets_one_sentence(network, image, kind, sentence):
 def test_a_small_tile_gets_one_sentence(network):
     with pytest.raises(ValueError, match="tile must be at least 32, not 8"):
         npsrgan.super_resolve(RGB, network, tile=8)
+
+
+def test_reference_only_runs_the_operations_as_they_are_written(network, monkeypatch):
+    fast = npsrgan.super_resolve(RGB, network)
+
+    def twin(*args, **kwargs):
+        raise AssertionError("a twin ran")
+    monkeypatch.setattr(npsrgan.ops.conv2d, "twins", [twin])
+    with npsrgan.reference_only():
+        assert np.abs(npsrgan.super_resolve(RGB, network).astype(int) - fast).max() <= 1        # rounding may pick the next level
+    with pytest.raises(AssertionError, match="a twin ran"):
+        npsrgan.super_resolve(RGB, network)

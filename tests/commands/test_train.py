@@ -11,10 +11,11 @@ from runs import TINY, TOGETHER, arguments, differences, outcome, status
 from npsrgan import losses, ops, storage
 from npsrgan.data import Batches, DeadLeaves, ImageFolder, upscale, validation_pairs
 from npsrgan.device import CPU
-from npsrgan.inference import fold, super_resolve
+from npsrgan.inference import fold, folding, super_resolve
 from npsrgan.metrics import psnr, ssim
 from npsrgan.models import SRResNet
 from npsrgan.models.vgg19 import random_vgg19
+from npsrgan.ops import fused
 from npsrgan.tape import Tape
 from npsrgan.train import __main__ as train
 from npsrgan.train import checkpoint, report
@@ -39,6 +40,28 @@ def batch(seed=0, n=3, side=8, scale=2):
 
 def everything(network):
     return {name: array.tobytes() for name, array in network.state_dict().items()}
+
+
+# ---------------------------------------------------------------- the operations as they are written
+
+def test_a_reference_run_asks_no_twin(tiny, tmp_path, monkeypatch):
+    """In training and validation, and again when it is resumed: what is not in ops/ raises here, and what is there is counted."""
+    def twin(*args, **kwargs):
+        raise AssertionError("a twin ran")
+    called, written = [], ops.conv2d.reference
+
+    def reference(*args, **kwargs):
+        called.append(None)
+        return written(*args, **kwargs)
+    for operation in [*(getattr(ops, name) for name in ops.__all__), *vars(fused).values()]:
+        if hasattr(operation, "twins"):
+            monkeypatch.setattr(operation, "twins", [twin])
+    monkeypatch.setattr(folding, "by_rows", twin)       # of the folded networks' PReLU, which overwrites its input
+    monkeypatch.setattr(ops.conv2d, "reference", reference)
+    assert tiny(tmp_path / "run", "--reference", perceptual_weight=0) == 0 and len(called) > 100
+    assert tiny(tmp_path / "run", "--resume", "--reference", gan_steps=5) == 0
+    with pytest.raises(AssertionError, match="a twin ran"):
+        tiny(tmp_path / "other", perceptual_weight=0)
 
 
 # ---------------------------------------------------------------- what a run leaves
