@@ -2,16 +2,36 @@
 
 In memory an image is uint8 (H, W, 3), RGB, 0 to 255; a network sees float32 in [-1, 1].
 """
+import io
 import math
 import os
+import re
+import stat
 import textwrap
+import warnings
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError
 
+from npsrgan import files
 from npsrgan.errors import UserError, describe
+from npsrgan.files import replacing
+from npsrgan.terminal import printable
+
+MEGAPIXELS = 67     # that `read` accepts: 200 MB decoded, and several threads read at once
+PROFILE_SPACES = {b"GRAY": "L", b"RGB ": "RGB", b"CMYK": "CMYK"}        # in the header of a colour profile: the mode it is for
+_FOREIGN = {        # what files that Pillow does not read begin with
+    rb"....ftyp(hei|hev|mif1|msf1|avi)": "a HEIC or AVIF photograph", rb"\xff\x0a|\0\0\0\x0cJXL ": "a JPEG XL image",
+    rb"II\*\0....CR|II(RO|U\0)|FUJIFILMCCD|\0MRM": "a camera's raw file", rb"v/1\x01|#\?R": "an image of high dynamic range",
+    rb"gimp xcf": "a GIMP image", rb"\s*(<\?xml.*?>)?\s*(<!.*?>\s*)*<svg": "an SVG drawing", rb"%PDF": "a PDF document",
+    rb"%!PS|\xc5\xd0\xd3\xc6|\xd7\xcd\xc6\x9a": "a drawing", rb"....ftyp|RIFF....AVI|\x1aE\xdf\xa3|\0\0\x01\xba": "a video"}
+
+PngImagePlugin.MAX_TEXT_CHUNK = 2**26       # bytes of a side matter; Pillow refuses the whole image over 2**20 of them
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)      # `read` has a limit of its own
+warnings.filterwarnings("ignore", module=r"PIL\.")      # of damaged tags: what it means for an image, our own sentences say
 
 
 class ImageError(UserError):
@@ -19,13 +39,16 @@ class ImageError(UserError):
 
 
 def read(path):
-    """The image in a file, as it is meant to be seen: uint8 (H, W, 3).
+    """The image in a file, as it is meant to be seen: uint8 (H, W, 3), sRGB.
 
-    Grey and palette images become RGB, transparent ones are laid on white, 16-bit grey is scaled to 8 bits, and the
-    camera's orientation tag is obeyed.  Of an animation, the first frame.
-    Raises ImageError for a file that is missing, damaged, truncated, unreasonably large or no image at all.
+    Grey and palette images become RGB, transparent ones are laid on white, 16-bit grey is scaled to 8 bits; the camera's
+    orientation tag and the colour profile are obeyed.  Of an animation, the first frame.
+    Raises ImageError for a file that is missing, damaged, truncated, of more than 67 megapixels or no image at all.
     """
     with opened(path) as image:
+        if image.width * image.height > 1e6 * MEGAPIXELS:
+            raise ImageError(f"{path} has {image.width * image.height / 1e6:.0f} megapixels, and {MEGAPIXELS} are the limit here: "
+                             "cut it into parts")
         image.load()
         return np.array(to_rgb(upright(image)))
 
@@ -42,18 +65,74 @@ def any_size():
 
 @contextmanager
 def opened(path):
-    """The PIL image in a file, not yet loaded.  What goes wrong inside the `with` block is the file's fault: an ImageError."""
+    """The PIL image in a file, not yet loaded.  What goes wrong inside the `with` block is the file's fault: an ImageError.
+
+    Its `info["range"]` is the levels of black and white of samples of more than 8 bits, or None where nobody knows.
+    """
     try:
-        with Image.open(path) as image:
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode):      # a pipe would be waited for
+            raise ImageError(f"{path} is {files.kind(mode)}, not an image file")
+        with Image.open(path, formats=formats()) as image:
+            image.info["range"] = _range(image)
             yield image
     except (MemoryError, UserError):
         raise
     except UnidentifiedImageError:
-        raise ImageError(f"{path} is not an image of a known kind, or is badly damaged") from None
+        what = foreign(path)
+        raise ImageError(f"{path} is {what}, which Pillow cannot read: convert it to PNG or JPEG" if what
+                         else f"{path} is not an image of a known kind, or is badly damaged") from None
     except OSError as error:
         raise ImageError(describe(error) if error.filename else f"{path} cannot be read: {error}") from error
+    except Image.DecompressionBombError:
+        raise ImageError(f"{path} has more pixels than can be read: cut it into parts") from None
     except Exception as error:      # damaged files make Pillow raise SyntaxError, ValueError, struct.error, EOFError and more
         raise ImageError(f"{path} cannot be read: {error or type(error).__name__}") from error
+
+
+@cache
+def formats():
+    """The formats that Pillow decodes by itself.  The others it only tells apart, or starts another program to draw them."""
+    Image.init()
+    return [name for name in Image.ID if name not in ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")]
+
+
+@cache
+def suffixes():
+    """The endings of image files, in lower case and with the dot."""
+    return {suffix for suffix, name in Image.registered_extensions().items() if name in formats()}
+
+
+def is_image(path):
+    """Whether a regular file, whatever it is called, is an image: by its suffix or else by how it begins."""
+    if Path(path).suffix.lower() in suffixes():
+        return True
+    try:
+        with Image.open(path, formats=[name for name in formats() if Image.OPEN[name][1]]):     # those with a mark of their own
+            return True
+    except Image.DecompressionBombError:
+        return True
+    except Exception:
+        return False
+
+
+def foreign(path):
+    """What a file is that Pillow cannot read, in words, or None: from its first bytes."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(1024)
+    except OSError:
+        return None
+    return next((what for start, what in _FOREIGN.items() if re.match(start, head, re.DOTALL)), None if head else "empty")
+
+
+def _range(image):
+    """The levels of black and white of an image of samples of more than 8 bits; None where the file does not say."""
+    tags = getattr(image, "tag_v2", {})
+    white = 4095 if tags.get(258) == (12,) else 65535
+    if image.mode.startswith("I;16"):
+        return (white, 0) if tags.get(262) == 0 else (0, white)
+    return (0, 65535) if image.mode == "I" and image.format in ("PNG", "PPM") else None
 
 
 def upright(image):
@@ -66,23 +145,40 @@ def upright(image):
 
 def to_rgb(image):
     """A PIL image of any mode as RGB, as `read` says.  Raises ValueError for samples of 32 bits."""
+    profile = image.info.get("icc_profile")
     if image.mode[0] in "IF":       # 16 bits, which convert() would clip at 255
-        image = Image.fromarray(to_eight_bits(sixteen_bits(image)))
+        levels, transparent = sixteen_bits(image), image.info.get("transparency")
+        levels[np.asarray(image) == transparent] = 65535
+        image = Image.fromarray(to_eight_bits(levels))
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return to_srgb(image, profile) or image.convert("RGB")
+
+
+def to_srgb(image, profile):
+    """A PIL image whose numbers mean what a colour profile says, in the colours of sRGB; None without one that works."""
+    try:
+        given, mode = ImageCms.ImageCmsProfile(io.BytesIO(profile)), PROFILE_SPACES[profile[16:20]]
+        if (mode == "CMYK") != (image.mode == "CMYK") or "sRGB" in ImageCms.getProfileDescription(given):
+            return None
+        return ImageCms.profileToProfile(image.convert(mode), given, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError, TypeError, ValueError, KeyError):
+        return None
 
 
 def sixteen_bits(image):
-    """The levels of a PIL image of mode I;16, or of I where none is larger: uint16 (H, W).
+    """The levels of a PIL image of 16 bits from `opened`, black 0 and white 65535: uint16 (H, W).
 
     Raises ValueError for samples of 32 bits: nobody knows which of their levels is white.
     """
-    levels = np.asarray(image)
-    if levels.dtype.kind == "f" or levels.min() < 0 or levels.max() > 65535:
+    if not image.info.get("range"):
         raise ValueError("its samples have 32 bits and no stated range; convert it to 8 or 16 bits")
-    return levels.astype(np.uint16)
+    black, white = image.info["range"]
+    levels = np.asarray(image).astype(np.uint16)
+    if (black, white) == (0, 65535):
+        return levels
+    return np.rint((levels - float(black)) * (65535 / (white - black))).astype(np.uint16)
 
 
 def to_eight_bits(levels):
@@ -122,17 +218,12 @@ def write(path, image, **options):
         image.save(temporary, quality=95, **options)        # 95 is for JPEG and WebP; PNG is lossless and ignores it
 
 
-@contextmanager
-def replacing(path):
-    """A temporary path in the same folder, moved onto `path` in one step at the end: nobody ever sees half a file."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def drawable(text):
+    """Text in the characters that Matplotlib's font has, the others as question marks."""
+    from matplotlib import font_manager  # here, because it is slow to import
+
+    known = font_manager.get_font(font_manager.findfont("DejaVu Sans")).get_charmap()
+    return "".join(c if ord(c) in known else "?" for c in printable(text))
 
 
 def figure(path, panels, title=None, columns=None):
@@ -152,8 +243,8 @@ def figure(path, panels, title=None, columns=None):
     width = min(1024, widest * math.ceil(280 / widest))
     gap, line = 12, max(18, width // 22)        # lettering grows with the panels
     letters = round(2.2 * width / line)         # that fit into a panel's width
-    rows = [[(textwrap.wrap(name or "", letters), image, textwrap.wrap(caption or "", letters)) for name, image, caption in row]
-            for row in rows]
+    rows = [[(textwrap.wrap(drawable(name or ""), letters), image, textwrap.wrap(drawable(caption or ""), letters))
+             for name, image, caption in row] for row in rows]
     above = [line * max(len(name) for name, _, _ in row) + 4 for row in rows]
     heights = [min(1024, round(width * max(image.shape[0] / image.shape[1] for _, image, _ in row))) for row in rows]
     below = [line * max(len(caption) for _, _, caption in row) + gap for row in rows]
@@ -166,7 +257,7 @@ def figure(path, panels, title=None, columns=None):
         page.text(x / page_width, 1 - y / page_height, "\n".join(lines), ha="center", linespacing=1.3, parse_math=False, **style)
 
     if title:
-        text(page_width / 2, gap, [title], va="top", fontsize=0.66 * line, weight="bold")
+        text(page_width / 2, gap, [drawable(title)], va="top", fontsize=0.66 * line, weight="bold")
     for row, height, space_above, space_below in zip(rows, heights, above, below):
         top += space_above
         for column, (name, image, caption) in enumerate(row):

@@ -1,16 +1,21 @@
 """HDF5 files: weights, checkpoints and VGG19.  Written whole or not at all, and checked when read."""
+import inspect
 import io
 import json
+import math
 import os
 import re
+import stat
 import zlib
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
 import numpy as np
 
+from npsrgan import files
 from npsrgan.device import to_numpy
-from npsrgan.errors import UserError
+from npsrgan.errors import UserError, describe
 from npsrgan.layers import Layer
 from npsrgan.models import GENERATORS, VGG19, Assembled, Discriminator, Generator
 from npsrgan.models.vgg19 import LAYERS
@@ -18,11 +23,58 @@ from npsrgan.models.vgg19 import LAYERS
 WEIGHTS = Path(__file__).parent.parent / "weights"                  # what ships with the program
 KERAS_MEANS = np.array([123.68, 116.779, 103.939], np.float32)      # RGB, 0 to 255: what Keras's VGG19 subtracts
 KERAS_FEATURE_SCALE = 1 / 12.75                                     # Ledig et al. 2017, section 2.2.1
+_HDF5, _LEGACY = b"\x89HDF\r\n\x1a\n", (0x1950A86A20F9469CFC6C).to_bytes(10, "little")     # how files of others begin
 _BLOCK, _MARK = 512, b"npsrgan "        # HDF5's user block, which it leaves alone: the mark, and the CRC-32 of all that follows
+
+
+_FILTERS = {1, 2, 3, 32000}             # of HDF5's chunks: deflate, shuffle, Fletcher's checksum, LZF
+_CHUNK = 2**26                          # bytes of a chunk that are decompressed at once
 
 
 class DamagedFile(UserError):
     """A file that is there but cannot be trusted: cut short, altered, or not HDF5."""
+
+
+def recognise(path):
+    """The kind of a file of weights, from its first bytes: "npsrgan", "HDF5", "PyTorch", "PyTorch before 1.6", "safetensors" or
+    "a pickle, as Paddle writes it".
+
+    Raises UserError for a file that is missing, and says what a file is that is none of these.
+    """
+    path = Path(path)
+    try:
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode):
+            raise UserError(f"{path} is {files.kind(mode)}: give the file of weights" + " in it" * stat.S_ISDIR(mode))
+        with open(path, "rb") as file:
+            head = file.read(1024)
+    except FileNotFoundError:
+        raise UserError(f"there is no file {path}") from None
+    except OSError as error:
+        raise UserError(describe(error)) from error
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if not head:
+        raise DamagedFile(f"{path} is empty: the download did not begin, or the disk was full; download it again")
+    if text.startswith(b"version https://git-lfs"):
+        raise DamagedFile(f"{path} is no weights but a pointer of Git LFS: run `git lfs pull` where it came from, "
+                          "or download the file itself")
+    if text.startswith((b"<!doctype html", b"<html", b"<?xml", b"<head")):
+        raise DamagedFile(f"{path} is no weights but a web page, perhaps one that asks to log in or to confirm: "
+                          "download the file itself")
+    if head.startswith(_MARK):
+        return "npsrgan"
+    if head.startswith(_HDF5):
+        return "HDF5"
+    if head.startswith(b"PK\3\4"):
+        return "PyTorch"
+    if _LEGACY in head[:32]:
+        return "PyTorch before 1.6"
+    if head[:1] == b"\x80" and head[1:2] in b"\2\3\4\5":
+        return "a pickle, as Paddle writes it"
+    if head[8:9] == b"{":
+        return "safetensors"
+    raise DamagedFile(f"{path} holds no weights of a known kind, or is damaged: npsrgan's own files, PyTorch, Paddle (.pdparams), "
+                      "safetensors and Keras (HDF5) are read")
 
 
 def write(path, arrays, attributes, keep_previous=False):
@@ -34,7 +86,6 @@ def write(path, arrays, attributes, keep_previous=False):
     Raises UserError where the disk refuses; then the old file is still there.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.part")        # always this one: what a killed process left is overwritten
     memory = io.BytesIO()       # HDF5 crashes on a disk that fills, so the disk sees only the finished bytes
     with h5py.File(memory, "w", userblock_size=_BLOCK) as file:
         for name, array in arrays.items():
@@ -43,39 +94,104 @@ def write(path, arrays, attributes, keep_previous=False):
     contents = memory.getbuffer()
     contents[:len(_MARK) + 8] = _MARK + b"%08x" % zlib.crc32(contents[_BLOCK:])
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(contents)
-            file.flush()
-            os.fsync(file.fileno())
-        if keep_previous and path.exists():
-            os.replace(path, previous(path))
-        os.replace(temporary, path)
+        with files.replacing(path) as temporary:
+            with open(temporary, "wb") as file:
+                file.write(contents)
+                file.flush()
+                os.fsync(file.fileno())
+            if keep_previous and path.exists():
+                os.replace(path, previous(path))
     except OSError as error:
         raise UserError(f"could not write {path} ({error.strerror}): free some space or choose another folder; "
                         "what was saved before is untouched") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read(path):
-    """The arrays and attributes of a file made by `write`.  Raises UserError if it is missing, DamagedFile if it is not whole."""
-    if not Path(path).is_file():
-        raise UserError(f"there is no file {path}")
-    try:
-        contents = Path(path).read_bytes()
-    except OSError as error:
-        raise DamagedFile(f"{path} cannot be read ({error.strerror})") from error
-    if not contents.startswith(_MARK):
-        raise DamagedFile(f"{path} is an HDF5 file, but not one that npsrgan wrote" if h5py.is_hdf5(path)
-                          else f"{path} is damaged or no HDF5 file")
-    if contents[len(_MARK):len(_MARK) + 8] != b"%08x" % zlib.crc32(memoryview(contents)[_BLOCK:]):
-        raise DamagedFile(f"{path} is damaged: its contents do not match its checksum")
+    """The arrays and attributes of a file made by `write`.
+
+    Raises UserError if it is missing or of another kind, DamagedFile if it is not whole or holds numbers that are not finite.
+    """
+    kind = recognise(path)
+    if kind == "HDF5":
+        raise DamagedFile(f"{path} is an HDF5 file, but not one that npsrgan wrote")
+    if kind != "npsrgan":
+        raise DamagedFile(f"{path} is not a file of npsrgan ({kind}): python -m npsrgan.convert makes one of it")
     arrays = {}
-    with h5py.File(io.BytesIO(contents), "r") as file:      # only now: some damage makes HDF5 search in circles for ever
-        file.visititems(lambda name, item: arrays.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None)
-        attributes = {name: value.item() if isinstance(value, np.generic) else value for name, value in file.attrs.items()}
+    with _one_sentence(path):
+        checksum, size = 0, os.path.getsize(path)
+        with open(path, "rb") as file:
+            expected = file.read(_BLOCK)[len(_MARK):len(_MARK) + 8]
+            while block := file.read(2**20):
+                checksum = zlib.crc32(block, checksum)
+        if expected != b"%08x" % checksum:
+            raise DamagedFile(f"{path} is damaged: its contents do not match its checksum")
+        with h5py.File(path, "r", locking=False) as file:       # only now: some damage makes HDF5 search in circles for ever
+            for name, dataset in _datasets(file, path):
+                size -= dataset.nbytes
+                if size < 0:
+                    raise DamagedFile(f"{path} is damaged: {name} is said to be larger than the file")
+                arrays[name] = _values(dataset, name, path)
+            attributes = {name: _scalar(file.attrs, name, path) for name in file.attrs}
     return arrays, attributes
+
+
+@contextmanager
+def _one_sentence(path):
+    """Whatever HDF5 raises for damaged bytes, and it can raise nearly anything, becomes a DamagedFile."""
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        raise DamagedFile(f"{path} is damaged or cut short: get it again") from error
+
+
+def _datasets(file, path):
+    """Yield (name, dataset) of everything in an HDF5 file, none of which lies in another file or behind a filter we do not know."""
+    groups, count = [file], 0
+    while groups:
+        group = groups.pop()
+        for key in group:
+            name, count = f"{group.name}/{key}".lstrip("/"), count + 1
+            if not isinstance(group.get(key, getlink=True), h5py.HardLink) or name.count("/") > 8 or count > 10**5:
+                raise DamagedFile(f"{path} is damaged: {name} is no array but a link")
+            item = group[key]
+            if isinstance(item, h5py.Group):
+                groups.append(item)
+            else:
+                yield name, item
+
+
+def _values(dataset, name, path):
+    """The numbers of a dataset whose shape is no lie, after everything else about it that could be one was looked at.
+
+    Raises DamagedFile for what is not made of finite real numbers, and for negative variances.
+    """
+    kind, filters = dataset.dtype.kind, dataset.id.get_create_plist()
+    if kind not in "fiu" or dataset.shape is None:
+        raise DamagedFile(f"{path}: {name} is not made of real numbers")
+    if dataset.external or dataset.is_virtual:
+        raise DamagedFile(f"{path}: {name} lies in another file, which is not read")
+    if not {filters.get_filter(i)[0] for i in range(filters.get_nfilters())} <= _FILTERS:
+        raise DamagedFile(f"{path}: {name} is compressed in a way that is not known")
+    if dataset.chunks and math.prod(dataset.chunks) * dataset.dtype.itemsize > _CHUNK:
+        raise DamagedFile(f"{path}: {name} is stored in pieces that are too large")
+    array = dataset[()]
+    if not np.isfinite(array).all() or array.size and abs(array).max() > np.finfo(np.float32).max:
+        raise DamagedFile(f"{path}: {name} holds numbers that are not finite")
+    if name.endswith("running_var") and array.min(initial=0) < 0:
+        raise DamagedFile(f"{path}: {name} holds variances below zero")
+    return array
+
+
+def _scalar(attributes, name, path):
+    """A string or number among an HDF5 file's attributes."""
+    if attributes.get_id(name).shape == ():
+        value = attributes[name]
+        value = value.item() if isinstance(value, np.generic) else value
+        if isinstance(value, str | int | float):
+            return value
+    raise DamagedFile(f"{path} is damaged: its {name} is neither text nor a number")
 
 
 def previous(path):
@@ -112,13 +228,12 @@ def load_network(path, kind=Layer):
 
     Raises UserError for a file that is missing, damaged, of another kind, or whose arrays do not fit its own settings.
     """
-    arrays, attributes = _network_file(path, kind)
-    name = attributes["network"]
+    arrays, name, settings = _network_file(path, kind)
     try:
-        network = network_classes()[name](**json.loads(attributes["settings"]))
+        network = network_classes()[name](**settings)
         network.load_state_dict(arrays)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{path} does not fit a {name} with {attributes['settings']}: {error}") from None
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError, ArithmeticError) as error:
+        raise UserError(f"{path} does not fit a {name} with {str(settings):.200}: {str(error):.2000}") from None
     return network.eval()
 
 
@@ -139,14 +254,47 @@ def load_generator(name_or_path):
 
 
 def _network_file(path, kind):
-    """What `read` returns, of a file that `save_network` wrote for a network of this class."""
+    """(arrays, class name, settings) of a file that `save_network` wrote for a network of this class."""
     arrays, attributes = read(path)
     name = attributes.get("network")
     if not issubclass(network_classes().get(name, type(None)), kind):
         wanted = {Layer: "a network", Generator: "a generator"}.get(kind, f"a {kind.__name__}")
-        found = f"a{'n' * (name[0] == 'A')} {name}" if name else "no weights but something else (a checkpoint?)"
+        found = f"a{'n' * str(name).startswith('A')} {name}" if name else "no weights but something else (a checkpoint?)"
         raise UserError(f"{path} holds {found}, not {wanted}")
-    return arrays, attributes
+    settings = decode(attributes.get("settings"), path)
+    require_plausible(settings, network_classes()[name], sum(array.size for array in arrays.values()), path)
+    return arrays, name, settings
+
+
+def decode(text, path):
+    """The dictionary that a JSON text stands for.  Raises DamagedFile where it stands for none."""
+    try:
+        settings = json.loads(text)
+    except (TypeError, ValueError, RecursionError):
+        settings = None
+    if not isinstance(settings, dict):
+        raise DamagedFile(f"{path} is damaged: its settings cannot be read")
+    return settings
+
+
+def require_plausible(settings, constructor, count, path):
+    """Raise DamagedFile for settings of wrong types, or of a network with far more than `count` numbers: building it could take
+    all memory.  Every network here has more numbers than the products that are looked at."""
+    defaults = {name: parameter.default for name, parameter in inspect.signature(constructor).parameters.items()}
+
+    def alike(value, default):
+        return (isinstance(value, type(default)) and not (isinstance(value, bool) and not isinstance(default, bool))
+                or isinstance(default, float) and type(value) is int) and value == value
+
+    wrong = [name for name, default in defaults.items()
+             if name in settings and default not in (None, inspect.Parameter.empty) and not alike(settings[name], default)]
+    if wrong:
+        raise DamagedFile(f"{path} is damaged: its setting {wrong[0]} is {settings[wrong[0]]!r:.40}")
+    channels, blocks, side = (settings[name] if type(settings.get(name)) is int else 0 for name in ("channels", "blocks", "image_size"))
+    steps = settings.get("steps", []) if isinstance(settings.get("steps"), list) else []
+    products = sum(math.prod(n for n in step if type(n) is int) for step in steps if isinstance(step, list))
+    if min(channels, blocks, side) < 0 or max(channels**2 * (1 + blocks), channels * side**2, products - 10**5) > count:
+        raise DamagedFile(f"{path} is damaged: its settings are those of a larger network")
 
 
 def load_vgg19(path, layer="conv5_4", feature_scale=None):
@@ -156,15 +304,14 @@ def load_vgg19(path, layer="conv5_4", feature_scale=None):
     feature_scale: None takes what belongs to the file: 1/12.75 for Keras's, what was saved for ours.
     Raises UserError that says what is wrong with the file, or lists every array that is missing or misshapen.
     """
-    if not Path(path).is_file():
-        raise UserError(f"there is no VGG19 file {path}; the README says where to get one")
-    with open(path, "rb") as file:
-        ours = file.read(len(_MARK)) == _MARK
-    if ours:
-        found, attributes = _network_file(path, VGG19)
-        scale = json.loads(attributes["settings"])["feature_scale"]
-    else:
+    kind = recognise(path)
+    if kind == "HDF5":
         found, scale = _keras_arrays(path), KERAS_FEATURE_SCALE
+    else:
+        found, _, settings = _network_file(path, VGG19)
+        scale = settings.get("feature_scale", 1.0)
+        if not 0 < scale < math.inf:
+            raise DamagedFile(f"{path} is damaged: its setting feature_scale is {scale}")
     if layer is None:
         layers = [layer for layer in LAYERS if f"{layer}.weight" in found]
         if not layers:
@@ -182,18 +329,14 @@ def load_vgg19(path, layer="conv5_4", feature_scale=None):
 def _keras_arrays(path):
     """{our name: array} of the convolutions in a Keras file; its input normalisation, BGR minus means, made ours."""
     arrays = {"input_gain": np.full(3, 127.5, np.float32), "input_shift": 127.5 - KERAS_MEANS}
-
-    def visit(name, item):
-        match = re.search(r"block(\d)_conv(\d)", name)
-        if isinstance(item, h5py.Dataset) and match and not name.startswith("optimizer"):
-            layer = f"conv{match[1]}_{match[2]}"
-            arrays[f"{layer}.{'weight' if item.ndim == 4 else 'bias'}"] = item[()]
-
-    try:
-        with h5py.File(path, "r") as file:
-            file.visititems(visit)
-    except (OSError, RuntimeError, KeyError) as error:
-        raise DamagedFile(f"the VGG19 file {path} is damaged or no HDF5 file") from error
+    shapes = {name: array.shape for name, array in VGG19().state_dict().items()}
+    with _one_sentence(path), h5py.File(path, "r", locking=False) as file:
+        for name, dataset in _datasets(file, path):
+            match = re.search(r"block(\d)_conv(\d)", name)
+            if match and not name.startswith("optimizer"):
+                ours = f"conv{match[1]}_{match[2]}.{'weight' if dataset.ndim == 4 else 'bias'}"
+                right = dataset.shape == shapes.get(ours)       # of another one, nothing is read, and `load_state_dict` tells
+                arrays[ours] = _values(dataset, name, path) if right else np.broadcast_to(np.float32(0), dataset.shape)
     if f"{LAYERS[0]}.weight" in arrays:       # the kernel wants blue first; give it red first, as we do everywhere
         arrays["conv1_1.weight"] = arrays["conv1_1.weight"][:, :, ::-1]
     return arrays

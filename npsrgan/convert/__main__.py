@@ -11,7 +11,7 @@ from pathlib import Path
 from npsrgan import storage
 from npsrgan.convert import formats, networks, pytorch, readings
 from npsrgan.errors import UserError, command
-from npsrgan.images import replacing
+from npsrgan.files import replacing
 from npsrgan.models import VGG19
 
 DESCRIPTION = """Convert weights from elsewhere into a file for npsrgan, or a file of npsrgan for PyTorch.

@@ -94,12 +94,6 @@ def read_zip(path):
     return load(io.BytesIO(contents(folder + "data.pkl")), path, _ADMITTED, storage)
 
 
-def is_legacy(path):
-    """Whether the file begins as torch.save did before version 1.6."""
-    with open(path, "rb") as file:
-        return file.read(32).find(MAGIC.to_bytes(10, "little")) >= 0
-
-
 def read_legacy(path):
     """The object in a file of torch.save before version 1.6.  Raises UserError for a damaged one."""
     storages = {}

@@ -10,11 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import count, islice
 
 import numpy as np
-from tqdm import tqdm
 
 from npsrgan.data import degrade
 from npsrgan.errors import UserError
 from npsrgan.images import ImageError, to_float
+from npsrgan.terminal import say
 
 # First words of the seeds: NumPy pads seeds with zeros, so without them (seed, epoch) would equal (seed, step=epoch, sample=0).
 _ORDER, _SAMPLE = 0, 1
@@ -25,7 +25,7 @@ class TooSmall(ImageError):
 
 
 def _to_stderr(message):
-    tqdm.write(message, file=sys.stderr)
+    say(message, file=sys.stderr)
 
 
 class Batches:

@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
-from tqdm import tqdm
+
+from npsrgan.terminal import progress
 
 _OVERSAMPLING = 2       # drawn twice as large, then downscaled: soft edges, as a lens makes them
 _DEPTH = 4              # mean number of leaves above a point
@@ -26,7 +27,7 @@ class DeadLeaves:
         pool = ThreadPoolExecutor()
         try:
             drawn = pool.map(lambda i: draw(size, seed, i), range(count))
-            self._images = list(tqdm(drawn, "drawing dead leaves", count, leave=False, delay=2))
+            self._images = list(progress(drawn, "drawing dead leaves", count, leave=False, delay=2))
         finally:
             pool.shutdown(cancel_futures=True)      # after Ctrl-C, do not draw the rest first
 

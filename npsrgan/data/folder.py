@@ -1,22 +1,23 @@
 """A folder of images, and its split into training and validation images."""
 import os
 import zlib
+from collections import deque
 from pathlib import Path
 from threading import Lock
 
-from tqdm import tqdm
-
 from npsrgan import images
 from npsrgan.errors import UserError
+from npsrgan.terminal import progress, say
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+SHOWN = 5       # files that are left out are named as far as this
 
 
 class ImageFolder:
     """The images in a folder and its subfolders, sorted by name.
 
     root:  the folder.
-    names: paths relative to it, with forward slashes; None searches for all images that are not hidden.
+    names: paths relative to it, with forward slashes; None searches for all images, by what they are and not by what they are
+           called, and follows links.  What is left out is said in one line: hidden files, and what is no image.
     cache: bytes of decoded images to keep in memory.  The first images loaded stay; the others are decoded every time.
 
     Raises UserError where there is no such folder or no image in it.
@@ -71,15 +72,43 @@ def _search(root):
     if not root.is_dir():
         raise UserError(f"{root} is a file: give the folder that holds the images" if root.exists()
                         else f"{root}: no such folder")
-    names = []
-    for folder, subfolders, files in tqdm(os.walk(root, onerror=_raise), desc=f"searching {root}", unit=" folders", delay=2):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        names += [(Path(folder) / name).relative_to(root).as_posix() for name in files
-                  if name.lower().endswith(SUFFIXES) and not name.startswith(".")]
+    names, others, visited, waiting = [], [], set(), deque([""])
+    with progress(desc="searching", unit=" folders", delay=2, leave=False) as bar:
+        while waiting:
+            folder = waiting.popleft()
+            try:
+                status, entries = os.stat(root / folder), sorted(os.scandir(root / folder), key=lambda entry: entry.name)
+            except OSError as error:
+                others.append(f"{folder or root}/ ({error.strerror})")
+                continue
+            if (status.st_dev, status.st_ino) in visited:       # a link led here before, perhaps in a circle
+                continue
+            visited.add((status.st_dev, status.st_ino))
+            bar.update()
+            for entry in entries:
+                name = f"{folder}/{entry.name}".lstrip("/")
+                if entry.name.startswith("."):
+                    others.append(name)
+                elif _is(entry.is_dir):
+                    (waiting.append if entry.is_symlink() else waiting.appendleft)(name)        # links last: names without them win
+                elif _is(entry.is_file) and images.is_image(entry.path):
+                    names.append(name)
+                else:
+                    what = (images.foreign(entry.path) if _is(entry.is_file) else "a broken link" if entry.is_symlink() else "no file")
+                    others.append(f"{name} ({what})" if what else name)
+    others.sort(key=lambda name: "(" not in name)       # those that something can be done about come first
+    left_out = (f"{len(others)} other file{'s' * (len(others) > 1)} left out: "
+                + ", ".join(others[:SHOWN] + ["..."] * (len(others) > SHOWN))) if others else ""
     if not names:
-        raise UserError(f"{root} holds no image: none of its files ends in {', '.join(SUFFIXES)}")
+        raise UserError(f"{root} holds no image" + f"; {left_out}" * bool(others))
+    if others:
+        say(f"{root}: {left_out}")
     return sorted(names)
 
 
-def _raise(error):
-    raise error
+def _is(test):
+    """Whether an entry of a folder is a folder or a file; where that cannot be told (a link in a circle), it is not."""
+    try:
+        return test()
+    except OSError:
+        return False

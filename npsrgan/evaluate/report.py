@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from npsrgan import images
+from npsrgan import files, images
 from npsrgan.metrics import luma
 
 NAMES = {"psnr_y": "PSNR-Y", "ssim_y": "SSIM-Y", "psnr_rgb": "PSNR-RGB", "lpips": "LPIPS", "lpips_reduced": "LPIPS 3/4", "mesh": "mesh",
@@ -126,13 +126,13 @@ def table(benchmark, summary, rivals):
 
 def write_json(path, contents):
     """Standard JSON, whole or not at all."""
-    with images.replacing(path) as temporary:
+    with files.replacing(path) as temporary:
         temporary.write_text(json.dumps(contents, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def write_csv(path, rows):
     """A line for every dictionary; the columns are the keys of the first.  "-" stands for what could not be measured."""
-    with (images.replacing(path) as temporary,
+    with (files.replacing(path) as temporary,
           open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file):
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
@@ -214,5 +214,5 @@ def plot_curves(path, curves, ends):
         column[0].set_title(folder, parse_math=False)
         column[0].set(ylabel="LPIPS: further down, more alike to the eye")
         column[1].set(ylabel="mesh, grey levels", xlabel="PSNR (Y), dB: further right, truer to the pixels")
-    with images.replacing(path) as temporary:
+    with files.replacing(path) as temporary:
         drawing.savefig(temporary, dpi=110)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from npsrgan import images
+from npsrgan import files, images
 from npsrgan.metrics import psnr, ssim
 
 METHODS = ("bicubic", "srresnet", "srgan")
@@ -33,7 +33,7 @@ class Log:
         if step and self.path.exists():
             with open(self.path, newline="", errors="replace") as file:
                 self.rows = [row for row in csv.DictReader(file) if self._whole(row) and int(row["step"]) <= step]
-        with images.replacing(self.path) as temporary, open(temporary, "w", newline="") as file:
+        with files.replacing(self.path) as temporary, open(temporary, "w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
             writer.writerows(self.rows)
@@ -76,7 +76,7 @@ class Log:
             axes.grid(alpha=0.3)
             if axes.has_data():
                 axes.legend()
-        with images.replacing(path) as temporary:
+        with files.replacing(path) as temporary:
             drawing.savefig(temporary, dpi=90)
 
 
@@ -125,6 +125,6 @@ def write_result(path, scores, count, settings):
     """result.json: mean PSNR and SSIM on Y of every method, the number of images, and the settings.  scores: {method: [(psnr, ssim)]}."""
     result = {method: {"psnr_y": float(np.mean([p for p, _ in pairs])), "ssim_y": float(np.mean([s for _, s in pairs]))}
               for method, pairs in scores.items()}
-    with images.replacing(path) as temporary:
+    with files.replacing(path) as temporary:
         temporary.write_text(json.dumps({**result, "images": count, "settings": settings}, indent=2) + "\n")
     return result

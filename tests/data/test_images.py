@@ -1,7 +1,11 @@
 """Reading what people have, refusing what is broken, and never wrapping a grey level."""
+import os
+import struct
+
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
+from PIL.PngImagePlugin import PngInfo
 
 from npsrgan import images
 from npsrgan.errors import UserError
@@ -44,14 +48,14 @@ def test_a_palette_is_looked_up(tmp_path):
     assert np.array_equal(images.read(tmp_path / "a.png")[0], [[10, 20, 30], [40, 50, 60]])
 
 
-@pytest.mark.parametrize("dtype, suffix", [(np.uint16, "png"), (np.uint16, "tif"), (np.int32, "tif")])
-def test_16_bit_grey_is_scaled_and_not_clipped(tmp_path, dtype, suffix):
-    levels = np.linspace(0, 65535, 24 * 40).reshape(24, 40).astype(dtype)
+@pytest.mark.parametrize("suffix", ["png", "tif", "pgm", "jp2"])
+def test_16_bit_grey_is_scaled_and_not_clipped(tmp_path, suffix):
+    levels = np.linspace(0, 65535, 24 * 40).reshape(24, 40).astype(np.uint16)
     image = images.read(save(tmp_path / f"a.{suffix}", levels))
     assert np.array_equal(image, np.rint(levels / 257).astype(np.uint8)[..., None].repeat(3, 2))
 
 
-@pytest.mark.parametrize("array", [np.full((4, 4), 0.5, np.float32), np.full((4, 4), 70_000, np.int32)])
+@pytest.mark.parametrize("array", [np.full((4, 4), 0.5, np.float32), np.full((4, 4), 70_000, np.int32), np.full((4, 4), 200, np.int32)])
 def test_samples_without_a_range_are_refused(tmp_path, array):
     with pytest.raises(images.ImageError, match="8 or 16 bits"):
         images.read(save(tmp_path / "a.tif", array))
@@ -122,6 +126,74 @@ def test_what_is_no_image_is_an_image_error(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(images.ImageError, match=str(path)):
         images.read(path)
+
+
+@pytest.mark.parametrize("inverted", [False, True])
+def test_12_bits_and_white_that_is_0(tmp_path, inverted):
+    """TIFF files that say so in their tags: 4095 is white, or 0 is."""
+    def tag(number, kind, value):
+        return struct.pack("<HHII", number, kind, 1, value)
+
+    levels = [0, 1024, 2048, 4095]
+    data = bytes([0x00, 0x04, 0x00, 0x80, 0x0F, 0xFF])           # the same, 12 bits each
+    tags = [tag(256, 4, 4), tag(257, 4, 1), tag(258, 3, 12), tag(259, 3, 1), tag(262, 3, 1), tag(273, 4, 8), tag(277, 3, 1),
+            tag(278, 4, 1), tag(279, 4, 6)]
+    if inverted:
+        levels, data = [65535, 49151, 32767, 0], struct.pack("<4H", 0, 16384, 32768, 65535)
+        tags[2], tags[4], tags[8] = tag(258, 3, 16), tag(262, 3, 0), tag(279, 4, 8)
+    head = b"II*\0" + struct.pack("<I", 16) + data.ljust(8, b"\0")
+    (tmp_path / "a.tif").write_bytes(head + struct.pack("<H", len(tags)) + b"".join(tags) + bytes(4))
+    assert np.array_equal(images.read(tmp_path / "a.tif")[0, :, 0], np.rint(np.array(levels) * 255 / max(levels)))
+
+
+def test_a_transparent_grey_of_16_bits_shows_white(tmp_path):
+    levels = np.array([[1000, 2000]], np.uint16)
+    Image.fromarray(levels).save(tmp_path / "a.png", transparency=1000)
+    assert images.read(tmp_path / "a.png")[0, :, 0].tolist() == [255, 8]
+
+
+def test_a_profile_is_obeyed(tmp_path):
+    """A profile in which red and green have changed places."""
+    srgb = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    r, g = srgb.index(b"rXYZ"), srgb.index(b"gXYZ")
+    srgb[r:r + 4], srgb[g:g + 4] = b"gXYZ", b"rXYZ"
+    swapped = bytes(srgb).replace(b"s\0R\0G\0B", b"o\0t\0h\0e").replace(b"sRGB", b"othe")
+    red = np.full((2, 2, 3), (255, 0, 0), np.uint8)
+    assert images.read(save(tmp_path / "a.png", red, icc_profile=swapped))[0, 0].tolist() == pytest.approx([0, 255, 0], abs=3)
+    assert images.read(save(tmp_path / "b.png", red))[0, 0].tolist() == [255, 0, 0]
+    assert images.read(save(tmp_path / "c.png", red, icc_profile=b"no profile"))[0, 0].tolist() == [255, 0, 0]
+
+
+def test_a_side_matter_does_not_cost_the_image(tmp_path):
+    text = PngInfo()
+    text.add_text("story", "x" * 3_000_000, zip=True)
+    text.add_itxt("XML:com.adobe.xmp", "x" * 3_000_000)
+    assert np.array_equal(images.read(save(tmp_path / "a.png", RGB, pnginfo=text)), RGB)
+
+
+FOREIGN = {"a HEIC": b"\0\0\0\x18ftypheic" + bytes(20), "a JPEG XL": b"\xff\x0a" + bytes(20), "an SVG": b"<?xml version='1.0'?>\n<svg>",
+           "a PDF": b"%PDF-1.7\n", "a camera's raw": b"II*\0\x10\0\0\0CR\2\0", "a video": b"\0\0\0\x18ftypisom" + bytes(20),
+           "empty": b""}
+
+
+@pytest.mark.parametrize("words", FOREIGN)
+def test_what_pillow_cannot_read_is_called_what_it_is(tmp_path, words):
+    (tmp_path / "a.jpg").write_bytes(FOREIGN[words])
+    with pytest.raises(images.ImageError, match=f"a.jpg is {words}"):
+        images.read(tmp_path / "a.jpg")
+
+
+def test_pipes_and_devices_are_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    for path, words in [(tmp_path / "pipe.png", "is a pipe"), ("/dev/zero", "is a device")]:
+        with pytest.raises(images.ImageError, match=words):
+            images.read(path)
+
+
+def test_a_huge_image_is_refused_with_its_size(tmp_path):
+    Image.new("1", (10_000, 9_000)).save(tmp_path / "a.png")
+    with pytest.raises(images.ImageError, match="a.png has 90 megapixels, and 67 are the limit here: cut it"):
+        images.read(tmp_path / "a.png")
 
 
 def test_a_missing_file_and_a_folder_are_image_errors(tmp_path):

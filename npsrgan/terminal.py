@@ -1,0 +1,70 @@
+"""What a command says: lines that every terminal can show, bars only where somebody watches, and output that may break off."""
+import errno
+import os
+import sys
+from contextlib import contextmanager, suppress
+from functools import partial
+
+from tqdm import tqdm
+
+progress = partial(tqdm, disable=None, dynamic_ncols=True)      # None: no bar where stderr is no terminal, but a file or a pipe
+
+
+_CONTROL = {code: f"\\x{code:02x}" for code in [*range(32), *range(127, 160)] if chr(code) not in "\n\r\t"}
+
+
+def printable(text):
+    """Text with everything escaped that a terminal would obey or cannot show: newlines, escape sequences, undecodable bytes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def say(*lines, file=None):
+    """Print each line, made printable, without tearing a progress bar.  file: None for stdout."""
+    tqdm.write("\n".join(map(printable, lines)), file=file or sys.stdout)
+
+
+class Output:
+    """A text stream in place of stdout or stderr that escapes what its encoding lacks, and never fails.
+
+    Where nobody reads any more (a closed pipe or terminal), what is written is dropped, and the work goes on.
+    `failure` is then what happened, or None; it stays None for a reader that left, as `head` does.
+    """
+
+    def __init__(self, stream, name):
+        self.stream, self.name, self.failure = stream or open(os.devnull, "w"), name, None
+        self._encoding = self.stream.encoding or "utf-8"
+
+    def write(self, text):
+        text = text.translate(_CONTROL)
+        self._attempt(self.stream.write, text.encode(self._encoding, "backslashreplace").decode(self._encoding))
+        return len(text)
+
+    def flush(self):
+        self._attempt(self.stream.flush)
+
+    def _attempt(self, function, *arguments):
+        try:
+            function(*arguments)
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EIO):
+                self.failure = error
+            with suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:      # what is buffered goes there too
+                os.dup2(nowhere.fileno(), self.stream.fileno())
+        except ValueError:      # closed
+            self.stream = open(os.devnull, "w")
+
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
+
+
+@contextmanager
+def guarded_output():
+    """Inside, stdout and stderr are Outputs.  Yields that of stdout."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = Output(sys.stdout, "standard output"), Output(sys.stderr, "standard error")
+    try:
+        yield sys.stdout
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        sys.stdout, sys.stderr = before
