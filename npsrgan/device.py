@@ -43,23 +43,27 @@ def select(choice="auto"):
     except UserError as reason:
         if choice == "gpu":
             raise
-        return CPU, f"using the CPU: {reason}"
+        return CPU, "no NVIDIA GPU found: computing on the CPU" if isinstance(reason, NoGPU) else f"computing on the CPU: {reason}"
+
+
+class NoGPU(UserError):
+    """There is none, which for "auto" is nothing to put right."""
 
 
 def _gpu():
     try:
         import cupy
-    except ImportError as error:
-        if error.name == "cupy":
+        runtime = cupy.cuda.runtime
+    except Exception as error:      # half an installation raises more than ImportError
+        if getattr(error, "name", None) == "cupy" and isinstance(error, ImportError):
             raise UserError('CuPy is not installed; for an NVIDIA GPU: pip install "cupy-cuda12x[ctk]"') from None
         raise UserError(f"CuPy is installed but cannot be imported ({first_line(error.__cause__ or error)})") from None
-    runtime = cupy.cuda.runtime
     try:
         count = runtime.getDeviceCount()
     except Exception as error:
-        raise UserError(_driver(runtime, error)) from None
+        raise _driver(runtime, error) from None
     if not count:
-        raise UserError("the NVIDIA driver finds no GPU; use --device cpu")
+        raise NoGPU("no NVIDIA GPU found; use --device cpu")
     try:        # CuPy imports well without CUDA's libraries and fails at the first product: so make one
         ones = cupy.ones((8, 8), np.float32)
         if float((ones @ ones).sum()) != 512:
@@ -75,15 +79,17 @@ def _gpu():
 
 
 def _driver(runtime, error):
-    """What to do about a driver that does not even count its GPUs."""
+    """The error that says what to do about a driver that does not even count its GPUs."""
     try:
         has, needs = runtime.driverGetVersion(), runtime.runtimeGetVersion()
     except Exception:
         has = needs = None
     if has and has < needs // 1000 * 1000:      # within a major version, newer libraries run on an older driver
-        return (f"the NVIDIA driver is too old: it serves CUDA {_version(has)}, and this CuPy needs CUDA {_version(needs)}; "
-                "install a newer driver, or use --device cpu")
-    return f"no usable NVIDIA driver ({first_line(error)}); install one for CUDA 12 or newer, or use --device cpu"
+        return UserError(f"the NVIDIA driver is too old: it serves CUDA {_version(has)}, and this CuPy needs CUDA {_version(needs)}; "
+                         "install a newer driver, or use --device cpu")
+    if not has:     # version 0: no driver is installed
+        return NoGPU("no NVIDIA GPU found; use --device cpu")
+    return UserError(f"no usable NVIDIA driver ({first_line(error)}); install one for CUDA 12 or newer, or use --device cpu")
 
 
 def _version(number):

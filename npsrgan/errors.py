@@ -86,6 +86,11 @@ def path(text):
     return text
 
 
+def fatal(error):
+    """Whether an OSError is about the whole disk, so that nothing else can be written to it either."""
+    return error.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT)
+
+
 def on_gpu(error):
     """ " on the GPU" for a MemoryError of CuPy's, "" for others: words to put behind "memory"."""
     return " on the GPU" if type(error).__module__.startswith("cupy") else ""

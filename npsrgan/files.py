@@ -6,7 +6,7 @@ import stat
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from npsrgan.errors import UserError, describe
+from npsrgan.errors import UserError, describe, fatal
 
 try:
     import fcntl
@@ -35,7 +35,10 @@ def replacing(path):
 
 
 def require_writable(path):
-    """Raise UserError where `replacing(path)` could not write, before much is computed for it.  Leaves no file behind."""
+    """Raise UserError where `replacing(path)` could not write, before much is computed for it.  Leaves no file behind.
+
+    Raises OSError where nothing can be written beside it either: the disk is full, or the file system read-only.
+    """
     path = _target(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,6 +48,8 @@ def require_writable(path):
             trial.touch(exist_ok=False)
             trial.unlink()
     except OSError as error:
+        if fatal(error):
+            raise OSError(error.errno, error.strerror, str(path)) from None
         raise UserError(f"cannot write {path} ({error.strerror}): name another place") from None
 
 
@@ -53,7 +58,7 @@ def _target(path):
     path = Path(os.path.realpath(path))
     try:
         mode = os.stat(path).st_mode
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return path
     except OSError as error:
         raise UserError(describe(error)) from None
@@ -79,9 +84,9 @@ def sweep(folder):
 def _runs(pid):
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
-    except (OSError, OverflowError):
+    except OSError:
         pass
     return True
 

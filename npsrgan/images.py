@@ -18,7 +18,6 @@ from PIL import Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageErro
 
 from npsrgan import files
 from npsrgan.errors import UserError, describe
-from npsrgan.files import replacing
 from npsrgan.terminal import printable
 
 MEGAPIXELS = 67     # that `read` accepts: 200 MB decoded, and several threads read at once
@@ -168,13 +167,14 @@ def to_srgb(image, profile):
 
 
 def sixteen_bits(image):
-    """The levels of a PIL image of 16 bits from `opened`, black 0 and white 65535: uint16 (H, W).
+    """The levels of a PIL image of 16 bits, black 0 and white 65535: uint16 (H, W).
 
     Raises ValueError for samples of 32 bits: nobody knows which of their levels is white.
     """
-    if not image.info.get("range"):
+    levels = image.info.get("range", _range(image))
+    if not levels:
         raise ValueError("its samples have 32 bits and no stated range; convert it to 8 or 16 bits")
-    black, white = image.info["range"]
+    black, white = levels
     levels = np.asarray(image).astype(np.uint16)
     if (black, white) == (0, 65535):
         return levels
@@ -213,7 +213,7 @@ def write(path, image, **options):
     """
     if Path(path).suffix.lower() not in Image.registered_extensions():
         raise UserError(f"{path}: the suffix names no image format; end the name in .png or .jpg")
-    with replacing(path) as temporary:
+    with files.replacing(path) as temporary:
         image = image if isinstance(image, Image.Image) else Image.fromarray(image)
         image.save(temporary, quality=95, **options)        # 95 is for JPEG and WebP; PNG is lossless and ignores it
 
@@ -270,7 +270,7 @@ def figure(path, panels, title=None, columns=None):
             text(left + width / 2, top - 4, name, va="bottom", fontsize=0.55 * line)
             text(left + width / 2, top + h + 4, caption, va="top", fontsize=0.5 * line)
         top += height + space_below
-    with replacing(path) as temporary:
+    with files.replacing(path) as temporary:
         page.savefig(temporary)
 
 

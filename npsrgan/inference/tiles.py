@@ -4,6 +4,7 @@ The overlap is computed and then cut off, so tiles leave no seams: the result is
 network's first half, where nearly all of the seeing is done, runs on large tiles.  Its second half needs nine times the
 memory for each pixel but sees three pixels far, so it runs on small parts of a tile's features.
 """
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -84,15 +85,19 @@ def free_memory(device):
 
 
 def _free_main_memory():
-    """What Linux says is available, or less where a container's limit is nearer; elsewhere, a modest guess."""
+    """What Linux says is available, or less where the limit of a container or of the process is nearer; elsewhere, a modest guess."""
     try:
         free = 1024 * _entry(MEMINFO, "MemAvailable:")
     except OSError:
         return 4 * GIGABYTE
-    try:
-        return min(free, int((CONTAINER / "memory.max").read_text()) - _entry(CONTAINER / "memory.stat", "anon"))
-    except (OSError, ValueError):       # no container, or one without a limit, which it calls "max"
-        return free
+    with suppress(OSError, ValueError):     # no container, or one without a limit, which it calls "max"
+        free = min(free, int((CONTAINER / "memory.max").read_text()) - _entry(CONTAINER / "memory.stat", "anon"))
+    with suppress(OSError, ImportError):
+        import resource  # which Windows lacks
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if limit != resource.RLIM_INFINITY:     # `ulimit -v`
+            free = min(free, limit - 1024 * _entry(Path("/proc/self/status"), "VmSize:"))
+    return max(free, 0)
 
 
 def _entry(path, name):

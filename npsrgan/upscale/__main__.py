@@ -6,28 +6,26 @@ import argparse
 import os
 import sys
 import time
+from collections import Counter
 from pathlib import Path
-from tempfile import TemporaryFile
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
-from npsrgan import images
+from npsrgan import files, images
 from npsrgan.data import ImageFolder
 from npsrgan.device import CPU, select
-from npsrgan.errors import UserError, command
+from npsrgan.errors import UserError, command, describe, fatal, path
 from npsrgan.fast import keep_memory, set_threads
 from npsrgan.inference import SMALLEST, blend, choose_tile, fold, free_memory
 from npsrgan.storage import load_generator
+from npsrgan.terminal import printable, progress, say
 from npsrgan.upscale import picture
 from npsrgan.upscale.enlarge import enlarge
 
 BICUBIC = Image.Resampling.BICUBIC
 LABELS = {"srresnet": "SRResNet", "srgan": "SRGAN"}     # of networks in a comparison
 WHOLE, DETAIL = 1000, 48    # of a comparison: longest side of a whole image as shown, and side of the detail in input pixels
-
-say = tqdm.write        # does not tear the progress bar
 
 
 @command
@@ -43,21 +41,27 @@ def main(arguments=None):
     generator = fold(generator).to(device.array)
     say(remark or device.description)
 
-    failures, inputs, made = 0, {identity(source) for source, _ in jobs}, {}
+    failures, inputs = 0, {identity(source) for source, _ in jobs}
     for source, target in jobs:
         try:
-            if target.exists() and identity(target) in inputs:
+            if identity(target) in inputs - {None}:
                 raise UserError(f"{source}: the result would overwrite the input {target}; name another with -o")
-            if target in made:
-                raise UserError(f"{source}: the result would overwrite {target}, the result of {made[target]}; "
-                                "enlarge it by itself, with another -o")
-            made[target] = source
             upscale(source, target, generator, device, options)
+            continue
         except UserError as error:
-            failures += 1
-            print(f"error: {error}", file=sys.stderr)
+            sentence = str(error)
+        except OSError as error:
+            if fatal(error):
+                raise
+            sentence = f"{source}: {describe(error)}"
+        except MemoryError:
+            sentence = f"{source}: out of memory; close other programs, or cut the image into parts"
+        except Exception as error:      # of one image, and no reason to leave out the others
+            sentence = f"{source}: {type(error).__name__}, {error}"
+        failures += 1
+        say(f"error: {sentence}", file=sys.stderr)
     if failures and len(jobs) > 1:
-        print(f"{failures} of {len(jobs)} images could not be enlarged", file=sys.stderr)
+        say(f"{failures} of {len(jobs)} images could not be enlarged", file=sys.stderr)
     return 2 if failures else 0
 
 
@@ -68,18 +72,20 @@ def parse(arguments):
         description="Enlarge images four times in width and height (or as many times as the weights are for).",
         epilog="""\
 Results are PNG files NAME_x4.png, beside the image; a folder's are in FOLDER_x4, beside the folder. An older result of the
-same name is replaced, an input never. Grey stays grey, 16-bit grey stays 16 bits; transparency, colour profile and EXIF data
-are kept, and the camera's orientation tag is obeyed. What cannot be kept is said. An image that fails is named and skipped,
-and the exit status is then 2.
+same name is replaced, an input never; photo.jpg and photo.png become photo_jpg_x4.png and photo_png_x4.png. Grey stays grey,
+16-bit grey stays 16 bits; transparency, colour profile, EXIF and XMP data, resolution, text and comments are kept, and the
+camera's orientation tag is obeyed. What cannot be kept is said. An image that fails is named and skipped, and the exit status
+is then 2.
 
 Examples:
   python -m npsrgan.upscale photo.jpg                         makes photo_x4.png
   python -m npsrgan.upscale photo.jpg -o large.webp --compare
   python -m npsrgan.upscale holiday/ scan.tif -o large/       makes large/..._x4.png""")
-    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files, and folders, searched recursively")
-    parser.add_argument("-o", "--out", metavar="OUT",
+    parser.add_argument("images", nargs="+", type=lambda text: Path(path(text)), metavar="IMAGE",
+                        help="image files, and folders, searched recursively")
+    parser.add_argument("-o", "--out", type=path, metavar="OUT",
                         help="for one image, the file to write, as .png, .jpg, .webp or .tif; else the folder for all results")
-    parser.add_argument("--weights", default="srgan", metavar="W",
+    parser.add_argument("--weights", type=path, default="srgan", metavar="W",
                         help="srgan (default): sharp, with invented texture; srresnet: smooth, nearest to the truth pixel by "
                              "pixel; srgan-faces, srresnet-faces: for small faces; or FILE.h5 of your own training")
     parser.add_argument("--blend", type=float, metavar="A",
@@ -129,18 +135,39 @@ def plan(inputs, out, scale):
         if Path(out).suffix.lower() in picture.FORMATS:
             raise UserError(f"several images do not fit into the one file {out}: name a folder with -o")
 
-    jobs = []
-    for path in inputs:
-        if path.is_dir():
-            named = path if path.name not in ("", "..") else path.resolve()      # "." has no name to add to
+    jobs = {}       # {source: the folder of its result}
+    for given in inputs:
+        if given.is_dir():
+            named = given if given.name not in ("", "..") else given.resolve()      # "." has no name to add to
             root = folder or named.with_name(f"{named.name}_x{scale}")
-            names = ImageFolder(path).names
-            found = [(path / name, (root / name).with_name(f"{Path(name).stem}_x{scale}.png")) for name in names]
-            earlier = {target.absolute() for _, target in found}        # results of the last time, where `out` lies inside
-            jobs += [(source, target) for source, target in found if source.absolute() not in earlier]
+            sources = {given / name: (root / name).parent for name in ImageFolder(given).names}
+            earlier = {path.absolute() for _, target in results(sources, scale) for path in (target, comparison(target))}
+            jobs |= {source: place for source, place in sources.items() if source.absolute() not in earlier}
         else:
-            jobs.append((path, (folder or path.parent) / f"{path.stem}_x{scale}.png"))
-    return jobs
+            jobs[given] = folder or given.parent
+    return results(jobs, scale)
+
+
+def results(jobs, scale):
+    """[(source, target), ...] of {source: folder}: no two targets are the same, for whichever file system."""
+    def names(naming):
+        return {source: place / f"{naming(source)}_x{scale}.png" for source, place in jobs.items()}
+
+    plain, longer = names(lambda source: source.stem), names(lambda source: source.name.replace(".", "_"))
+    count, taken, found = Counter(str(target).casefold() for target in plain.values()), set(), []
+    for source, target in plain.items():
+        if count[str(target).casefold()] > 1:       # photo.jpg and photo.png
+            target = longer[source]
+        candidates = [target, *(target.with_name(f"{target.stem}-{k}.png") for k in range(2, len(jobs) + 2))]
+        target = next(path for path in candidates if str(path).casefold() not in taken)
+        taken.add(str(target).casefold())
+        found.append((source, target))
+    return found
+
+
+def comparison(target):
+    """Where --compare draws."""
+    return target.with_name(f"{target.stem}_compare.png")
 
 
 def identity(path):
@@ -153,7 +180,7 @@ def identity(path):
 
 
 def upscale(source, target, generator, device, options):
-    """Enlarge one image file, and say so.  Raises UserError."""
+    """Enlarge one image file, and say so.  Raises UserError, and whatever Pillow does."""
     start, scale = time.perf_counter(), generator.settings["scale"]
     with images.any_size():
         with images.opened(source) as image:
@@ -161,22 +188,27 @@ def upscale(source, target, generator, device, options):
         picture.require_format(target, scale * width, scale * height)
         room = require_memory(source, width, height, scale)
         original = picture.read(source)
-    require_folder(target.parent)
+    files.require_writable(target)
     tile = options.tile or choose_tile(generator, room if device.module is np else free_memory(device))
-    with tqdm(total=width * height, desc=source.name, unit=" pixels", unit_scale=True, delay=1, leave=False) as progress:
-        try:
-            result = enlarge(original, generator, device, tile, progress.update)
-        except MemoryError:
-            raise UserError(f"{source}: out of memory; give a --tile smaller than {tile}") from None
-        progress.set_postfix_str("writing")
+    with progress(total=width * height, desc=printable(source.name), unit=" pixels", unit_scale=True, delay=1, leave=False) as bar:
+        while True:
+            try:
+                result = enlarge(original, generator, device, tile, bar.update)
+                break
+            except MemoryError:
+                if tile == SMALLEST:
+                    raise
+                tile = max(SMALLEST, tile // 2)
+                bar.reset()
+        bar.set_postfix_str("writing")
         replaced = target.exists()
-        remarks = original.remarks + picture.write(target, result, original.profile, original.exif)
+        remarks = original.remarks + picture.write(target, result, original.profile, original.exif, original.extras)
         if options.compare:
             name = Path(options.weights).stem
             label = LABELS.get(name, name) if options.blend is None else f"SRResNet to SRGAN, {options.blend:g}"
-            compare(target.with_name(f"{target.stem}_compare.png"), original, result, label, source.name)
-    say(f"{source} -> {target}{' (replaced)' * replaced}: {result.width}x{result.height}, {time.perf_counter() - start:.1f} s"
-        + "".join(f"\n  {remark}" for remark in remarks))
+            compare(comparison(target), original, result, label, source.name)
+    say(f"{source} -> {target}{' (replaced)' * replaced}: {result.width}x{result.height}, {time.perf_counter() - start:.1f} s",
+        *(f"  {remark}" for remark in remarks))
 
 
 def require_memory(source, width, height, scale):
@@ -186,15 +218,6 @@ def require_memory(source, width, height, scale):
         raise UserError(f"{source}: the result, {scale * width}x{scale * height} pixels, needs {needed / 1e9:.1f} GB of memory, "
                         f"and {free / 1e9:.1f} GB are free; cut the image into parts")
     return free - needed
-
-
-def require_folder(folder):
-    """Create the folder of a result.  Raises UserError where nothing can be written to it, before much is computed."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise UserError(f"cannot write to {folder} ({error.strerror}): name another place with -o") from None
 
 
 def compare(path, original, result, label, title):

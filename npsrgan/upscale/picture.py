@@ -1,22 +1,26 @@
-"""A picture as files hold it: grey or colour, 8 or 16 bits, transparent or not, with a colour profile and EXIF data.
+"""A picture as files hold it: grey or colour, 8 or 16 bits, transparent or not, with a colour profile and what is written about it.
 
 `images` reads everything as plain RGB, which is what training wants.  This is for those who want their picture back.
 """
-import io
 import re
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from npsrgan import images
 from npsrgan.errors import UserError
 
 ANY, JPEG, WEBP = (("L", "LA", "RGB", "RGBA", "I;16"), 2**31 - 1), (("L", "RGB"), 65_500), (("RGB", "RGBA"), 16_383)
 FORMATS = {".png": ANY, ".jpg": JPEG, ".jpeg": JPEG, ".webp": WEBP, ".tif": ANY, ".tiff": ANY}     # PIL modes, longest side
-PROFILE_SPACES = {b"GRAY": "L", b"RGB ": "RGB"}     # in the header of a colour profile: the mode of the images that it is for
-EXIF_IFD, PIXEL_SIZES = 0x8769, (0xA002, 0xA003)       # EXIF tags
+EXTRAS = {      # what is written about a picture: (its name in words, the formats that hold it)
+    "dpi": ("resolution in dpi", (".png", ".jpg", ".jpeg", ".tif", ".tiff")), "xmp": ("XMP data", tuple(FORMATS)),
+    "comment": ("comment", (".png", ".jpg", ".jpeg")), "text": ("text", (".png",))}
+PNG_XMP = "XML:com.adobe.xmp"
+EXIF_IFD, GPS_IFD, INTEROP_IFD, PIXEL_SIZES, ORIENTATION, XMP = 0x8769, 0x8825, 0xA005, (0xA002, 0xA003), 0x0112, 700     # tags
+DESCRIPTIVE = {270, 271, 272, 305, 306, 315, 316, 33432, EXIF_IFD, GPS_IFD}     # of a TIFF's tags: those that are not about its pixels
 
 
 class Picture(NamedTuple):
@@ -28,6 +32,7 @@ class Picture(NamedTuple):
     profile: the ICC profile that says which colours the numbers mean, or None.
     exif:    EXIF data, without orientation and size, or None.
     remarks: what could not be read as the file holds it, in words.
+    extras:  {"dpi": (x, y), "xmp": bytes, "comment": bytes, "text": {key: text}}, as far as the file has them.
     """
 
     pixels: np.ndarray
@@ -36,6 +41,7 @@ class Picture(NamedTuple):
     profile: bytes | None
     exif: bytes | None
     remarks: list
+    extras: dict = {}
 
 
 def read(path):
@@ -53,13 +59,20 @@ def read(path):
 def from_image(image, remarks=()):
     """The Picture that a PIL image holds.  Raises images.ImageError for values without a known range."""
     remarks = list(remarks)
+    exif, texts = _exif(image, remarks), dict(getattr(image, "text", {}))
     image = images.upright(image)
-    exif = _exif(image, remarks)
+    extras = {name: image.info[name] for name in ("dpi", "xmp", "comment") if image.info.get(name)}
+    texts = {key: text for key, text in texts.items() if key != PNG_XMP and not key.startswith("Raw profile")}
+    if texts:
+        extras["text"] = texts
     profile = image.info.get("icc_profile")
     if image.mode == "CMYK":
-        image, profile = _from_cmyk(image, profile), None
+        image, profile = images.to_srgb(image, profile) or image.convert("RGB"), None
+        remarks.append("its inks (CMYK) became colours (sRGB)")
+    elif image.mode[0] == "I" and "transparency" in image.info:
+        remarks.append("its transparency was left out, for Pillow knows none beside 16 bits")
     pixels, mode, alpha = _pixels(image)
-    return Picture(pixels, mode, alpha, profile, exif, remarks)
+    return Picture(pixels, mode, alpha, profile, exif, remarks, extras)
 
 
 def _pixels(image):
@@ -75,27 +88,19 @@ def _pixels(image):
     return pixels, mode, alpha
 
 
-def _from_cmyk(image, profile):
-    """Inks as sRGB: by their own profile if they have one that works, else by Pillow's simple formula."""
-    try:
-        return ImageCms.profileToProfile(image, io.BytesIO(profile), ImageCms.createProfile("sRGB"), outputMode="RGB")
-    except (ImageCms.PyCMSError, OSError, TypeError):
-        return image.convert("RGB")
-
-
 def _exif(image, remarks):
-    """EXIF data of an upright image, from which the orientation has gone, for a result of another size.
+    """EXIF data of an image, from which the orientation has gone, for a result that is upright and of another size.
 
     Pillow leaves the thumbnail out.
     """
-    if "exif" not in image.info:
-        return None
     try:
-        exif = image.getexif()
-        if EXIF_IFD in exif:
-            for tag in PIXEL_SIZES:
-                exif.get_ifd(EXIF_IFD).pop(tag, None)
-        return exif.tobytes() if len(exif) else None
+        found, kept = image.getexif(), Image.Exif()
+        for tag, value in found.items():
+            if tag != ORIENTATION and (image.format != "TIFF" or tag in DESCRIPTIVE):
+                inside = found.get_ifd(tag) if tag in (EXIF_IFD, GPS_IFD) else {}
+                inside = {key: dict(found.get_ifd(key)) if key == INTEROP_IFD else item for key, item in inside.items()}
+                kept[tag] = {key: item for key, item in inside.items() if key not in PIXEL_SIZES} or value
+        return kept.tobytes() if len(kept) else None
     except Exception:       # EXIF data are written by cameras and damaged by programs in every imaginable way
         remarks.append("its EXIF data are damaged and were left out")
         return None
@@ -130,16 +135,16 @@ def require_format(path, width, height):
         raise UserError(f"{path}: the result has {width}x{height} pixels, and {suffix} files end at {limit}: write a .png")
 
 
-def write(path, image, profile=None, exif=None):
+def write(path, image, profile=None, exif=None, extras=None):
     """Write a PIL image of mode L, LA, RGB, RGBA or I;16 in the format that the suffix of `path` names, whole or not at all.
 
-    The profile is kept where it is one for such images.  Returns remarks on what the format cannot hold.
+    The profile is kept where it is one for such images.  extras: of a Picture.  Returns remarks on what the format cannot hold.
     """
     suffix = Path(path).suffix.lower()
     modes, _ = FORMATS[suffix]
     remarks = []
     if image.mode == "I;16" and image.mode not in modes:
-        image = Image.fromarray(images.to_eight_bits(images.sixteen_bits(image)))
+        image = Image.fromarray(images.to_eight_bits(np.asarray(image)))
         remarks.append(f"its 16 bits became 8, for {suffix} files hold no more")
     if image.mode in ("LA", "RGBA") and "RGBA" not in modes:
         alpha, colour = image.getchannel("A"), image.convert(image.mode[:-1])
@@ -148,10 +153,38 @@ def write(path, image, profile=None, exif=None):
         remarks.append(f"what is transparent was laid on white, for {suffix} files cannot be transparent")
     if image.mode not in modes:         # grey, where the format has only colour
         image = image.convert(image.mode.replace("L", "RGB"))
-    options = {"exif": exif} if exif else {}
-    if profile and PROFILE_SPACES.get(profile[16:20]) == image.mode.replace("A", "").replace("I;16", "L"):
+    options, extras = {}, extras or {}
+    if profile and images.PROFILE_SPACES.get(profile[16:20]) == image.mode.replace("A", "").replace("I;16", "L"):
         options["icc_profile"] = profile
     elif profile:
         remarks.append("its colour profile is for another kind of pixels and was left out")
-    images.write(path, image, **options)
-    return remarks
+    left_out = [words for name, (words, suffixes) in EXTRAS.items() if name in extras and suffix not in suffixes]
+    about = {name: value for name, value in extras.items() if suffix in EXTRAS[name][1]} | ({"exif": exif} if exif else {})
+    while True:
+        try:
+            images.write(path, image, **options, **_options(suffix, about))
+            return remarks + [f"its {words} could not be kept in a {suffix} file" for words in left_out]
+        except (OSError, MemoryError):
+            raise
+        except Exception:       # what is written about a picture may be damaged, or larger than its format can hold
+            if not about:
+                raise
+            name, _ = about.popitem()       # EXIF data are the first to go
+            left_out.append("EXIF data" if name == "exif" else EXTRAS[name][0])
+
+
+def _options(suffix, about):
+    """What Pillow wants to be told to write what is known about a picture."""
+    options = dict(about)
+    if suffix == ".png":
+        info, texts = PngInfo(), dict(options.pop("text", {}))
+        texts |= {key: options.pop(name) for key, name in (("Comment", "comment"), (PNG_XMP, "xmp")) if name in options}
+        for key, text in texts.items():
+            text = text.decode(errors="replace") if isinstance(text, bytes) else str(text)
+            (info.add_text if text.isascii() and key != PNG_XMP else info.add_itxt)(key, text)
+        options["pnginfo"] = info
+    elif suffix.startswith(".tif") and "xmp" in options:
+        options["exif"] = tags = Image.Exif()
+        tags.load(about.get("exif", b""))
+        tags[XMP] = options.pop("xmp")
+    return options

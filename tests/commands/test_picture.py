@@ -5,6 +5,7 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
+from PIL.PngImagePlugin import PngInfo
 from test_images import RGB, save
 
 from npsrgan import images
@@ -115,6 +116,63 @@ def test_damaged_exif_costs_only_itself(tmp_path):
         got = picture.read(save(tmp_path / f"{index}.jpg", RGB, exif=damage))
         assert got.pixels.shape == RGB.shape
         picture.write(tmp_path / "out.jpg", Image.fromarray(RGB), exif=got.exif)
+
+
+# What is written about a picture: kept, or its loss is said
+
+ABOUT = {"resolution": "dpi", "XMP": "xmp", "comment": "comment", "text": "text"}
+XMP = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'/>"
+
+
+def with_everything(path):
+    """A file with all that its format can say."""
+    tags = Image.Exif()
+    tags[MAKER] = "a maker"
+    text = PngInfo()
+    text.add_text("Author", "somebody")
+    text.add_itxt("XML:com.adobe.xmp", XMP.decode())
+    if path.suffix == ".tif":
+        tags[700] = XMP
+    options = {".png": {"pnginfo": text}, ".jpg": {"comment": b"a comment", "xmp": XMP}, ".tif": {}, ".webp": {"xmp": XMP}}
+    Image.fromarray(RGB).save(path, exif=tags, dpi=(300, 300), **options[path.suffix])
+    return path
+
+
+@pytest.mark.parametrize("target", [".png", ".jpg", ".tif", ".webp"])
+@pytest.mark.parametrize("source", [".png", ".jpg", ".tif", ".webp"])
+def test_what_is_written_about_a_picture_is_kept_or_its_loss_is_said(tmp_path, source, target):
+    got = picture.read(with_everything(tmp_path / f"a{source}"))
+    remarks = picture.write(tmp_path / f"b{target}", Image.fromarray(RGB), got.profile, got.exif, got.extras)
+    again = picture.read(tmp_path / f"b{target}")
+    exif = Image.Exif()
+    exif.load(again.exif)
+    assert exif[MAKER] == "a maker"         # a TIFF's too, which has no orientation
+    special = {".png": {"dpi", "text"}, ".jpg": {"dpi", "comment"}, ".tif": {"dpi"}, ".webp": set()}
+    assert got.extras.keys() == special[source] | {"xmp"}
+    for words, name in ABOUT.items():
+        if name in got.extras:
+            said = any(words in remark for remark in remarks)
+            value = again.extras.get(name) or again.extras.get("text", {}).get("Comment", "").encode()
+            same = value and (np.allclose(np.array(value, float), 300, atol=0.1) if name == "dpi" else value == got.extras[name])
+            assert bool(same) != said, (name, value, remarks)
+
+
+def test_other_losses_are_said(tmp_path):
+    levels = np.array([[1000, 2000]], np.uint16)
+    Image.fromarray(levels).save(tmp_path / "a.png", transparency=1000)
+    got = picture.read(tmp_path / "a.png")
+    assert got.mode == "I;16" and got.alpha is None and "transparency was left out" in got.remarks[0]
+    Image.new("CMYK", (8, 8)).save(tmp_path / "a.jpg")
+    assert "CMYK" in picture.read(tmp_path / "a.jpg").remarks[0]
+
+
+def test_a_picture_of_somebody_elses_is_not_changed():
+    tags = Image.Exif()
+    tags[ORIENTATION] = 6
+    given = Image.fromarray(RGB)
+    given.info["exif"] = tags.tobytes()
+    for _ in range(2):
+        assert picture.from_image(given).pixels.shape[:2] == (40, 24)
 
 
 def test_broken_files_are_image_errors(tmp_path):

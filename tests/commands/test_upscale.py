@@ -1,6 +1,8 @@
 """The command: every kind of picture comes out larger and otherwise the same, and nothing of the user's is ever lost."""
 import os
 import re
+import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,7 @@ from test_images import RGB, save
 from test_inference import trained
 from test_picture import SRGB, png16
 
-from npsrgan import images, storage
+from npsrgan import files, images, storage
 from npsrgan.device import CPU
 from npsrgan.inference import folding as inference
 from npsrgan.models import SRResNet
@@ -221,10 +223,14 @@ def test_an_input_that_is_named_like_a_result_is_safe(run):
 
 
 def test_two_images_never_become_one_file(run):
-    save(Path("a.png"), RGB), save(Path("a.bmp"), GREY)
-    status, _, complaints = run("a.png", "a.bmp")
-    assert status == 2 and "a.bmp: the result would overwrite a_x4.png, the result of a.png" in complaints
-    assert load("a_x4.png")[0] == "RGB"
+    """And one that is broken does not take the other's name."""
+    Path("b").mkdir()
+    save(Path("a.png"), RGB), save(Path("a.bmp"), GREY), save(Path("b/a.png"), GREY)
+    Path("a.jpg").write_text("broken")
+    status, _, complaints = run("a.jpg", "a.png", "a.bmp", "b/a.png", "a.png", "-o", "out")
+    assert status == 2 and complaints.count("error") == 1 and "a.jpg" in complaints
+    assert sorted(path.name for path in Path("out").iterdir()) == ["a_bmp_x4.png", "a_png_x4-2.png", "a_png_x4.png"]
+    assert load("out/a_png_x4.png")[0] == "RGB" and load("out/a_png_x4-2.png")[0] == "L"
 
 
 def test_an_older_result_is_replaced_and_that_is_said(run):
@@ -271,7 +277,7 @@ def test_what_cannot_be_written_is_said_before_anything_is_computed(run, monkeyp
         assert status == 2 and words in complaints
     Path("file").touch()
     status, _, complaints = run("a.png", "-o", "file/a.png")
-    assert status == 2 and "cannot write to file" in complaints
+    assert status == 2 and "cannot write" in complaints and "file/a.png" in complaints
     monkeypatch.setattr(upscale, "free_memory", lambda device: 4 * 160 * 96 - 1)
     status, _, complaints = run("a.png")
     assert status == 2 and "160x96 pixels, needs 0.0 GB" in complaints
@@ -285,12 +291,196 @@ def test_pillows_limit_of_pixels_does_not_count_here(run, monkeypatch):
     assert Image.MAX_IMAGE_PIXELS == 100
 
 
-def test_out_of_memory_asks_for_smaller_tiles(run, monkeypatch):
-    def tiles(*_):
-        raise MemoryError
+def test_out_of_memory_tries_smaller_tiles(run, monkeypatch):
+    asked, real = [], enlarge.super_resolve_tiles
+
+    def tiles(generator, lr, device, tile):
+        asked.append(tile)
+        if tile > enough:
+            raise MemoryError
+        yield from real(generator, lr, device, tile)
     monkeypatch.setattr(enlarge, "super_resolve_tiles", tiles)
-    status, _, complaints = run(save(Path("a.png"), RGB), "--tile", 64)
-    assert status == 2 and "a.png: out of memory; give a --tile smaller than 64" in complaints
+    save(Path("a.png"), RGB)
+    enough = 50
+    assert run("a.png", "--tile", 150)[0] == 0 and asked == [150, 75, 37]
+    enough = 0
+    status, _, complaints = run("a.png")
+    assert status == 2 and "a.png: out of memory" in complaints and asked[-1] == 32
+
+
+def test_whatever_pillow_opens_is_an_image(run):
+    """By what is in it; what is left out is named; links are followed, also in a circle."""
+    Path("in/deep").mkdir(parents=True)
+    names = ["a.avif", "b.jfif", "c.gif", "d.jpg", "e.ppm", "f.tga", "g.jpe", "h.jp2"]
+    for name in names:
+        Image.fromarray(RGB).save(f"in/{name}")
+    Image.fromarray(RGB).save("in/extensionless", "JPEG")
+    Path("elsewhere").mkdir()
+    save(Path("elsewhere/linked.png"), RGB)
+    Path("in/link").symlink_to(Path("elsewhere").absolute())
+    Path("in/deep/circle").symlink_to(Path("in").absolute())
+    Path("in/i.png").symlink_to(Path("elsewhere/linked.png").absolute())
+    Path("in/gone.png").symlink_to("nowhere")
+    os.mkfifo("in/pipe.png")
+    for name in ("Thumbs.db", "notes.txt", ".hidden.png"):
+        Path("in", name).write_text("no image")
+    Path("in/phone.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    status, said, complaints = run("in")
+    assert status == 0 and not complaints
+    made = sorted(path.relative_to("in_x4").as_posix() for path in Path("in_x4").rglob("*.png"))
+    assert made == sorted([*(f"{name[0]}_x4.png" for name in names), "extensionless_x4.png", "i_x4.png", "link/linked_x4.png"])
+    assert ("in: 6 other files left out: gone.png (a broken link), phone.HEIC (a HEIC or AVIF photograph), pipe.png (no file), "
+            ".hidden.png, Thumbs.db, ...") in said
+
+
+@pytest.mark.parametrize("arguments", [[""], ["a.png", "-o", ""], ["a.png", "--weights", ""]])
+def test_an_empty_name_is_not_the_current_folder(run, capsys, arguments):
+    save(Path("a.png"), RGB)
+    with pytest.raises(SystemExit) as end:
+        run(*arguments)
+    assert end.value.code == 2 and "must not be empty" in capsys.readouterr().err and not Path("a_x4.png").exists()
+
+
+def test_a_name_as_long_as_names_can_be(run):
+    """The result's name is too long: said before anything is computed, and the others are enlarged."""
+    for length in (200, 246, 250, 254):
+        save(Path("n" * (length - 4) + ".png"), RGB)
+    status, said, complaints = run(*sorted(Path().glob("*.png")))
+    assert status == 2 and said.count("->") == 3 and complaints.count("File name too long") == 1
+
+
+def test_whatever_one_image_raises_the_others_are_enlarged(run, monkeypatch):
+    for name in ("a.png", "b.png", "c.png", "d.png"):
+        save(Path(name), RGB)
+    failures = {"a.png": RuntimeError("of the reader"), "b.png": MemoryError(), "c.png": OSError(5, "Input/output error", "c.png")}
+    read = upscale.picture.read
+
+    def failing(path):
+        if path.name in failures:
+            raise failures[path.name]
+        return read(path)
+    monkeypatch.setattr(upscale.picture, "read", failing)
+    status, said, complaints = run("a.png", "b.png", "c.png", "d.png")
+    assert status == 2 and said.count("->") == 1 and complaints.count("error:") == 3 and "3 of 4" in complaints
+
+
+def test_a_disk_without_space_ends_the_run(run, monkeypatch, capsys):
+    save(Path("a.png"), RGB), save(Path("b.png"), RGB)
+
+    def full(path, image, **options):
+        raise OSError(28, "No space left on device", str(path))
+    monkeypatch.setattr(images, "write", full)
+    with pytest.raises(SystemExit):
+        run("a.png", "b.png")
+    assert re.fullmatch(r"error: .*a_x4.png: the disk is full: free some space and try again\n", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "tif", "webp", "png"])
+def test_metadata_that_the_writer_chokes_on_cost_only_themselves(run, monkeypatch, suffix):
+    tags = Image.Exif()
+    tags[0x010F] = "a maker" * 20_000           # over the 64 KB of a JPEG segment
+    save(Path("a.png"), RGB, exif=tags, dpi=(300, 300))
+    status, said, complaints = run("a.png", "-o", f"out.{suffix}")
+    assert status == 0 and Path(f"out.{suffix}").exists()
+    if suffix == "jpg":
+        assert "its EXIF data could not be kept in a .jpg file" in said
+        with Image.open("out.jpg") as image:
+            assert image.info["dpi"] == (300, 300)
+
+
+NAMES = {"new\nline": "new\\nline", "escape\x1b[31m": "escape\\x1b[31m", "latin\udce9": "latin\\udce9",
+         "right\u202eleft": "right\\u202eleft"}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "cp1252"])
+def test_names_that_a_terminal_cannot_show(weights, tmp_path, encoding):
+    (tmp_path / "in").mkdir()
+    for name in [*NAMES, "日本語"]:
+        save(tmp_path / "in" / f"{name}.png", RGB)
+        (tmp_path / "in" / f"{name} broken.png").write_text("no image")
+    done = program(tmp_path, weights, "in", "--compare", PYTHONIOENCODING=encoding)
+    assert done.returncode == 2 and done.stdout.count(b"->") == 5 and done.stderr.count(b"\nerror: ") + 1 == 5
+    said = (done.stdout + done.stderr).decode(encoding)
+    assert all(shown in said for shown in NAMES.values()) and "\x1b" not in said and "Glyph" not in said
+    assert ("日本語" if encoding == "utf-8" else "\\u65e5\\u672c\\u8a9e") in said
+    assert len(list((tmp_path / "in_x4").glob("*_x4.png"))) == 5
+
+
+def program(cwd, weights, *arguments, shell=None, **environment):
+    """The command in a process of its own, with these weights.  shell: what follows behind it, such as "| head -1"."""
+    code = ("import sys, pathlib; from npsrgan import storage; storage.WEIGHTS = pathlib.Path(sys.argv.pop(1));"
+            "from npsrgan.upscale.__main__ import main; sys.exit(main())")
+    words = [sys.executable, "-c", code, str(weights), *map(str, arguments), "--device", "cpu"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(upscale.__file__).parents[2]), **environment}
+    if shell is not None:
+        words = ["bash", "-c", f"{shlex.join(words)} {shell}"]
+    return subprocess.run(words, cwd=cwd, env=environment, capture_output=True, timeout=120)
+
+
+@pytest.mark.parametrize("shell, status, words", [
+    ("| head -1; exit ${PIPESTATUS[0]}", 0, b""), (">&-", 0, b""), ("2>&-", 0, b""), (">&- 2>&- <&-", 0, b""),
+    ("> /dev/full", 2, b"error: standard output cannot be written: the disk is full"), ("2> /dev/full", 0, b"")])
+def test_output_that_goes_nowhere(tmp_path, weights, shell, status, words):
+    for k in range(4):
+        save(tmp_path / f"{k}.png", RGB)
+    done = program(tmp_path, weights, *(f"{k}.png" for k in range(4)), shell=shell)
+    assert done.returncode == status and done.stderr.startswith(words) and b"Traceback" not in done.stderr and b"ignored" not in done.stderr
+    assert bool(words) == bool(done.stderr)
+    assert len(list(tmp_path.glob("*_x4.png"))) == 4        # the work is done all the same
+
+
+def test_no_bar_where_nobody_watches(tmp_path, weights):
+    save(tmp_path / "a.png", np.zeros((100, 300, 3), np.uint8))
+    done = program(tmp_path, weights, "a.png", "nowhere.png")
+    assert done.stderr.startswith(b"error: ") and b"\r" not in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_leaves_no_litter(tmp_path, weights, number):
+    code = ("import sys, time, pathlib; from npsrgan import storage; storage.WEIGHTS = pathlib.Path(sys.argv.pop(1));"
+            "from PIL import Image; from npsrgan.upscale.__main__ import main\n"
+            "def save(self, path, **options):\n  path.write_bytes(b'half'); print('writing', flush=True); time.sleep(60)\n"
+            "Image.Image.save = save; sys.exit(main())")
+    save(tmp_path / "a.png", RGB)
+    process = subprocess.Popen([sys.executable, "-c", code, str(weights), "a.png", "--device", "cpu"], cwd=tmp_path, text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               env={**os.environ, "PYTHONPATH": str(Path(upscale.__file__).parents[2])})
+    while process.stdout.readline() != "writing\n":
+        pass
+    process.send_signal(number)
+    _, complaints = process.communicate(timeout=60)
+    assert process.returncode == 128 + number and complaints == "interrupted\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "weights"]
+
+
+def test_what_a_killed_process_left_is_swept(run):
+    """Of a process that no longer runs, and of no other."""
+    save(Path("a.png"), RGB)
+    names = [f".npsrgan-{files._HOST}-{pid}.png" for pid in (4_000_000_000, os.getppid())] + [".npsrgan-elsewhere-4000000000.png"]
+    for name in names:
+        Path(name).touch()
+    assert run("a.png")[0] == 0
+    assert [name for name in names if Path(name).exists()] == names[1:]
+
+
+@pytest.mark.parametrize("target", ["pipe", "/dev/full"])
+def test_a_device_is_not_made_a_file(run, target):
+    os.mkfifo("pipe")
+    save(Path("a.png"), RGB)
+    link = Path("out.png")
+    link.symlink_to(Path(target).absolute())
+    before = Path(target).stat()
+    status, _, complaints = run("a.png", "-o", "out.png")
+    assert status == 2 and "give the name of a file" in complaints and Path(target).stat().st_mode == before.st_mode
+
+
+def test_of_a_link_the_target_is_replaced(run):
+    save(Path("a.png"), RGB)
+    Path("there").mkdir()
+    Path("out.png").symlink_to(Path("there/result.png").absolute())
+    for _ in range(2):
+        assert run("a.png", "-o", "out.png")[0] == 0
+    assert Path("out.png").is_symlink() and load("there/result.png")[0] == "RGB"
 
 
 # Comparing
