@@ -8,8 +8,15 @@
     with npsrgan.reference_only():                  # the same by the operations in ops/, where breakpoints are hit
         large = npsrgan.super_resolve("photo.jpg")
 """
-import npsrgan.fast  # noqa: F401  (registers the fast operations)
-from npsrgan.ops.operation import reference_only
+import signal
+import sys
+
+if sys.argv[:1] == ["-m"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # `python -m npsrgan.COMMAND` is loading: Ctrl-C ends it without a traceback, until errors.command takes over.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+import npsrgan.fast  # noqa: E402, F401  (registers the fast operations)
+from npsrgan.ops.operation import reference_only  # noqa: E402
 
 __all__ = ["load", "reference_only", "super_resolve"]
 

@@ -86,6 +86,16 @@ def path(text):
     return text
 
 
+def of_one_item(error, item):
+    """The sentence on what went wrong with one of several items.  Raises the error again where it concerns them all: a full disk."""
+    if isinstance(error, OSError) and fatal(error):
+        raise error
+    if isinstance(error, MemoryError):
+        return f"{item}: out of memory{on_gpu(error)}; close other programs, or cut the image into parts"
+    text = describe(error) if isinstance(error, OSError) else str(error) or type(error).__name__
+    return text if isinstance(error, UserError) or text.startswith(str(item)) else f"{item}: {text}"
+
+
 def fatal(error):
     """Whether an OSError is about the whole disk, so that nothing else can be written to it either."""
     return error.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT)

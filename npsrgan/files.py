@@ -3,7 +3,7 @@ import os
 import platform
 import re
 import stat
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from npsrgan.errors import UserError, describe, fatal
@@ -95,19 +95,15 @@ def _runs(pid):
 def locked(folder):
     """Inside, no other process is `locked` on this folder.  Raises UserError where one is already.
 
-    Where the system or the file system knows no locks, nothing is held.
+    The lock is the kernel's: it ends with the process, however that ends.  Where the file system knows none, nothing is held.
     """
-    if not fcntl:
-        yield
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
+    with ExitStack() as held:
         try:
+            descriptor = os.open(folder, os.O_RDONLY)
+            held.callback(os.close, descriptor)
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"another process trains in {folder}: wait for it, or give another --out") from None
-        except OSError:
+        except (OSError, AttributeError):
             pass
         yield
-    finally:
-        os.close(descriptor)

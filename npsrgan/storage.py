@@ -36,8 +36,8 @@ class DamagedFile(UserError):
 
 
 def recognise(path):
-    """The kind of a file of weights, from its first bytes: "npsrgan", "HDF5", "PyTorch", "PyTorch before 1.6", "safetensors" or
-    "a pickle, as Paddle writes it".
+    """The kind of a file of weights, from its first bytes: "npsrgan", "HDF5", "Keras" (its zip archives), "PyTorch",
+    "PyTorch before 1.6", "safetensors" or "a pickle, as Paddle writes it".
 
     Raises UserError for a file that is missing, and says what a file is that is none of these.
     """
@@ -65,8 +65,10 @@ def recognise(path):
         return "npsrgan"
     if head.startswith(_HDF5):
         return "HDF5"
+    if head.startswith(b"PK\3\4") and b".npy" in head[:128]:
+        raise DamagedFile(f"{path} holds no weights of a network but NumPy arrays (.npz): give another file")
     if head.startswith(b"PK\3\4"):
-        return "PyTorch"
+        return "Keras" if b"metadata.json" in head else "PyTorch"
     if _LEGACY in head[:32]:
         return "PyTorch before 1.6"
     if head[:1] == b"\x80" and head[1:2] in b"\2\3\4\5":
@@ -304,8 +306,9 @@ def load_vgg19(path, layer="conv5_4", feature_scale=None):
     feature_scale: None takes what belongs to the file: 1/12.75 for Keras's, what was saved for ours.
     Raises UserError that says what is wrong with the file, or lists every array that is missing or misshapen.
     """
-    kind = recognise(path)
-    if kind == "HDF5":
+    if not Path(path).exists():
+        raise UserError(f"there is no file {path}; the README says where to get VGG19's weights")
+    if recognise(path) == "HDF5":
         found, scale = _keras_arrays(path), KERAS_FEATURE_SCALE
     else:
         found, _, settings = _network_file(path, VGG19)

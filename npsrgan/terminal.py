@@ -50,6 +50,8 @@ class Output:
                 self.failure = error
             with suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:      # what is buffered goes there too
                 os.dup2(nowhere.fileno(), self.stream.fileno())
+        except RuntimeError:    # a signal arrived in the midst of another line
+            pass
         except ValueError:      # closed
             self.stream = open(os.devnull, "w")
 

@@ -19,14 +19,15 @@ class Trainer:
     """The networks by name, an Adam for each, and how many steps were taken.
 
     settings: a settings.Settings.   device: a device.Device.   say: told, in one line, where something else must stand in.
+    fresh: False for a run that goes on, and does not need its first weights again.
 
     A step returns a row of the log: {name: loss}.  On a CPU the losses are numbers.  On a GPU they are arrays there, which the
     next step overwrites: nothing has waited for them yet, and `numbers(row)` does.
     Raises UserError for files of weights that are missing or do not fit.
     """
 
-    def __init__(self, settings, device, say=print):
-        self.settings, self.device = settings, device
+    def __init__(self, settings, device, say=print, fresh=True):
+        self.settings, self.device, self.inputs = settings, device, {}      # inputs: what it trains on, in words, for checkpoints
         self.srresnet_steps = self.srgan_steps = 0
         s, self.vgg = settings, None
         self.networks = {"srresnet": _generator(s)}
@@ -34,7 +35,7 @@ class Trainer:
             self.networks |= {"srgan": _generator(s), "discriminator": Discriminator(s.discriminator_channels, s.image_size, s.leaky_slope,
                                                                                      s.seed + 1, s.weight_init)}
             self.vgg = load_vgg19(s, say) if s.perceptual_weight else None
-        if s.init:
+        if s.init and fresh:
             weights = _initial_weights(s, self.networks["srresnet"])
             for name in self.networks.keys() - {"discriminator"}:
                 self.networks[name].load_state_dict(weights)

@@ -21,6 +21,12 @@ from npsrgan.ops.operation import reference_only  # noqa: E402
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_configure(config):
+    """The long forms run only where they are asked for, with `-m long`."""
+    config.addinivalue_line("markers", "long: takes many minutes")
+    config.option.markexpr = config.option.markexpr or "not long"
+
+
 @pytest.fixture(params=["reference", "twins"])
 def version(request, monkeypatch):
     """Run the test with the operations one reads, then with their fast twins, which must not decline because an array is

@@ -6,13 +6,15 @@
 Needs neither PyTorch, Paddle nor TensorFlow, and runs nothing that a file contains.
 """
 import argparse
+import math
 from pathlib import Path
 
 from npsrgan import storage
 from npsrgan.convert import formats, networks, pytorch, readings
-from npsrgan.errors import UserError, command
-from npsrgan.files import replacing
+from npsrgan.errors import UserError, command, path
+from npsrgan.files import replacing, require_writable
 from npsrgan.models import VGG19
+from npsrgan.terminal import say
 
 DESCRIPTION = """Convert weights from elsewhere into a file for npsrgan, or a file of npsrgan for PyTorch.
 
@@ -38,19 +40,22 @@ def main(arguments=None):
     """The command.  Returns the exit status 0; what goes wrong is raised (see `errors.command`)."""
     options = parse(arguments)
     source, out = Path(options.source), Path(options.out)
-    if out.is_dir() or out.exists() and source.exists() and out.samefile(source):
-        raise UserError(f"{out} is {'a folder' if out.is_dir() else 'what is to be converted'}: give another file after -o")
+    if out.exists() and source.exists() and out.samefile(source):
+        raise UserError(f"{out} is what is to be converted: give another file after -o")
+    if options.feature_scale is not None and not 0 < options.feature_scale < math.inf:
+        raise UserError(f"--feature-scale must be positive (it is {options.feature_scale:g})")
+    require_writable(out)
     network, about = load(source, options)
     if options.feature_scale is not None and isinstance(network, VGG19):
         network.settings["feature_scale"] = options.feature_scale
-    print(f"{source}: {about}")
+    say(f"{source}: {about}")
     if options.to == "torch":
         arrays = networks.to_torch(network)
         with replacing(out) as temporary, open(temporary, "wb") as file:
             pytorch.write(file, arrays)
     else:
         storage.save_network(out, network, f"converted from {source.name}")
-    print(f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB): {described(network)}")
+    say(f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB): {described(network)}")
     return 0
 
 
@@ -59,8 +64,8 @@ def parse(arguments=None):
     parser = argparse.ArgumentParser(
         prog="python -m npsrgan.convert", formatter_class=argparse.RawDescriptionHelpFormatter, description=DESCRIPTION)
     option = parser.add_argument
-    option("source", metavar="SOURCE", help="the file to read")
-    option("-o", "--out", required=True, metavar="FILE", help="the file to write")
+    option("source", type=path, metavar="SOURCE", help="the file to read")
+    option("-o", "--out", required=True, type=path, metavar="FILE", help="the file to write")
     option("--to", choices=["npsrgan", "torch"], default="npsrgan",
            help="torch: a state dict for torch.load, in modules nested and named like npsrgan's layers (default: npsrgan)")
     for name, values, words in GENERATORS:

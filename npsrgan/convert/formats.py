@@ -4,6 +4,7 @@ from typing import NamedTuple
 from npsrgan import storage
 from npsrgan.convert import paddle, pytorch, safetensors
 from npsrgan.convert.pickles import one_sentence
+from npsrgan.errors import UserError
 
 
 class Source(NamedTuple):
@@ -27,6 +28,8 @@ def read(path):
     wants to be run (`pickles.Refused`).
     """
     kind = storage.recognise(path)
+    if kind == "Keras":
+        raise UserError(f"{path} is an archive of Keras, which is not read: save its weights as .h5")
     with one_sentence(path):
         return Source(kind, READERS[kind](path) if kind in READERS else None, kind != "safetensors")
 

@@ -34,6 +34,10 @@ class DeadLeaves:
     def __len__(self):
         return len(self._images)
 
+    def contents(self):
+        """In short, which images these are."""
+        return f"{len(self)} dead leaves"
+
     def name(self, index):
         """What messages and logs call image `index`."""
         return f"dead leaves {index}"

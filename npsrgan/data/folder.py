@@ -36,11 +36,20 @@ class ImageFolder:
         """The path of image `index`, relative to the folder, with forward slashes."""
         return self.names[index]
 
+    def contents(self):
+        """In short, which images these are: their number, their bytes, and a checksum of names and sizes."""
+        sizes = [(name, os.stat(self.root / name).st_size) for name in self.names]
+        checksum = zlib.crc32("\n".join(f"{name}\0{size}" for name, size in sizes).encode("utf-8", "surrogateescape"))
+        return f"{len(sizes)} images of {sum(size for _, size in sizes)} bytes, checksum {checksum:08x}"
+
     def load(self, index):
         """Image `index`: uint8 (H, W, 3), read-only.  Raises images.ImageError for a file that is not a whole image."""
         image = self._decoded.get(index)
         if image is None:
-            image = images.read(self.root / self.names[index])
+            try:
+                image = images.read(self.root / self.names[index])
+            except MemoryError:
+                raise images.ImageError(f"{self.root / self.names[index]}: out of memory while it was read") from None
             image.flags.writeable = False
             with self._lock:        # threads load images side by side
                 if index not in self._decoded and image.nbytes <= self._room:

@@ -8,6 +8,10 @@ class Photograph:
     def __len__(self):
         return 1
 
+    def contents(self):
+        """In short, which images these are."""
+        return "the photograph of Grace Hopper"
+
     def name(self, index):
         """Its file name."""
         return "grace_hopper.jpg"

@@ -12,27 +12,24 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
-from npsrgan import images
+from npsrgan import files
 from npsrgan.data import bicubic
 from npsrgan.device import select
-from npsrgan.errors import UserError, command
+from npsrgan.errors import UserError, command, of_one_item, path
 from npsrgan.evaluate import report
 from npsrgan.evaluate.benchmark import RESIZERS, Benchmark
 from npsrgan.evaluate.lpips import LPIPS
 from npsrgan.fast import keep_memory, set_threads
-from npsrgan.inference import blend, fold, super_resolve_tiles
+from npsrgan.inference import blend, fold, super_resolve
 from npsrgan.metrics import CAP, mesh, psnr, smooth_pixels, ssim
 from npsrgan.storage import load_generator
+from npsrgan.terminal import printable, progress, say
 
 CLASSICAL = ("nearest", "bicubic", "lanczos")
 BLENDS = 11             # points of the curve
-TILE = 512              # side of the tiles in which a network sees large images, in low-resolution pixels
 CROPS = 6               # rows of --figure
 VIEWS = {"lpips": lambda image: image, "lpips_reduced": lambda image: bicubic.resize(image, Fraction(3, 4))}    # what LPIPS sees
-
-say = tqdm.write        # does not tear the progress bar
 
 
 @command
@@ -52,7 +49,7 @@ def main(arguments=None):
     methods |= {name: network(generator, device) for name, generator in generators.items()}
     methods |= {f"blend {amount:g}": blends[amount] for amount in options.blend}
     rivals = noise_rows(ends, options.noise)
-    names = unique([Path(os.path.abspath(folder)).name for folder in options.folders])
+    names = unique([printable(Path(os.path.abspath(folder)).name) for folder in options.folders])
     benchmarks = [Benchmark(name, folder, scale, options.degrade, lpips) for name, folder in zip(names, options.folders)]
 
     summaries, rows, crops, curves, skipped = {}, [], [], {}, 0
@@ -64,7 +61,7 @@ def main(arguments=None):
             say(f"{benchmark.name}: none of its images could be measured")
             continue
         summary = summaries[benchmark.name] = report.summarise(scores)
-        say("\n" + report.table(benchmark, summary, rivals))
+        say("", *report.table(benchmark, summary, rivals).split("\n"))
         crops += found
         if options.json:        # after each folder, so that what took long is kept whatever comes
             report.write_json(options.json, summaries)
@@ -81,9 +78,9 @@ def main(arguments=None):
     if curves:
         report.plot_curves(options.curve, curves, ends)
     if not lpips:
-        say("\nLPIPS was not measured: give its weights with --lpips FILE (npsrgan/evaluate/README.md says where to get them)")
+        say("", "LPIPS was not measured: give its weights with --lpips FILE (npsrgan/evaluate/README.md says where to get them)")
     if skipped:
-        say(f"\n{skipped} of {sum(len(benchmark.names) for benchmark in benchmarks)} images could not be measured and were skipped")
+        say("", f"{skipped} of {sum(len(benchmark.names) for benchmark in benchmarks)} images could not be measured and were skipped")
     return 2 if skipped else 0
 
 
@@ -100,10 +97,10 @@ original is smooth; - where it is smooth nowhere.  LR PSNR compares the result, 
 small image (RGB, all pixels).  Below each mean stands its 95 % bootstrap interval over images; differences to bicubic are
 taken image by image.""")
     add = parser.add_argument
-    add("folders", nargs="+", metavar="FOLDER",
+    add("folders", nargs="+", type=path, metavar="FOLDER",
         help="original images, searched recursively; or a benchmark as published: HR/ and LRx4/, GTmod12/ and LRbicx4/, "
              "DIV2K_valid_HR/ and DIV2K_valid_LR_bicubic/X4/, or pairs of files NAME_HR.png and NAME_LR.png")
-    add("--weights", nargs="*", default=["srresnet", "srgan"], metavar="W",
+    add("--weights", nargs="*", type=path, default=["srresnet", "srgan"], metavar="W",
         help="generators: files, or names of those that come with npsrgan (default: srresnet srgan); nothing: none")
     add("--blend", nargs="+", type=float, default=[], metavar="A",
         help="also rows for blends of the first two networks: 0 is all the first, 1 all the second")
@@ -113,13 +110,13 @@ taken image by image.""")
     add("--degrade", choices=RESIZERS, default="matlab",
         help="whose bicubic makes images small where there is no LRx4/, and large in the row bicubic; or photo: images are "
              "made small with blur, noise and JPEG, seeded by their names, as training's --degradation photo does (default: matlab)")
-    add("--lpips", metavar="FILE", help="measure LPIPS, with the weights in this file (lpips_alex.npz)")
-    add("--json", metavar="FILE",
+    add("--lpips", type=path, metavar="FILE", help="measure LPIPS, with the weights in this file (lpips_alex.npz)")
+    add("--json", type=path, metavar="FILE",
         help='write {"FOLDER": {"METHOD": {"psnr_y": mean, ...}}}, where FOLDER is the last part of its path, made unique; '
              'METHOD "original" has a mesh only')
-    add("--csv", metavar="FILE", help="write the measurements of every image")
-    add("--figure", metavar="FILE.png", help="draw the crops in which the methods differ most")
-    add("--curve", metavar="FILE.png",
+    add("--csv", type=path, metavar="FILE", help="write the measurements of every image")
+    add("--figure", type=path, metavar="FILE.png", help="draw the crops in which the methods differ most")
+    add("--curve", type=path, metavar="FILE.png",
         help="draw PSNR against LPIPS and mesh for blends of the first two networks; the numbers go to FILE.json")
     add("--device", choices=("auto", "cpu", "gpu"), default="auto", help="where to compute (default: auto)")
     add("--threads", type=int, default=0, help="CPU threads (default: one for each core)")
@@ -132,16 +129,15 @@ taken image by image.""")
         raise UserError("--curve draws PSNR against LPIPS: give --lpips FILE too")
     if (options.curve or options.blend) and len(options.weights) < 2:
         raise UserError("--curve and --blend mix two networks: give two files after --weights")
-    for path in filter(None, (options.figure, options.curve)):
-        if Path(path).suffix.lower() not in report.PICTURES:
-            raise UserError(f"{path}: end the name of a picture in one of {', '.join(report.PICTURES)}")
-    written = [Path(path).resolve() for path in (options.json, options.csv, options.figure, options.curve,
-                                                 options.curve and beside(options.curve)) if path]
+    for picture in filter(None, (options.figure, options.curve)):
+        if Path(picture).suffix.lower() not in report.PICTURES:
+            raise UserError(f"{picture}: end the name of a picture in one of {', '.join(report.PICTURES)}")
+    written = [Path(file).resolve() for file in (options.json, options.csv, options.figure, options.curve,
+                                                 options.curve and beside(options.curve)) if file]
     if len(set(written)) < len(written):
         raise UserError("--json, --csv, --figure, and --curve with its .json must be different files")
-    for path in written:
-        if path.is_dir():
-            raise UserError(f"{path} is a folder: give the name of a file")
+    for file in written:        # before much is measured
+        files.require_writable(file)
     return options
 
 
@@ -184,14 +180,8 @@ def classical(resizer, scale):
 
 def network(generator, device):
     """The same of a generator, for images of any size."""
-    folded, scale = fold(generator).to(device.array), generator.settings["scale"]
-
-    def enlarge(lr):
-        sr = np.empty((scale * lr.shape[0], scale * lr.shape[1], 3), np.uint8)
-        for top, left, part in super_resolve_tiles(folded, lr, device, TILE):
-            sr[top:top + len(part), left:left + part.shape[1]] = images.to_uint8(part)
-        return sr
-    return enlarge
+    folded = fold(generator).to(device.array)
+    return lambda lr: super_resolve(folded, lr, device)
 
 
 def noise_rows(generators, sigmas):
@@ -217,28 +207,34 @@ def measure(benchmark, names, methods, rivals, lpips=None, keep=0):
     are named and left out.
     """
     scores, crops = {}, []
-    for name in tqdm(names, benchmark.name, unit=" images", leave=False):
+    for name in progress(names, printable(benchmark.name), unit=" images", leave=False):
         try:
-            lr, hr = benchmark.load(name)
-        except images.ImageError as error:
-            say(f"skipped: {error}", file=sys.stderr)
+            row, panels = measure_one(benchmark, name, methods, rivals, lpips, keep)
+        except Exception as error:      # of one image, and no reason to leave out the others
+            say(f"skipped: {of_one_item(error, benchmark.root / name)}", file=sys.stderr)
             continue
-        results = {method: enlarge(lr) for method, enlarge in methods.items()}
-        results |= {row: add_noise(results[method], sigma, name) for row, (method, sigma) in rivals.items()}
-        smooth, channel = smooth_pixels(hr), "grey" if name in benchmark.grey else "y"
-        features = {metric: lpips.features(view(hr)) for metric, view in VIEWS.items()} if lpips else {}
-        scores[name] = {}
-        for method, sr in results.items():
-            row = {"psnr_y": psnr(sr, hr, benchmark.scale, channel), "ssim_y": ssim(sr, hr, benchmark.scale, channel),
-                   "psnr_rgb": psnr(sr, hr, benchmark.scale, "rgb"),
-                   "lr_psnr": psnr(benchmark.resizer.downscale(sr, benchmark.scale), lr, 0, "rgb")}
-            row = {metric: min(value, CAP) for metric, value in row.items()}
-            row |= {metric: lpips.distance(lpips.features(VIEWS[metric](sr)), original) for metric, original in features.items()}
-            scores[name][method] = row | {"mesh": mesh(sr, smooth, benchmark.scale)}
-        scores[name]["original"] = {"mesh": mesh(hr, smooth, benchmark.scale)}
-        if keep:
-            crops.append(report.telling_crop(f"{benchmark.name}/{name}", results, hr, scores[name], benchmark.scale))
-            crops = sorted(crops, key=lambda crop: -crop.difference)[:keep]
+        scores[name] = row
+        crops = sorted(crops + panels, key=lambda crop: -crop.difference)[:keep]
+    return scores, crops
+
+
+def measure_one(benchmark, name, methods, rivals, lpips, keep):
+    """The same of one image: ({method: {metric: number}}, [its most telling crop, if any is to be kept])."""
+    lr, hr = benchmark.load(name)
+    results = {method: enlarge(lr) for method, enlarge in methods.items()}
+    results |= {row: add_noise(results[method], sigma, name) for row, (method, sigma) in rivals.items()}
+    smooth, channel = smooth_pixels(hr), "grey" if name in benchmark.grey else "y"
+    features = {metric: lpips.features(view(hr)) for metric, view in VIEWS.items()} if lpips else {}
+    scores = {}
+    for method, sr in results.items():
+        row = {"psnr_y": psnr(sr, hr, benchmark.scale, channel), "ssim_y": ssim(sr, hr, benchmark.scale, channel),
+               "psnr_rgb": psnr(sr, hr, benchmark.scale, "rgb"),
+               "lr_psnr": psnr(benchmark.resizer.downscale(sr, benchmark.scale), lr, 0, "rgb")}
+        row = {metric: min(value, CAP) for metric, value in row.items()}
+        row |= {metric: lpips.distance(lpips.features(VIEWS[metric](sr)), original) for metric, original in features.items()}
+        scores[method] = row | {"mesh": mesh(sr, smooth, benchmark.scale)}
+    scores["original"] = {"mesh": mesh(hr, smooth, benchmark.scale)}
+    crops = [report.telling_crop(f"{benchmark.name}/{name}", results, hr, scores, benchmark.scale)] if keep else []
     return scores, crops
 
 

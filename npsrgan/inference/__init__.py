@@ -1,5 +1,5 @@
 """Trained networks at work: folded for speed, blended, and applied to images of any size in tiles."""
-from npsrgan.inference.folding import blend, fold, super_resolve
-from npsrgan.inference.tiles import SMALLEST, choose_tile, free_memory, super_resolve_tiles
+from npsrgan.inference.folding import blend, fold
+from npsrgan.inference.tiles import SMALLEST, choose_tile, free_memory, super_resolve, super_resolve_tiles
 
 __all__ = ["SMALLEST", "blend", "choose_tile", "fold", "free_memory", "super_resolve", "super_resolve_tiles"]

@@ -3,8 +3,7 @@ import copy
 
 import numpy as np
 
-from npsrgan import images, ops
-from npsrgan.device import to_numpy
+from npsrgan import ops
 from npsrgan.errors import UserError
 from npsrgan.fast.blocks import by_rows
 from npsrgan.layers import BatchNorm, Conv2d, Layer, PixelShuffle, PReLU, Sequential
@@ -79,9 +78,3 @@ def blend(srresnet, srgan, amount):
     for name, array in blended.state_dict().items():
         array[...] = (1 - amount) * array + amount * second[name]
     return blended.pack()
-
-
-def super_resolve(generator, lr, device):
-    """A uint8 (h, w, 3) image through a generator, folded or in evaluation mode: uint8 (scale*h, scale*w, 3)."""
-    sr = generator(device.array(images.to_float(lr)[None]))
-    return images.to_uint8(to_numpy(sr.array)[0])

@@ -15,6 +15,7 @@ from npsrgan.device import to_numpy
 from npsrgan.fast.threads import shares
 from npsrgan.tape import Tensor
 
+TILE = 512                  # side of a tile where nobody chose, in pixels of the input
 SMALLEST = 32               # side of a tile: below it, nearly all work would go into the overlap
 GIGABYTE = 1 << 30
 MEMINFO, CONTAINER = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
@@ -61,6 +62,15 @@ def super_resolve_tiles(generator, lr, device, tile):
                     yield scale * top, scale * left, to_numpy(sr)
 
 
+def super_resolve(generator, lr, device, tile=TILE):
+    """A uint8 (h, w, 3) image of any size through a generator, folded or in evaluation mode: uint8 (scale*h, scale*w, 3)."""
+    scale = generator.settings["scale"]
+    sr = np.empty((scale * lr.shape[0], scale * lr.shape[1], 3), np.uint8)
+    for top, left, part in super_resolve_tiles(generator, lr, device, tile):
+        sr[top:top + part.shape[0], left:left + part.shape[1]] = images.to_uint8(part)
+    return sr
+
+
 def _times(factor, stretch):
     return slice(factor * stretch.start, factor * stretch.stop)
 
@@ -102,4 +112,4 @@ def _free_main_memory():
 
 def _entry(path, name):
     """The number behind `name` in a file of lines "name number"."""
-    return next(int(line.split()[1]) for line in path.read_text().splitlines() if line.startswith(name + " "))
+    return next(int(line.split()[1]) for line in path.read_text().splitlines() if line.split()[:1] == [name])

@@ -6,42 +6,51 @@ import dataclasses
 import math
 import os
 import shlex
-import signal
 import sys
 import time
 import traceback
 import warnings
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
-from npsrgan import storage
+from npsrgan import files, storage
 from npsrgan.data import Batches, DeadLeaves, ImageFolder, Photograph, split, upscale, validation_pairs
 from npsrgan.device import select
-from npsrgan.errors import UserError, command, on_gpu
+from npsrgan.errors import Stopped, UserError, command, on_gpu, on_signal
 from npsrgan.fast import keep_memory, set_threads
 from npsrgan.inference import fold, super_resolve
 from npsrgan.metrics import CAP, psnr, ssim
 from npsrgan.ops.operation import reference_only
+from npsrgan.terminal import progress, say
 from npsrgan.train import checkpoint, report
 from npsrgan.train.checkpoint import Diverged
 from npsrgan.train.settings import merge, parse
 from npsrgan.trainer import Trainer, numbers
 
-say = tqdm.write        # does not tear the progress bar
-
 
 @command
 def main(arguments=None):
-    """The command.  Returns the exit status: 0 when done, 130 when stopped by Ctrl-C."""
-    settings, resume, given = parse(arguments)
+    """The command.  Returns the exit status: 0 when done, 128 and its number when a signal stopped it, 130 for Ctrl-C."""
+    settings, resume, force, given = parse(arguments)
     out = choose_folder(settings, resume)
+    with ExitStack() as held:
+        if out.is_dir():
+            held.enter_context(files.locked(out))
+        return run(settings, resume, force, given, out, held)
+
+
+def run(settings, resume, force, given, out, held):
+    """What the command line asks for.  held: keeps the lock on a folder that is created here."""
     saved = find_checkpoint(out / "checkpoint.h5", resume)
     if saved:
         of_checkpoint, *state = saved
         settings = merge(of_checkpoint, settings, given)
+        for name in ("data", "val", "vgg"):
+            path = getattr(settings, name)
+            if path and not Path(path).exists():
+                raise UserError(f"{path}: no such file or folder any more; give its new place with --{name}")
     settings.validate()
     if settings.threads:
         set_threads(settings.threads)
@@ -53,8 +62,10 @@ def main(arguments=None):
         cuda.set_precision(settings.precision)
         say("the first steps are slow: kernels are compiled for this GPU, once")
 
-    trainer = Trainer(settings, device, say)
+    trainer = Trainer(settings, device, say, fresh=not saved)
+    attributes = {}
     if saved:
+        attributes = state[1]
         checkpoint.restore(trainer, *state)
         del saved, state        # as large as all networks and their moments
         if trainer.steps >= settings.total_steps and (out / "result.json").exists():
@@ -62,20 +73,29 @@ def main(arguments=None):
             return 0
         say(f"going on from step {trainer.steps} of {settings.total_steps}")
     training, validation = sources(settings)
+    trainer.inputs = {"data": training.contents(), "val": validation.contents(), "vgg": checkpoint.vgg_contents(trainer)}
+    require_same(attributes, trainer.inputs, force)
+    existed = out.is_dir()
     out = prepare(out, fresh=not (settings.out or resume))
+    if not existed:
+        held.enter_context(files.locked(out))
     say(f"results in {shown(out)}")
 
+    status = 130
     try:
         with reference_only() if settings.reference else nullcontext():
-            if train(trainer, training, validation, out):
+            stopped = train(trainer, training, validation, out)
+            if not stopped:
                 finish(trainer, validation, out)
                 return 0
+        status = stopped.status
         say(f"stopped after step {trainer.steps} and saved; {way_on(out)}")
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        status = getattr(error, "status", status)
         say(f"interrupted; {way_on(out)}")
     except OSError as error:
         raise UserError(f"writing to {shown(out)} failed ({error.strerror or error}); {way_on(out)}") from error
-    return 130
+    return status
 
 
 def choose_folder(settings, resume):
@@ -110,6 +130,17 @@ def find_checkpoint(path, resume):
     return found
 
 
+def require_same(attributes, inputs, force):
+    """Raise UserError where a run would go on with other images or another VGG19 than it was saved with; with --force, say so."""
+    for name, now in inputs.items():
+        before = attributes.get(f"{name}_contents")
+        if before and now and before != now:
+            change = f"--{name} is not what this run was saved with ({now}; it had {before})"
+            if not force:
+                raise UserError(f"{change}: give the same, wherever it is now, or go on with --force")
+            say(change)
+
+
 def prepare(out, fresh):
     """Create the folder of results, without a result of earlier steps, and return it.
 
@@ -127,6 +158,8 @@ def prepare(out, fresh):
         (out / "samples").mkdir(parents=True, exist_ok=True)
         (out / ".writable").touch()
         (out / ".writable").unlink()
+        for folder in (out, out / "samples"):
+            files.sweep(folder)
         (out / "result.json").unlink(missing_ok=True)       # what says that a run is finished
     except OSError as error:
         raise UserError(f"cannot write results to {shown(out)} ({error.strerror}): give another folder with --out") from None
@@ -147,7 +180,7 @@ def sources(settings):
 
 
 def train(trainer, training, validation, out):
-    """Take the steps that are left.  False if a signal asked to stop, True otherwise; either way all is saved.
+    """Take the steps that are left.  Returns the errors.Stopped if a signal asked to stop, else None; either way all is saved.
 
     Raises Diverged for a loss that is not finite: the last checkpoint is from before.  On a CPU every loss is looked at; on a GPU,
     which then never waits for Python, those of the steps that are logged or saved.
@@ -155,7 +188,7 @@ def train(trainer, training, validation, out):
     """
     s, total = trainer.settings, trainer.settings.total_steps
     if trainer.steps >= total:
-        return True
+        return None
     pairs = list(validation_pairs(validation, s.scale, s.val_count, say, s.degradation == "photo"))
     log = report.Log(out / "log.csv", trainer.steps)
     batches = Batches(training, s.batch_size, s.patch_size, s.scale, s.seed, s.degradation == "photo", report=say)
@@ -164,7 +197,7 @@ def train(trainer, training, validation, out):
     shortage = None
     with (stop_signals() as stop, closing(batches.ahead_from(trainer.steps, total)) as stream,
           warnings.catch_warnings(action="ignore", category=RuntimeWarning),        # of overflows: `require_finite` tells, once
-          tqdm(total=total, initial=trainer.steps, unit=" steps", dynamic_ncols=True) as bar):
+          progress(total=total, initial=trainer.steps, unit=" steps") as bar):
         feed = trainer.feed(stream)
         for _, lr, hr in feed:
             step = trainer.steps + 1
@@ -178,7 +211,17 @@ def train(trainer, training, validation, out):
                 if logged:
                     seconds = time.perf_counter() - clock
                     row = losses | {"step": step, "images_per_s": (step - counted) * s.batch_size / seconds,
-                                    "data_wait": min(feed.waited() / seconds, 1.0)} | validate(trainer, pairs, out, step)
+                                    "data_wait": min(feed.waited() / seconds, 1.0)}
+                    try:
+                        row |= validate(trainer, pairs, out, step)
+                    except Exception as error:      # whatever is wrong with pictures, the training so far is kept
+                        with suppress(Exception):
+                            checkpoint.save(out / "checkpoint.h5", trainer)
+                            saved = step
+                        if isinstance(error, MemoryError):
+                            raise UserError(f"out of memory{on_gpu(error)} while validating at step {step}, {kept(saved)}: "
+                                            "give smaller images with --val, or fewer with --val-count") from None
+                        raise
                     log.add(row)
                     say(report.health_line(row, total, s.generator))
                     clock, counted = time.perf_counter(), step
@@ -189,7 +232,7 @@ def train(trainer, training, validation, out):
                     checkpoint.save(out / "checkpoint.h5", trainer)
                     saved, saved_at = step, time.perf_counter()
             except Diverged as error:
-                raise Diverged(f"{error}: training stopped and {kept(saved)}; start anew with a smaller --learning-rate") from None
+                raise Diverged(f"{error}: training stopped and {kept(saved)}; start anew with {remedy(s, step)}") from None
             except MemoryError as error:
                 traceback.clear_frames(error.__traceback__)     # which hold all arrays of the step
                 shortage = f"out of memory{on_gpu(error)} at step {step}"
@@ -201,26 +244,22 @@ def train(trainer, training, validation, out):
             raise UserError(f"{shortage}, {kept(saved)}: " + (f"--batch-size {fits} fits" if fits else "try a smaller --batch-size"))
     if batches.skipped:
         say(f"{len(batches.skipped)} of {len(training)} training images could not be used and were skipped")
-    return not stop
+    return stop[0] if stop else None
 
 
 @contextmanager
 def stop_signals():
-    """Inside, Ctrl-C and SIGTERM append to the list instead of interrupting a step halfway; a second Ctrl-C interrupts at once."""
+    """Inside, signals append to the list instead of interrupting a step halfway; a second one interrupts at once."""
     received = []
 
     def handle(number, frame):
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
+        received.append(Stopped(number))
+        if len(received) > 1:
+            raise received[0]
         say("stopping after this step ...")
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with on_signal(handle):
         yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def require_finite(losses, step):
@@ -230,6 +269,19 @@ def require_finite(losses, step):
     if bad:
         raise Diverged(f"at step {step} the loss {bad[0]} is {losses[bad[0]]}")
     return losses
+
+
+def remedy(settings, step):
+    """What to change about a run that diverged: a setting far beyond the usual; at step 1, before any learning, what it began
+    with; else the learning rate."""
+    suspects = ("pixel_weight", "perceptual_weight", "adversarial_weight", "leaky_slope", "feature_scale")
+    huge = [name for name in suspects if (getattr(settings, name) or 0) > 1000]
+    if huge:
+        return f"a smaller --{huge[0].replace('_', '-')} (it is {getattr(settings, huge[0]):g})"
+    given = [f"--{name}" for name in ("init", "vgg") if getattr(settings, name)]
+    if step == 1 and given:
+        return f"other weights in {' and '.join(given)}: nothing was learned yet"
+    return "a smaller --gan-learning-rate" if not settings.together and step > settings.steps else "a smaller --learning-rate"
 
 
 def kept(saved):
@@ -262,7 +314,7 @@ def finish(trainer, validation, out):
     log.plot(out / "loss.png", s.generator)
     generators, count = {name: fold(trainer.trained(name)) for name in report.generators(trainer)}, 0
     pairs = validation_pairs(validation, s.scale, s.final_count, say, s.degradation == "photo")
-    for name, lr, hr in tqdm(pairs, "measuring", min(s.final_count, len(validation)), unit=" images", delay=2):
+    for name, lr, hr in progress(pairs, "measuring", min(s.final_count, len(validation)), unit=" images", delay=2):
         results = {"bicubic": upscale(lr, s.scale)}
         results |= {name: super_resolve(generator, lr, trainer.device) for name, generator in generators.items()}
         for method, image in results.items():
@@ -272,7 +324,7 @@ def finish(trainer, validation, out):
             report.comparison_picture(out / "result.png", lr, named, hr, f"{name}, which training never saw")
         count += 1
     result = report.write_result(out / "result.json", scores, count, dataclasses.asdict(s))
-    say(f"\non {count} held-out image{'s' * (count > 1)}, Y channel, {s.scale} pixels of border left out:")
+    say("", f"on {count} held-out image{'s' * (count > 1)}, Y channel, {s.scale} pixels of border left out:")
     for method, score in result.items():
         say(f"  {labels[method]:9} PSNR {score['psnr_y']:6.2f} dB   SSIM {score['ssim_y']:.4f}")
     say(f"in {shown(out)}: result.png to look at, loss.png, log.csv, result.json, and the weights "

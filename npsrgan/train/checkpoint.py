@@ -1,10 +1,12 @@
 """Checkpoints: everything that a training run needs to go on as if it had never stopped."""
 import dataclasses
 import json
+import zlib
 
 import numpy as np
 
 from npsrgan import storage
+from npsrgan.device import to_numpy
 from npsrgan.errors import UserError
 from npsrgan.train.settings import Settings
 
@@ -26,7 +28,18 @@ def save(path, trainer):
             raise Diverged(f"{name} has entries that are no longer finite numbers")
     counts = {f"{name}_adam_steps": adam.steps for name, adam in trainer.adam.items()}
     storage.write(path, trainer.arrays(), counts | {"srresnet_steps": trainer.srresnet_steps, "srgan_steps": trainer.srgan_steps,
+                                                  **{f"{name}_contents": text for name, text in trainer.inputs.items() if text},
                                                   "settings": json.dumps(dataclasses.asdict(trainer.settings))}, keep_previous=True)
+
+
+def vgg_contents(trainer):
+    """In short, which VGG19 a run looks through: a checksum of its weights; None without one."""
+    if trainer.vgg is None or not trainer.settings.vgg:
+        return trainer.vgg and "random weights"
+    checksum = 0
+    for array in trainer.vgg.state_dict().values():
+        checksum = zlib.crc32(np.ascontiguousarray(to_numpy(array)), checksum)
+    return f"weights with checksum {checksum:08x}, times {trainer.vgg.settings['feature_scale']:g}"
 
 
 def load(path):
@@ -34,8 +47,12 @@ def load(path):
     arrays, attributes = storage.read(path)
     if "srresnet_steps" not in attributes:
         raise UserError(f"{path} is no checkpoint")
+    settings = storage.decode(attributes.get("settings"), path)
+    storage.require_plausible(settings, Settings, sum(array.size for array in arrays.values()), path)
+    if any(type(value) is not int or value < 0 for name, value in attributes.items() if name.endswith("_steps")):
+        raise storage.DamagedFile(f"{path} is damaged: it has taken a number of steps that is none")
     try:
-        return Settings(**_ABSENT | json.loads(attributes["settings"])), arrays, attributes
+        return Settings(**_ABSENT | settings).validate(), arrays, attributes
     except TypeError:
         raise UserError(f"{path} was written by another version of npsrgan") from None
 
@@ -47,7 +64,7 @@ def restore(trainer, arrays, attributes):
     SRGAN has begun from an SRResNet of other `steps`.
     """
     s = trainer.settings
-    trainer.srresnet_steps, trainer.srgan_steps = attributes["srresnet_steps"], attributes["srgan_steps"]
+    trainer.srresnet_steps, trainer.srgan_steps = attributes["srresnet_steps"], attributes.get("srgan_steps", 0)
     if s.steps < trainer.srresnet_steps or not s.together and s.gan_steps < trainer.srgan_steps:
         raise UserError(f"the checkpoint is already at {trainer.srresnet_steps} SRResNet and {trainer.srgan_steps} SRGAN steps: "
                         "--steps and --gan-steps cannot ask for fewer")
@@ -64,4 +81,4 @@ def restore(trainer, arrays, attributes):
     for key, array in arrays.items():
         mine[key][...] = trainer.device.array(array)
     for name in saved:
-        trainer.adam[name].steps = attributes[f"{name}_adam_steps"]
+        trainer.adam[name].steps = attributes.get(f"{name}_adam_steps", 0)

@@ -140,27 +140,32 @@ PRESETS = {
 }
 # What --resume may change.
 CHANGEABLE = ("steps", "gan_steps", "batch_size", "save_minutes", "save_every", "log_every", "final_count", "cache", "device",
-              "precision", "graph", "reference", "out")
+              "precision", "graph", "reference", "data", "val", "vgg", "out")
 
 
 def parse(arguments=None):
-    """Read the command line.  Returns (settings, resume, given): given is the set of names set by the user, not the preset."""
+    """Read the command line.  Returns (settings, resume, force, given): given is the set of names set by the user, not the preset."""
     parser = argparse.ArgumentParser(
         prog="python -m npsrgan.train", argument_default=argparse.SUPPRESS,
         description="Train SRResNet and SRGAN.  With no options: a small demonstration that needs no data, no GPU and a few minutes.",
         epilog="Example: python -m npsrgan.train --preset seed --data celeba/train --val celeba/val --vgg vgg19.h5 --out runs/faces")
     parser.add_argument("--resume", action="store_true", default=False,
                         help="go on from the checkpoint in --out (default: the newest runs/PRESET-N); its settings hold, and only "
-                             + ", ".join("--" + name.replace("_", "-") for name in CHANGEABLE[:-1]) + " may differ")
+                             + ", ".join("--" + name.replace("_", "-") for name in CHANGEABLE[:-1])
+                             + " may differ; of images and VGG19, only the place")
+    parser.add_argument("--force", action="store_true", default=False,
+                        help="with --resume: go on although the images or VGG19 are not what they were")
     for item in dataclasses.fields(Settings):
         parser.add_argument("--" + item.name.replace("_", "-"), help=_help(item).replace("%", "%%"), **_kind(item))
     given = vars(parser.parse_args(arguments))
-    resume = given.pop("resume")
+    resume, force = given.pop("resume"), given.pop("force")
     for name in ("data", "val", "out", "init", "vgg"):
         if name in given:
+            if not given[name]:
+                raise UserError(f"--{name} must not be empty")
             given[name] = str(Path(given[name]).expanduser().absolute())
     settings = dataclasses.replace(PRESETS[given.get("preset", "demo")], **given)
-    return settings, resume, set(given)
+    return settings, resume, force, set(given)
 
 
 def _help(item):

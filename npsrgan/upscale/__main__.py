@@ -15,7 +15,7 @@ from PIL import Image
 from npsrgan import files, images
 from npsrgan.data import ImageFolder
 from npsrgan.device import CPU, select
-from npsrgan.errors import UserError, command, describe, fatal, path
+from npsrgan.errors import UserError, command, of_one_item, path
 from npsrgan.fast import keep_memory, set_threads
 from npsrgan.inference import SMALLEST, blend, choose_tile, fold, free_memory
 from npsrgan.storage import load_generator
@@ -47,19 +47,9 @@ def main(arguments=None):
             if identity(target) in inputs - {None}:
                 raise UserError(f"{source}: the result would overwrite the input {target}; name another with -o")
             upscale(source, target, generator, device, options)
-            continue
-        except UserError as error:
-            sentence = str(error)
-        except OSError as error:
-            if fatal(error):
-                raise
-            sentence = f"{source}: {describe(error)}"
-        except MemoryError:
-            sentence = f"{source}: out of memory; close other programs, or cut the image into parts"
         except Exception as error:      # of one image, and no reason to leave out the others
-            sentence = f"{source}: {type(error).__name__}, {error}"
-        failures += 1
-        say(f"error: {sentence}", file=sys.stderr)
+            failures += 1
+            say(f"error: {of_one_item(error, source)}", file=sys.stderr)
     if failures and len(jobs) > 1:
         say(f"{failures} of {len(jobs)} images could not be enlarged", file=sys.stderr)
     return 2 if failures else 0

@@ -609,3 +609,17 @@ def test_as_a_command_without_torch(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and len(done.stdout.splitlines()) == 5, done.stderr
     assert storage.load_generator(tmp_path / "b.h5").settings["scale"] == 2
+
+
+@pytest.mark.parametrize("value", ["nan", "0", "-1", "inf"])
+def test_a_feature_scale_that_is_none(tmp_path, capsys, value):
+    with pytest.raises(SystemExit) as end:
+        convert.main([str(tmp_path / "x.h5"), "-o", str(tmp_path / "y.h5"), "--feature-scale", value])
+    assert end.value.code == 2 and "--feature-scale must be positive" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["", "-o", "y.h5"], ["x.h5", "-o", ""]])
+def test_an_empty_name_is_not_the_current_folder(capsys, arguments):
+    with pytest.raises(SystemExit) as end:
+        convert.main(arguments)
+    assert end.value.code == 2 and "must not be empty" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 import math
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 from PIL import Image
 from runs import TOGETHER, arguments, differences, outcome, status
 
-from npsrgan import device, errors, images, storage
+from npsrgan import device, errors, files, storage
 from npsrgan.data import dead_leaves, folder
 from npsrgan.models import Discriminator, SRResNet
 from npsrgan.models.vgg19 import random_vgg19
@@ -81,11 +82,11 @@ BAD_INPUT = {
     "init: another architecture": ({"init": "wide.h5"}, r"wide.h5 holds another generator: give --channels 3 --blocks 1 --scale 2"),
     "init: a discriminator": ({"init": "d.h5"}, r"d.h5 holds a Discriminator, not a SRResNet"),
     "init: a checkpoint": ({"init": "checkpoint.h5"}, r"checkpoint.h5 holds no weights but something else \(a checkpoint\?\)"),
-    "init: no HDF5": ({"init": "file"}, r"file is damaged or no HDF5 file"),
+    "init: no HDF5": ({"init": "file"}, r"file holds no weights of a known kind"),
     "init: nothing": ({"init": "nowhere.h5"}, r"there is no file .*nowhere.h5"),
-    "vgg: nothing": ({"vgg": "nowhere.h5"}, r"there is no VGG19 file .*nowhere.h5"),
-    "vgg: no HDF5": ({"vgg": "file"}, r"file is damaged or no HDF5 file"),
-    "vgg: a pointer of Git LFS": ({"vgg": "pointer.h5"}, r"pointer.h5 is damaged or no HDF5 file"),
+    "vgg: nothing": ({"vgg": "nowhere.h5"}, r"there is no file .*nowhere.h5; the README says where"),
+    "vgg: no HDF5": ({"vgg": "file"}, r"file holds no weights of a known kind"),
+    "vgg: a pointer of Git LFS": ({"vgg": "pointer.h5"}, r"pointer.h5 is no weights but a pointer of Git LFS"),
     "vgg: lacks layers": ({"vgg": "vgg.h5", "vgg_layer": "conv1_2"}, r"missing conv1_2.weight; missing conv1_2.bias"),
     "vgg: of another shape": ({"vgg": "foreign.h5"}, r"missing conv1_1.bias; conv1_1.weight has shape \(3, 3, 3, 60\)"),
     "vgg: a discriminator": ({"vgg": "d.h5"}, r"d.h5 holds a Discriminator, not a VGG19"),
@@ -204,7 +205,7 @@ def test_a_disk_that_fills_during_a_picture(photos, tmp_path, limit, capsys):
 @pytest.mark.parametrize("function", ["write_result", "comparison_picture"])
 def test_a_disk_that_fills_at_the_end(tiny, tmp_path, monkeypatch, capsys, function):
     def full(path, *args):
-        with images.replacing(path) as temporary:
+        with files.replacing(path) as temporary:
             temporary.write_text("half")
             raise OSError(28, "No space left on device")
     with monkeypatch.context() as patch:
@@ -257,13 +258,93 @@ def test_a_loss_that_explodes(tiny, tmp_path, capsys, recwarn, mode):
         assert storage.read(tmp_path / "run" / "checkpoint.h5")[1]["srgan_steps"] == 0
 
 
-def test_a_loss_that_is_nan_from_the_start(tiny, tmp_path, capsys):
+@pytest.mark.parametrize("options, remedy", [
+    ({"pixel_weight": 1e300, "steps": 1}, r"a smaller --pixel-weight \(it is 1e\+300\)"),
+    ({"leaky_slope": 1e30, "steps": 1}, r"a smaller --leaky-slope \(it is 1e\+30\)"),
+    ({"learning_rate": 0.99, "steps": 200, "gan_steps": 0, "init": "wild.h5"}, "other weights in --init: nothing was learned yet")])
+def test_what_is_to_blame(tiny, tmp_path, monkeypatch, capsys, options, remedy):
     generator = SRResNet(2, 1, 2)
-    generator.flat[-1] = math.nan
-    storage.save_network(tmp_path / "nan.h5", generator)
-    assert tiny(tmp_path / "run", init=tmp_path / "nan.h5") == 2
-    assert re.search(r"at step 1 the loss srresnet_pixel is nan: training stopped and there was no checkpoint yet", the_sentence(capsys))
-    assert not (tmp_path / "run" / "checkpoint.h5").exists()
+    generator.flat[...] = 1e30
+    storage.save_network(tmp_path / "wild.h5", generator)
+    monkeypatch.chdir(tmp_path)
+    assert tiny(tmp_path / "run", save_every=1, **options) == 2
+    assert re.search(f"start anew with {remedy}", the_sentence(capsys))
+
+
+# ---------------------------------------------------------------- photographs, names and pictures
+
+def test_large_images_are_validated_in_parts(tiny, photos, tmp_path, monkeypatch):
+    """As many pixels at once as a tile has, however large the photograph is."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "val").mkdir()
+    coarse = Image.fromarray(rng.integers(0, 256, (30, 40, 3), np.uint8))
+    coarse.resize((1400, 1200)).save(tmp_path / "val" / "large.png")
+    seen, features = [], SRResNet.features
+    monkeypatch.setattr(SRResNet, "features", lambda self, lr: (seen.append(lr.shape), features(self, lr))[1])
+    assert tiny(tmp_path / "run", val=tmp_path / "val", steps=1, gan_steps=0) == 0
+    assert 300 < max(max(shape[1:3]) for shape in seen) < 600        # of 700 pixels; with the overlap
+
+
+@pytest.mark.parametrize("error, words", [(MemoryError(), r"out of memory while validating at step 3, the checkpoint of step 3 is kept: "
+                                           "give smaller images with --val, or fewer with --val-count"),
+                                          (OSError(28, "No space left on device"), "No space left")])
+def test_what_fails_while_validating_costs_no_training(tiny, tmp_path, monkeypatch, capsys, error, words):
+    validate = train.validate
+
+    def failing(trainer, pairs, out, step):
+        if step == 3:
+            raise error
+        return validate(trainer, pairs, out, step)
+    monkeypatch.setattr(train, "validate", failing)
+    assert tiny(tmp_path / "run", save_every=100) == 2
+    assert re.search(words, the_sentence(capsys))
+    assert storage.read(tmp_path / "run" / "checkpoint.h5")[1]["srresnet_steps"] == 3
+
+
+def test_names_that_no_font_and_no_terminal_has(photos, tmp_path):
+    """In a terminal of ASCII; the pictures are drawn, without a warning."""
+    for name in ("日本語\x1b[31m.png", "new\nline.png", "latin\udce9.png"):
+        (tmp_path / "val").mkdir(exist_ok=True)
+        shutil.copy(photos / "val" / "v.png", tmp_path / "val" / name)
+    (tmp_path / "val" / "broken\n.png").write_text("no image")
+    words = arguments(photos, tmp_path / "run", val=tmp_path / "val", steps=2, gan_steps=0)
+    done = real(tmp_path, words, PYTHONIOENCODING="ascii")
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    assert (tmp_path / "run" / "samples" / "step_0000001.png").exists() and (tmp_path / "run" / "result.png").exists()
+    assert "broken\\n.png" in done.stdout and "\x1b" not in done.stdout
+
+
+def real(cwd, words, shell=None, **environment):
+    """The command in a process of its own.  shell: what follows behind it, such as "| head -1"."""
+    command = [sys.executable, "-m", "npsrgan.train", *words]
+    if shell is not None:
+        command = ["bash", "-c", f"{shlex.join(command)} {shell}"]
+    return subprocess.run(command, cwd=cwd, env=os.environ | {"PYTHONPATH": str(ROOT)} | environment, capture_output=True, text=True,
+                          timeout=120)
+
+
+@pytest.mark.parametrize("shell, status, complaint", [("| head -1; exit ${PIPESTATUS[0]}", 0, ""), (">&- 2>&-", 0, ""),
+                                                     ("> /dev/full", 2, "error: standard output cannot be written: the disk is full")])
+def test_training_goes_on_where_nobody_reads(photos, tmp_path, shell, status, complaint):
+    done = real(tmp_path, arguments(photos, tmp_path / "run", steps=2, gan_steps=0), shell)
+    assert done.returncode == status and done.stderr.startswith(complaint) and bool(done.stderr) == bool(complaint)
+    assert (tmp_path / "run" / "result.json").exists()
+
+
+def test_interrupted_while_modules_are_loaded(tmp_path):
+    (tmp_path / "numpy.py").write_text("import time\nprint('loading', flush=True)\ntime.sleep(60)\n")
+    for name in ("train", "upscale", "evaluate", "convert"):
+        process = subprocess.Popen([sys.executable, "-m", f"npsrgan.{name}"], cwd=tmp_path, stdout=subprocess.PIPE, text=True,
+                                   stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"})
+        assert process.stdout.readline() == "loading\n"
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=60)[1] == "" and process.returncode == -signal.SIGINT
+
+
+@pytest.mark.parametrize("option", ["--data", "--val", "--out", "--init", "--vgg"])
+def test_an_empty_name_is_not_the_current_folder(photos, tmp_path, capsys, option):
+    assert status([*arguments(photos, tmp_path / "run"), option, ""]) == 2
+    assert the_sentence(capsys) == f"error: {option} must not be empty"
 
 
 # ---------------------------------------------------------------- Ctrl-C outside the steps, which test_resume.py is about
@@ -328,9 +409,9 @@ def test_how_a_command_ends(capsys):
     assert ends(OSError(28, "No space left on device", "x.png")) == (2, "error: x.png: the disk is full: free some space and try again\n")
     assert ends(PermissionError(13, "Permission denied", "x")) == (2, "error: x: permission denied\n")
     assert ends(OSError(5, "Input/output error")) == (2, "error: Input/output error\n")
-    assert ends(MemoryError()) == (2, "error: out of memory: try a smaller --batch-size or smaller images\n")
+    assert ends(MemoryError()) == (2, "error: out of memory: close other programs, or give smaller images\n")
     on_gpu = type("OutOfMemoryError", (MemoryError,), {"__module__": "cupy.cuda.memory"})
-    assert ends(on_gpu()) == (2, "error: out of memory on the GPU: try a smaller --batch-size or smaller images\n")
+    assert ends(on_gpu()) == (2, "error: out of memory on the GPU: close other programs, or give smaller images\n")
     assert ends(KeyboardInterrupt()) == (130, "interrupted\n")
     with pytest.raises(ZeroDivisionError):          # our own errors keep their traceback
         errors.command(lambda: 1 / 0)()
@@ -356,12 +437,12 @@ def cupy(count=1, product=1.0, count_error=None, product_error=None, driver=0):
 
 DEVICES = {
     "no CuPy": (None, r'CuPy is not installed; for an NVIDIA GPU: pip install "cupy-cuda12x\[ctk\]"'),
-    "no driver": (cupy(count_error=RuntimeError("driver is insufficient\nmore")), r"no usable NVIDIA driver \(driver is insufficient\)"),
+    "no driver": (cupy(count_error=RuntimeError("driver is insufficient\nmore")), "no NVIDIA GPU found"),
     "old driver": (cupy(count_error=RuntimeError("insufficient"), driver=11080),
                    r"the NVIDIA driver is too old: it serves CUDA 11\.8, and this CuPy needs CUDA 12\.9; install a newer driver"),
     "a driver of the same generation": (cupy(count_error=RuntimeError("insufficient"), driver=12020), "no usable NVIDIA driver"),
     "full memory": (cupy(product_error=MemoryError()), "the GPU's memory is full: end what else computes there, or use --device cpu"),
-    "no GPU": (cupy(count=0), "the NVIDIA driver finds no GPU"),
+    "no GPU": (cupy(count=0), "no NVIDIA GPU found"),
     "no libraries": (cupy(product_error=OSError("libcublas.so.12: cannot open")),
                      r'the GPU does not compute \(libcublas.so.12: cannot open\).*pip install "cupy-cuda12x\[ctk\]"'),
     "wrong product": (cupy(product=2.0), "the GPU does not compute"),
@@ -376,7 +457,9 @@ def test_no_usable_gpu(photos, tiny, tmp_path, monkeypatch, capsys, case):
     assert re.search(sentence, the_sentence(capsys))
     assert tiny(tmp_path / "run", device="auto", steps=1, gan_steps=0) == 0
     said = capsys.readouterr().out
-    assert "using the CPU: " in said and re.search(sentence, said)
+    assert "computing on the CPU" in said and re.search(sentence, said)
+    if sentence == "no NVIDIA GPU found":
+        assert said.splitlines()[0] == "no NVIDIA GPU found: computing on the CPU"
 
 
 def test_a_cupy_that_cannot_be_imported_is_not_said_to_be_missing(tmp_path, monkeypatch):
@@ -387,6 +470,17 @@ def test_a_cupy_that_cannot_be_imported_is_not_said_to_be_missing(tmp_path, monk
     monkeypatch.delitem(sys.modules, "cupy", raising=False)
     with pytest.raises(errors.UserError, match="installed but cannot be imported .No module named 'cupy_core_of_another_cuda'"):
         device.select("gpu")
+
+
+@pytest.mark.parametrize("contents", ["raise RuntimeError('half of it is missing')", "import nothing_like_it", "x = 1"])
+def test_half_of_a_cupy_is_no_reason_to_fail(tmp_path, monkeypatch, contents):
+    (tmp_path / "cupy.py").write_text(contents)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "cupy", None)      # to be restored
+    del sys.modules["cupy"]
+    chosen, remark = device.select("auto")
+    assert chosen == device.CPU and remark.startswith("computing on the CPU: CuPy is installed but cannot be imported")
+    assert remark.count("\n") == 0
 
 
 def test_devices_that_work(monkeypatch):

@@ -293,7 +293,7 @@ BAD = {
     "no such folder": (["nowhere"], {}, "nowhere: no such folder"),
     "no image": (["empty"], {}, "holds no image"),
     "weights: none": (["photos"], {"weights": ["none.h5"]}, "there are no weights none.h5"),
-    "weights: no weights": (["photos"], {"weights": ["lpips.npz"]}, "lpips.npz is damaged or no HDF5 file"),
+    "weights: no weights": (["photos"], {"weights": ["lpips.npz"]}, "lpips.npz holds no weights of a network but NumPy arrays"),
     "weights: two scales": (["photos"], {"weights": ["a.h5", "twice.h5"]}, "measure them apart: a x4, twice x2"),
     "lpips: none": (["photos"], {"lpips": "none.npz"}, "there is no LPIPS file none.npz"),
     "lpips: no weights": (["photos"], {"lpips": "a.h5"}, "a.h5 is damaged or no .npz file"),
@@ -498,3 +498,57 @@ def test_bicubic_on_set14_scores_what_papers_print(run, tmp_path):
     done = run(BENCHMARKS / "Set14", json=tmp_path / "r.json")
     assert numbers(tmp_path / "r.json")["Set14"]["bicubic"]["psnr_y"] == pytest.approx(25.997, abs=5e-4)
     assert "as papers do: 1 of 14)" in done.out
+
+
+# ---------------------------------------------------------------- one image's fault, and outputs that cannot be written
+
+def test_whatever_one_image_raises_the_others_are_measured(run, made, tmp_path, monkeypatch):
+    for index in range(4):
+        images.write(tmp_path / "in" / f"{index}.png", photograph(index))
+    Image.new("1", (10_000, 9_000)).save(tmp_path / "in" / "huge.png")
+    failures = {"0.png": MemoryError(), "1.png": RuntimeError("of the reader"), "2.png": OSError(5, "Input/output error")}
+    load = Benchmark.load
+
+    def failing(self, name):
+        if name in failures:
+            raise failures[name]
+        return load(self, name)
+    monkeypatch.setattr(Benchmark, "load", failing)
+    done = run(tmp_path / "in", json=tmp_path / "scores.json")
+    assert done.code == 2 and "4 of 5 images could not be measured" in done.out
+    assert numbers(tmp_path / "scores.json")["in"]["bicubic"]["images"] == 1
+    for words in ("0.png: out of memory; close other programs", "1.png: of the reader", "2.png: Input/output error",
+                  "huge.png has 90 megapixels"):
+        assert words in done.err
+    assert "batch-size" not in done.err
+
+
+@pytest.mark.parametrize("option, suffix", [("json", ".json"), ("csv", ".csv"), ("figure", ".png")])
+def test_outputs_are_looked_at_before_anything_is_measured(run, tmp_path, monkeypatch, option, suffix):
+    monkeypatch.setattr(evaluate, "measure", lambda *_: pytest.fail("measured"))
+    (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / f"pipe{suffix}")
+    (tmp_path / f"full{suffix}").symlink_to("/dev/full")
+    for name, words in ((f"file/a{suffix}", "cannot write"), (f"pipe{suffix}", "is a pipe"), (f"full{suffix}", "is a device"),
+                        ("n" * 254 + suffix, "File name too long")):
+        done = run("photos", **{option: tmp_path / name})
+        assert done.code == 2 and words in done.err and done.err.count("\n") == 1
+    assert not Path("/dev/full").is_file()
+
+
+@pytest.mark.parametrize("option", ["json", "csv", "figure", "curve", "lpips", "weights"])
+def test_an_empty_name_is_not_the_current_folder(run, option):
+    done = run("photos", **{option: [""]})
+    assert done.code == 2 and "must not be empty" in done.err
+
+
+def test_weights_of_lpips_that_cannot_be_trusted(made, tmp_path):
+    with np.load(made / "lpips.npz") as file:
+        arrays = dict(file)
+    name = next(iter(arrays))
+    endless = arrays[name].copy()
+    endless.flat[0] = np.nan
+    for damage, words in ((endless, "not finite"), (np.zeros(2**26, np.float32), "missing or of another shape")):
+        np.savez_compressed(tmp_path / "x.npz", **arrays | {name: damage})
+        with pytest.raises(UserError, match=words):
+            LPIPS(tmp_path / "x.npz", CPU)

@@ -6,6 +6,7 @@ import csv
 import itertools
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -21,8 +22,10 @@ if __name__ == "__main__":
 
 from runs import TOGETHER, arguments, differences, make_photos, outcome, start
 
-from npsrgan import storage
+from npsrgan import files, storage
 from npsrgan.data import ImageFolder
+from npsrgan.models import SRResNet
+from npsrgan.models.vgg19 import random_vgg19
 from npsrgan.train import __main__ as train
 from npsrgan.trainer import Trainer
 
@@ -85,13 +88,13 @@ def test_stopped_by_fewer_steps_together(tiny, tmp_path):
     assert differences(outcome(tmp_path / "whole"), outcome(tmp_path / "run")) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interrupted_in_every_step(tiny, tmp_path, interrupt, mode, number, capsys):
     tiny(tmp_path / "whole", **mode)
     for step in range(1, 9):
         interrupt(step, number)
         code = tiny(tmp_path / "run", *["--resume"] * (step > 1), **(mode if step == 1 else {}))
-        assert code == 130
+        assert code == 128 + number
         assert taken(tmp_path / "run" / "checkpoint.h5") == step * (1 + bool(mode))     # together, a step counts for both
         said = capsys.readouterr().out
         assert f"stopped after step {step} and saved; to go on: python -m npsrgan.train --resume --out" in said
@@ -139,7 +142,7 @@ def test_killed_in_the_midst_of_saving(tiny, photos, tmp_path, mode, data):
         reached += [taken(path) for path in [tmp_path / "run" / "checkpoint.h5"] if path.exists()]
     assert number > 10 and reached == sorted(reached)
     assert differences(outcome(tmp_path / "whole"), outcome(tmp_path / "run")) == []
-    assert not list((tmp_path / "run").glob(".*.part"))
+    assert not list((tmp_path / "run").rglob(".*"))
 
 
 @needs_fork
@@ -220,7 +223,7 @@ def test_the_good_checkpoint_outlives_the_save_after_a_fallback(tiny, stopped, m
     replace = os.replace
 
     def dying(source, target):
-        if str(source).endswith("checkpoint.h5.part"):
+        if Path(source).name.startswith(".npsrgan-") and Path(target).name == "checkpoint.h5":
             raise KeyboardInterrupt
         replace(source, target)
     monkeypatch.setattr(storage.os, "replace", dying)
@@ -244,12 +247,87 @@ def test_both_checkpoints_damaged(tiny, stopped, capsys):
     assert before == [path.read_bytes() for path in sorted(stopped.glob("*.h5"))]
 
 
+# ---------------------------------------------------------------- images and weights that moved or changed
+
+@pytest.fixture
+def elsewhere(tiny, photos, tmp_path):
+    """A stopped run (4 steps of 8) whose images, first weights and VGG19 are all in tmp_path / "then"."""
+    shutil.copytree(photos, tmp_path / "then" / "photos")
+    storage.save_network(tmp_path / "then" / "first.h5", SRResNet(2, 1, 2, seed=5))
+    storage.save_network(tmp_path / "then" / "vgg.h5", random_vgg19("conv1_1", seed=5))
+    options = {"data": tmp_path / "then/photos/train", "val": tmp_path / "then/photos/val", "init": tmp_path / "then/first.h5",
+               "vgg": tmp_path / "then/vgg.h5"}
+    assert tiny(tmp_path / "whole", **options) == 0
+    assert tiny(tmp_path / "run", steps=4, gan_steps=2, **options) == 0
+    (tmp_path / "run" / "result.json").unlink()
+    return tmp_path / "run"
+
+
+def moved(folder):
+    """Options for what now lies in another folder."""
+    return {"data": folder / "photos/train", "val": folder / "photos/val", "vgg": folder / "vgg.h5"}
+
+
+def test_everything_may_move(tiny, elsewhere, tmp_path, capsys):
+    shutil.move(tmp_path / "then", tmp_path / "now")
+    (tmp_path / "now" / "first.h5").unlink()            # was needed once
+    capsys.readouterr()
+    assert tiny(elsewhere, "--resume", gan_steps=4) == 2
+    assert f"{tmp_path / 'then/photos/train'}: no such file or folder any more; give its new place with --data" in capsys.readouterr().err
+    assert tiny(elsewhere, "--resume", gan_steps=4, **moved(tmp_path / "now")) == 0
+    places = ("'data'", "'val'", "'vgg'", "result.json")
+    assert [key for key in differences(outcome(tmp_path / "whole"), outcome(elsewhere)) if not any(name in key for name in places)] == []
+
+
+@pytest.mark.parametrize("change, option", [
+    (lambda now: (now / "photos/train/3.png").unlink(), "--data"),
+    (lambda now: shutil.copy(now / "photos/train/3.png", now / "photos/train/more.png"), "--data"),
+    (lambda now: (now / "photos/val/v.png").write_bytes((now / "photos/train/3.png").read_bytes()), "--val"),
+    (lambda now: storage.save_network(now / "vgg.h5", random_vgg19("conv1_1", seed=6)), "--vgg")],
+    ids=["an image less", "an image more", "another image", "another VGG19"])
+def test_other_contents_are_said_and_need_force(tiny, elsewhere, tmp_path, capsys, change, option):
+    change(tmp_path / "then")
+    capsys.readouterr()
+    assert tiny(elsewhere, "--resume", gan_steps=4) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {option} is not what this run was saved with") and "--force" in error and error.count("\n") == 1
+    assert taken(elsewhere / "checkpoint.h5") == 6
+    assert tiny(elsewhere, "--resume", "--force", gan_steps=4) == 0
+    assert f"{option} is not what this run was saved with" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- two at once, and what the dead leave behind
+
+@needs_fork
+def test_two_processes_do_not_share_a_folder(tiny, photos, tmp_path, capsys):
+    words = arguments(photos, tmp_path / "run", steps=10_000, save_every=10)
+    process = start(words)
+    try:
+        while not (tmp_path / "run" / "checkpoint.h5").exists():
+            time.sleep(0.05)
+        for flags in ([], ["--resume"]):
+            assert tiny(tmp_path / "run", *flags) == 2
+            assert re.search(r"^error: another process trains in .*run: wait for it, or give another --out$", capsys.readouterr().err, re.M)
+        assert process.is_alive()
+    finally:
+        process.kill()
+        process.join()
+    assert tiny(tmp_path / "run", "--resume", steps=taken(tmp_path / "run" / "checkpoint.h5"), gan_steps=0) == 0
+
+
+def test_what_killed_runs_left_is_swept(tiny, stopped):
+    for folder in (stopped, stopped / "samples"):
+        (folder / f".npsrgan-{files._HOST}-4000000000.png").touch()
+    assert tiny(stopped, "--resume", gan_steps=1) == 0
+    assert not list(stopped.rglob(".*"))
+
+
 # ---------------------------------------------------------------- what --resume accepts, and what it says
 
 def test_changed_settings_are_refused_by_name(tiny, photos, stopped, capsys):
-    assert tiny(stopped, "--resume", patch_size=4, data=photos / "few", seed=0, channels=2) == 2
+    assert tiny(stopped, "--resume", patch_size=4, init=photos / "few", seed=0, channels=2) == 2
     error = capsys.readouterr().err
-    assert "--patch-size 4 (the checkpoint has 8)" in error and "--data" in error
+    assert "--patch-size 4 (the checkpoint has 8)" in error and "--init" in error
     assert "--seed" not in error and "--channels" not in error       # given, but the same
     assert error.count("\n") == 1
     assert taken(stopped / "checkpoint.h5") == 4

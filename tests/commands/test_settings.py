@@ -20,7 +20,7 @@ def test_layers_of_vgg19_and_their_weights():
 def test_presets_are_valid_and_demo_is_the_default():
     for name, preset in PRESETS.items():
         assert preset.validate().preset == name
-    assert parse([]) == (PRESETS["demo"], False, set())
+    assert parse([]) == (PRESETS["demo"], False, False, set())
 
 
 def test_preset_seed_is_the_tutorial_with_its_errors_put_right():
@@ -58,7 +58,7 @@ def test_every_setting_can_be_overridden():
         else:
             value = next((v for v in (77, 0.77) if type(v).__name__ in str(item.type)), "/some/where")
             words = [flag, str(value)]
-        settings, _, given = parse((["--preset", "seed"] if item.name != "preset" else []) + words)
+        settings, *_, given = parse((["--preset", "seed"] if item.name != "preset" else []) + words)
         assert getattr(settings, item.name) == value and type(getattr(settings, item.name)) is type(value), item.name
         assert item.name in given
         if item.name != "preset":
@@ -69,7 +69,7 @@ def test_every_setting_can_be_overridden():
 def test_folders_mean_the_same_from_anywhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/me")
-    settings, _, _ = parse(["--data", "faces", "--vgg", "~/vgg.h5"])
+    settings, *_ = parse(["--data", "faces", "--vgg", "~/vgg.h5"])
     assert settings.data == str(tmp_path / "faces") and settings.vgg == "/home/me/vgg.h5"
 
 
@@ -108,7 +108,7 @@ IMPOSSIBLE = {
 
 @pytest.mark.parametrize("words", IMPOSSIBLE)
 def test_impossible_options(words):
-    settings, _, _ = parse(words.split())
+    settings, *_ = parse(words.split())
     with pytest.raises(UserError) as caught:
         settings.validate()
     assert IMPOSSIBLE[words] in str(caught.value)
@@ -118,7 +118,7 @@ def test_impossible_options(words):
                                    "--feature-scale 1e-3", "--preset seed --no-together --gan-steps 5",
                                    "--seed 123456789012345678901234567890"])
 def test_unusual_but_possible_options(words):
-    settings, _, _ = parse(words.split())
+    settings, *_ = parse(words.split())
     assert settings.validate() is settings
 
 
@@ -133,10 +133,10 @@ def test_what_is_no_option_at_all(words, capsys):
 def test_merge():
     saved = dataclasses.replace(PRESETS["demo"], channels=8, data="/faces", steps=10)
     assert merge(saved, PRESETS["demo"], set()) == saved        # what the preset says is not what the user asked for
-    asked, _, given = parse("--channels 8 --steps 20 --save-every 7 --log-every 9 --device cpu --gan-steps 3 --out /x".split())
+    asked, *_, given = parse("--channels 8 --steps 20 --save-every 7 --log-every 9 --device cpu --gan-steps 3 --out /x".split())
     merged = merge(saved, asked, given)
     assert merged == dataclasses.replace(saved, steps=20, gan_steps=3, save_every=7, log_every=9, device="cpu", out="/x")
-    asked, _, given = parse("--channels 9 --blocks 3 --preset seed --seed 0".split())
+    asked, *_, given = parse("--channels 9 --blocks 3 --preset seed --seed 0".split())
     with pytest.raises(UserError) as caught:
         merge(saved, asked, given)
     assert re.fullmatch(r"a resumed run keeps its settings: leave out --blocks 3 \(the checkpoint has \d+\), "
@@ -154,7 +154,7 @@ def test_nothing_else_can_change():
             refused.add(item.name)
     assert refused == {item.name for item in dataclasses.fields(Settings)} - {
         "steps", "gan_steps", "batch_size", "save_minutes", "save_every", "log_every", "final_count", "cache", "device", "precision",
-        "graph", "reference", "out"}
+        "graph", "reference", "data", "val", "vgg", "out"}
 
 
 def test_help_tells_every_setting_and_its_defaults(capsys, monkeypatch):

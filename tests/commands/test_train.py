@@ -27,7 +27,7 @@ MODES = {"one after the other": {}, "together": TOGETHER}
 
 def trainer_with(photos, **options):
     """A Trainer of tiny networks."""
-    settings, _, _ = parse(arguments(photos, None, **options))
+    settings, *_ = parse(arguments(photos, None, **options))
     return Trainer(settings.validate(), CPU, say=lambda line: None)
 
 
@@ -162,13 +162,13 @@ def test_without_data(tiny, tmp_path, capsys):
     assert train.main([*words, "--out", str(tmp_path / "run")]) == 0
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["images"] == 1 and 25 < result["bicubic"]["psnr_y"] < 40
-    settings, _, _ = parse(words)
+    settings, *_ = parse(words)
     leaves, _ = train.sources(settings)
     assert isinstance(leaves, DeadLeaves) and len(leaves) == 4 and min(leaves.load(0).shape[:2]) >= settings.image_size
 
 
 def test_without_val_some_images_are_kept_for_it(photos, tmp_path, capsys):
-    settings, _, _ = parse(["--data", str(photos / "train")])
+    settings, *_ = parse(["--data", str(photos / "train")])
     training, validation = train.sources(settings)
     assert len(validation) == 1 and sorted(training.names + validation.names) == ImageFolder(photos / "train").names
     assert "no --val given: 1 of 7 images, chosen by file name, are kept for validation" in capsys.readouterr().out

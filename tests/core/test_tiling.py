@@ -167,3 +167,14 @@ def test_free_memory_of_a_gpu_counts_what_cupy_keeps():
     cupy = SimpleNamespace(cuda=SimpleNamespace(runtime=SimpleNamespace(memGetInfo=lambda: (100, 1000))),
                            get_default_memory_pool=lambda: pool)
     assert free_memory(SimpleNamespace(module=cupy)) == 107
+
+
+def test_free_memory_ends_at_the_limit_of_the_process():
+    resource = pytest.importorskip("resource", reason="limits processes as POSIX does")
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    size = 1024 * tiling._entry(tiling.Path("/proc/self/status"), "VmSize:")
+    try:
+        resource.setrlimit(resource.RLIMIT_AS, (size + 10**8, before[1]))
+        assert 0 < free_memory(CPU) <= 10**8
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
