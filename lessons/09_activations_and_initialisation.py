@@ -1,13 +1,24 @@
-"""Lesson 09: kinks and first weights.  Why does a network need a kink, how large should its first weights be, and what
-breaks when batch norm's gamma is drawn at random along with them?
+# %% [markdown]
+# # Lesson 09: Activations and first weights
+#
+# **The question.** Which function should stand between two layers, how large should the first
+# weights be, and what breaks when batch norm's gamma is drawn at random along with them?
+#
+# You should know: what a layer is and why two linear ones need something between them (lesson 04),
+# convolution (lesson 05), batch norm (lesson 08).
+#
+# Paper: He et al. 2015, "Delving Deep into Rectifiers", sections 2.1 (PReLU) and 2.2
+# (initialisation).
+#
+# Lives in: `npsrgan/ops/activations.py`, and `initialise` in `npsrgan/layers.py`.
 
-You should know: convolution (05) and batch norm (08).  Papers: He et al. 2015, "Delving Deep into Rectifiers", sections 2.1
-(PReLU) and 2.2 (initialisation).  Lives in: npsrgan/ops/activations.py, and `initialise` in npsrgan/layers.py.
-"""
-# %% A kink, by hand
-import sys; sys.path[:0] = ["lessons", "."]
+# %%
+import sys
+
+sys.path[:0] = ["lessons", "."]
+
 import numpy as np
-from _lesson import exercise, picture_row, plt, save
+from _lesson import exercise, picture_row, plt, predict, save
 
 from npsrgan import images, ops
 from npsrgan.data import Photograph, downscale
@@ -17,134 +28,326 @@ from npsrgan.models import Discriminator
 from npsrgan.ops.operation import op
 from npsrgan.tape import Tape, Tensor
 
-# Without something between them two layers are one: (x A) B = x (A B).  What stands between may be very simple: a kink at 0.
+# %% [markdown]
+# ## 1. One kink, three functions
 #
-#     y = x  where x > 0,  a x  elsewhere          a = 0: ReLU.   a = 0.2, a constant: LeakyReLU.   a learned: PReLU.
+# The function between two layers is called an **activation**. A kink at 0 is enough:
 #
-# Gradients.  y moves by 1 or by a when x moves by 1.  The slope a is used by every pixel of its channel, so it collects
-# a gradient from each one below zero: dL/da = sum of dy * x over x < 0.
+# $$y = x \;\text{ where } x > 0, \qquad y = a\,x \;\text{ elsewhere}$$
+#
+# | name | slope below zero | used in |
+# |---|---|---|
+# | ReLU | $a = 0$ | VGG19 |
+# | LeakyReLU | $a = 0.2$, a constant | the discriminator |
+# | PReLU | $a$ is learned, one for each channel | SRResNet, the generator |
+#
+# ## 2. Its gradient
+#
+# When $x$ moves by a little, $y$ moves by 1 times as much above zero, and by $a$ times as much
+# below. So $dx = dy$ above and $dx = a\,dy$ below.
+#
+# PReLU's slope $a$ is used by every pixel of its channel. It appears as $a\,x$ where $x$ is below
+# zero, and not at all elsewhere. So it collects $da = \sum_{x < 0} dy\,x$.
 
 
+# %%
 @op
 def prelu(x, a):
-    """x (N, H, W, C), one learned slope per channel: a (C,)."""
-    def d_x(dy): return dy * np.where(x > 0, 1, a)
-    def d_a(dy): return (dy * np.minimum(x, 0)).sum((0, 1, 2))
+    """x (N, H, W, C), one learned slope for each channel: a (C,)."""
+
+    def d_x(dy):
+        return dy * np.where(x > 0, 1, a)
+
+    def d_a(dy):
+        return (dy * np.minimum(x, 0)).sum((0, 1, 2))
+
     return np.where(x > 0, x, a * x), (d_x, d_a)
 
 
-x, a, dy = normal(2, 5, 5, 4), np.array([0.25, 0.1, 0.0, -0.5]), normal(2, 5, 5, 4, seed=1)
+x = normal(2, 5, 5, 4)  # random numbers, none of them closer to 0 than 0.1
+a = np.array([0.25, 0.1, 0.0, -0.5])
 for result in check(prelu, x, a):
     print(result)
     assert result.passed
+dy = normal(2, 5, 5, 4, seed=1)
 for mine, package in zip(prelu.reference(x, a)[1], ops.prelu.reference(x, a)[1]):
-    np.testing.assert_allclose(mine(dy), package(dy), rtol=1e-12, atol=1e-12)
-assert np.array_equal(prelu(x, a).array, ops.prelu(x, a).array)
+    assert np.allclose(mine(dy), package(dy), rtol=1e-12, atol=1e-12)
 
-# %% On the kink itself.  At x = 0 there is no slope, only one on each side.  A central difference averages both: predicted (1 + 0.25) / 2.
-# The rule must pick a side: it says a.  Both are fine in training (no pixel stays at exactly 0), but a gradient check that
-# steps on a kink fails.  That is why `gradcheck.normal` keeps its entries 0.1 away from zero.
+# %% [markdown]
+# ## 3. On the kink itself
+#
+# At $x = 0$ there are two slopes, one on each side. A rule must choose one of them. A central
+# difference, with one foot on either side, sees both.
+
+# %%
 h = 1e-6
-kink = float((prelu(np.full((1, 1, 1, 1), h), 0.25).array - prelu(np.full((1, 1, 1, 1), -h), 0.25).array).item() / (2 * h))
-print(f"finite difference across the kink: {kink:.3f}, the rule: 0.25")
-assert abs(kink - 0.625) < 1e-6
+zero = np.zeros((1, 1, 1, 1))
+slope = ((prelu(zero + h, 0.25).array - prelu(zero - h, 0.25).array) / (2 * h)).item()
+predict(
+    "The slopes are 1 and 0.25. What does the central difference give at 0?",
+    guess=None,
+    value=slope,
+    because="The mean of both. No rule returns that, so a gradient check that steps on a kink "
+    "fails. Training does not mind: "
+    "no pixel stays at exactly 0.",
+)
+assert abs(slope - 0.625) < 1e-6
 
-# %% How large should the first weights be?
-# One output of a layer is a sum of n products, n = "fan in": k * k * C for a convolution.  Independent products of mean 0
-# add their variances:
+# %% [markdown]
+# ## 4. How large should the first weights be?
 #
-#     E[y^2] = n * Var[w] * E[x^2],      and a ReLU throws away half:   E[relu(y)^2] = E[y^2] / 2.
+# One output of a layer is a sum of $n$ products. $n$ is called the **fan-in**: $k \cdot k \cdot C$
+# for a convolution. If the weights are independent, with mean 0, the products are uncorrelated, and
+# their variances add:
 #
-# So every layer multiplies the signal's size by sqrt(n Var[w] / 2).  He et al. choose Var[w] = 2 / n: the factor is 1.
-# The tutorial this project began with draws all weights from normal(0, 0.01), whatever n.  For n = 576 we predict a factor of
-# 0.01 * sqrt(576 / 2) = 0.17 a layer: after 30 layers about 10^-23.  A little too much, 1.5 * He: 1.5^30, about 200 000.
+# $$E[y^2] = n\; \mathrm{Var}[w]\; E[x^2]$$
+#
+# Half of the outputs are negative. A ReLU replaces them by zero, which halves the mean square:
+#
+# $$E[\mathrm{relu}(y)^2] = \frac{1}{2}\, E[y^2] = \frac{n\,\mathrm{Var}[w]}{2}\; E[x^2]$$
+#
+# So from layer to layer the size of the signal, its root mean square, is multiplied by
+# $\sqrt{n\,\mathrm{Var}[w] / 2}$. He et al. choose $\mathrm{Var}[w] = 2/n$, which makes the factor
+# 1.
+#
+# Much code draws all weights from a normal distribution with standard deviation 0.01, whatever the
+# fan-in is. Take a fan-in of 576, which is a 3 x 3 convolution of 64 channels.
+
+# %%
 LAYERS, WIDTH = 30, 576
-x = np.random.default_rng(6).standard_normal((200, WIDTH))
-signal = {}
-for name, std in {"He": (2 / WIDTH) ** 0.5, "1.5 x He": 1.5 * (2 / WIDTH) ** 0.5, "normal(0, 0.01)": 0.01}.items():
-    y, sizes = x, []
+he = np.sqrt(2 / WIDTH)
+predict(
+    "By what factor does one layer with weights of standard deviation 0.01 multiply the "
+    "signal's size?",
+    guess=None,
+    value=0.01 * np.sqrt(WIDTH / 2),
+    because="sqrt(576 * 0.0001 / 2). After 30 layers, about 10^-23 of the signal is left.",
+)
+
+
+def sizes_through(std):
+    """The root mean square behind each of 30 layers, before its ReLU."""
+    y = np.random.default_rng(6).standard_normal((200, WIDTH))
+    sizes = []
     for layer in range(LAYERS):
-        y = np.maximum(y @ np.random.default_rng([6, layer]).normal(0, std, (WIDTH, WIDTH)), 0)
-        sizes.append(np.sqrt(2 * (y * y).mean()))       # times sqrt(2): the size before the ReLU's loss
-    factor = std * (WIDTH / 2) ** 0.5
-    signal[name] = sizes, factor
-    print(f"{name:16} predicted factor a layer {factor:.3f}, measured {(sizes[-1] / sizes[0]) ** (1 / (LAYERS - 1)):.3f}")
-    assert abs((sizes[-1] / sizes[0]) ** (1 / (LAYERS - 1)) / factor - 1) < 0.05
+        weights = np.random.default_rng([6, layer]).normal(0, std, (WIDTH, WIDTH))
+        y = y @ weights
+        sizes.append(np.sqrt((y * y).mean()))
+        y = np.maximum(y, 0)
+    return np.array(sizes)
 
-assert abs(initialise(Conv2d(64, 64, 3)).weight.array.std() / (2 / 576) ** 0.5 - 1) < 0.02      # the package's: the same formula
 
-# %% Batch norm's gamma in the discriminator
-# The discriminator D is SRGAN's second network (lesson 16): a picture in, one number out, the logit, large for "a photograph".
-# Batch norm divides any size away, so behind it even normal(0, 0.01) weights work.  But it has a weight of its own, gamma, which
-# should start at 1.  An initialiser that says "normal(0, 0.01) for every weight" draws gamma too.
+signal = {}
+for name, std in {"He": he, "1.5 x He": 1.5 * he, "normal(0, 0.01)": 0.01}.items():
+    sizes = sizes_through(std)
+    expected = std * np.sqrt(WIDTH / 2)
+    measured = (sizes[-1] / sizes[0]) ** (1 / (LAYERS - 1))
+    print(f"{name:16} factor per layer: {expected:.3f} by the formula, {measured:.3f} measured")
+    assert abs(measured / expected - 1) < 0.05
+    signal[name] = sizes, expected
+
+# %% [markdown]
+# The package's `initialise` uses the same formula, for every convolution and linear layer.
+
+# %%
+weights = initialise(Conv2d(64, 64, 3)).weight.array
+assert abs(weights.std() / he - 1) < 0.02
+print(
+    f"standard deviation of a package's convolution, 3 x 3, 64 channels: {weights.std():.4f}; "
+    f"He: {he:.4f}"
+)
+
+# %% [markdown]
+# ## 5. When gamma is drawn at random, too
 #
-# Going backward, each of D's 7 batch norms multiplies the gradient by  gamma / sqrt(var + eps).  So we predict:
-# * Without eps: a gamma of 0.01 makes the next var 0.01^2 times as large, and they cancel.  Only the LAST gamma has no
-#   batch norm behind it: the gradient of the logit with respect to the image is 1 / 0.01 = 100 times smaller.
-# * With eps = 1e-5, var may fall below it, and then less than all is made good.  How much, the forward pass can tell.
+# Batch norm divides any size away. Behind it, even weights from normal(0, 0.01) work. But batch
+# norm has a weight of its own, $\gamma$, which should start at 1. An initialiser that says
+# "normal(0, 0.01) for every parameter" draws $\gamma$ as well. The tutorial that this project began
+# with did that.
+#
+# We look at the **discriminator** D, SRGAN's second network: it takes a picture and returns one
+# number, the *logit*, which is large if D takes the picture for a photograph (lesson 14 builds it,
+# lesson 16 explains the game). It has seven batch norms. What matters to the generator is D's
+# gradient with respect to the *picture*: that is all it ever learns from D.
+#
+# Going backward, each batch norm multiplies the gradient by $\gamma / \sqrt{\sigma^2 + \epsilon}$.
+# Two cases:
+#
+# * *Without* $\epsilon$: a $\gamma$ of about 0.01 makes the next layer's variance $0.01^2$ times as
+#   large, and the next batch norm divides by 0.01. The two cancel. Only the last $\gamma$ has no
+#   batch norm behind it. So the gradient shrinks by 1/0.01 = 100.
+# * *With* $\epsilon = 10^{-5}$: the small variance may fall below $\epsilon$. Then the division
+#   makes good only part of the loss, at every layer. By how much, we can compute from the variances
+#   of the forward pass.
+
+# %%
 SIZE = 64
 photo = images.to_float(downscale(Photograph().load(0), 2))
-corners = np.random.default_rng(0).integers(0, 256 - SIZE, (7, 2))
-batch = np.stack([photo[40:40 + SIZE, 85:85 + SIZE], *[photo[i:i + SIZE, j:j + SIZE] for i, j in corners]])
+corners = [(40, 85), *np.random.default_rng(0).integers(0, 256 - SIZE, (7, 2))]
+batch = np.stack(
+    [photo[i : i + SIZE, j : j + SIZE] for i, j in corners]
+)  # 8 crops; the first is the face
 
 
-def look(gamma_std, eps=1e-5):
-    """d (first image's logit) / d (first image); each batch norm's var, (7,), and the factor it puts on the gradient, (7,)."""
-    discriminator, index = Discriminator(64, SIZE, init="normal"), 0
-    image = x = Tensor(batch)
+def look(gamma_std, eps):
+    """The gradient of the first picture's logit with respect to that picture, (64, 64, 3); the
+    variance that each batch norm divides by, (7,); its factor on the gradient, (7,).
+
+    gamma_std: draw every gamma from normal(0, gamma_std); None leaves it at 1.
+    """
+    discriminator = Discriminator(64, SIZE, init="normal")
+    picture = x = Tensor(batch)
     variances, factors = [], []
     with Tape() as tape:
-        for step in discriminator.features.steps:
-            if isinstance(step, BatchNorm):
+        for layer in discriminator.features.steps:
+            if isinstance(layer, BatchNorm):
+                layer.eps = eps
                 if gamma_std:
-                    step.gamma.array[...] = np.random.default_rng([6, index]).normal(0, gamma_std, step.gamma.shape)
-                step.eps, index, var = eps, index + 1, x.array.var((0, 1, 2))
-                variances.append(var.mean())
-                factors.append(np.sqrt((step.gamma.array ** 2 / (var + eps)).mean()))
-            x = step(x)
+                    drawn = np.random.default_rng([6, len(factors)])
+                    layer.gamma.array[...] = drawn.normal(0, gamma_std, layer.gamma.shape)
+                variance = x.array.var((0, 1, 2))
+                variances.append(variance.mean())
+                factors.append(np.sqrt((layer.gamma.array**2 / (variance + eps)).mean()))
+            x = layer(x)
         logit = discriminator.classifier(x)[0, 0]
-    return tape.gradient(logit, image)[0], np.array(variances), np.array(factors)
+    return tape.gradient(logit, picture)[0], np.array(variances), np.array(factors)
 
 
-results, smaller = {}, {}
+shrinks, expected = {}, {}
 for eps in (1e-14, 1e-5):
-    ones, drawn = results[eps] = look(None, eps), look(0.01, eps)
-    predicted, smaller[eps] = np.prod(ones[2] / drawn[2]), np.linalg.norm(ones[0]) / np.linalg.norm(drawn[0])
-    print(f"eps {eps:.0e}: with gamma drawn the gradient is {smaller[eps]:.0f} times smaller; from var we predict {predicted:.0f}")
-    assert 0.4 < predicted / smaller[eps] < 2.5
-assert 50 < smaller[1e-14] < 200 < smaller[1e-5] < 4000
-(gradient, var_ones, _), (lost, var_drawn, _) = results[1e-5]
+    gradient, var_ones, factors_ones = look(None, eps)
+    lost, var_drawn, factors_drawn = look(0.01, eps)
+    shrinks[eps] = np.linalg.norm(gradient) / np.linalg.norm(lost)
+    expected[eps] = np.prod(factors_ones / factors_drawn)
+    assert 0.4 < expected[eps] / shrinks[eps] < 2.5
+predict(
+    "With eps = 1e-5, how many times smaller is the gradient that reaches the generator?",
+    guess=None,
+    value=shrinks[1e-5],
+    within=0.5,
+    because=f"Without eps it would be {shrinks[1e-14]:.0f} times smaller. Lesson 20 exhibits the"
+    " same "
+    "bug in a network of another size, with a factor of its own.",
+)
+for eps, times in shrinks.items():
+    print(
+        f"eps {eps:.0e}: {times:.0f} times smaller; computed from the variances: {expected[eps]:.0f}"
+    )
+assert 50 < shrinks[1e-14] < 200 < shrinks[1e-5] < 4000
 
-# %% What it means for a picture
-# The generator learns realism from one thing only: this gradient with respect to its picture.  Adam would forgive D's own
-# weights a gradient 1000 times too small (lesson 11).  But the generator ADDS it to the gradient of its error: it drowns there.
+# %% [markdown]
+# Would the optimiser not make up for that? Adam (lesson 11) forgives D's *own* weights a gradient
+# that is too small. But the generator adds D's gradient to the gradient of its other losses, and
+# there it drowns.
+
+# %%
 figure, axes = plt.subplots(1, 3, figsize=(13, 3.6), layout="constrained")
 t = np.linspace(-3, 3, 301)
-for label, slope in [("ReLU, a = 0", 0), ("LeakyReLU, a = 0.2", 0.2), ("PReLU may learn a = -0.5", -0.5)]:
+for label, slope in {
+    "ReLU, a = 0": 0,
+    "LeakyReLU, a = 0.2": 0.2,
+    "PReLU may learn a = -0.5": -0.5,
+}.items():
     axes[0].plot(t, np.where(t > 0, t, slope * t), label=label)
 axes[0].set(title="one kink, three slopes", xlabel="x", ylabel="y")
 for name, (sizes, factor) in signal.items():
-    line, = axes[1].semilogy(range(1, LAYERS + 1), sizes, "o", markersize=3, label=name)
-    axes[1].semilogy(range(1, LAYERS + 1), sizes[0] * factor ** np.arange(LAYERS), color=line.get_color(), alpha=0.5)
-axes[1].set(title="signal through 30 layers (lines: predicted)", xlabel="layer", ylabel="root mean square")
-for label, var in [("gamma = 1", var_ones), ("every gamma drawn", var_drawn)]:
-    axes[2].semilogy(range(1, 8), var, "o-", label=label)
+    (line,) = axes[1].semilogy(range(1, LAYERS + 1), sizes, "o", markersize=3, label=name)
+    axes[1].semilogy(
+        range(1, LAYERS + 1),
+        sizes[0] * factor ** np.arange(LAYERS),
+        color=line.get_color(),
+        alpha=0.5,
+    )
+axes[1].set(
+    title="the signal through 30 layers (lines: the formula)",
+    xlabel="layer",
+    ylabel="root mean square",
+)
+axes[2].semilogy(range(1, 8), var_ones, "o-", label="gamma = 1")
+axes[2].semilogy(range(1, 8), var_drawn, "o-", label="every gamma drawn")
 axes[2].axhline(1e-5, color="black", linestyle=":", label="eps")
-axes[2].set(title="what each batch norm of D divides by", xlabel="batch norm", ylabel="variance")
+axes[2].set(
+    title="the variance that each batch norm of D divides by",
+    xlabel="batch norm",
+    ylabel="variance",
+)
 for axis in axes:
     axis.legend(fontsize=8)
 save(figure, "09_sizes")
 
-scale = 0.15 / gradient.std()
-told = {"what G is told, gamma = 1": gradient, "every gamma drawn": lost, "the same, times 1000": 1000 * lost}
-save(picture_row({"what D looks at": images.to_uint8(batch[0])} | {title: np.clip(0.5 + scale * array, 0, 1)
-                                                                   for title, array in told.items()}, height=3), "09_what_g_is_told")
 
-# %% Exercises
-exercise(1, "What standard deviation does He initialisation give the generator's first convolution, 9x9 on RGB?",
-         answer=None, check=lambda std: abs(std - (2 / (81 * 3)) ** 0.5) < 1e-3, hint="the fan-in is 9 * 9 * 3")
-exercise(2, "With LeakyReLU's slope a in place of ReLU, which Var[w], as a function of (n, a), keeps the signal's size?",
-         answer=None, check=lambda f: abs(f(576, 0.2) * 576 * 1.04 / 2 - 1) < 1e-3 and abs(f(9, 1) - 1 / 9) < 1e-6,
-         hint="E[y^2] / 2 comes through above zero, a^2 * E[y^2] / 2 below; with a = 1 nothing is lost")
-exercise(3, "Every gamma of the discriminator at 0.1, and eps = 0: how many times smaller is the logit's gradient?",
-         answer=None, check=lambda times: abs(times - 10) < 0.5, hint="which of the seven has no batch norm behind it?")
+def seen(array):
+    """A gradient as a picture: grey for zero."""
+    return np.clip(0.5 + 0.15 / gradient.std() * array, 0, 1)
+
+
+save(
+    picture_row(
+        {
+            "what D looks at": images.to_uint8(batch[0]),
+            "what G is told, gamma = 1": seen(gradient),
+            "every gamma drawn": seen(lost),
+            "the same, times 1000": seen(1000 * lost),
+        },
+        height=3,
+    ),
+    "09_what_g_is_told",
+)
+
+# %% [markdown]
+# ## Exercises
+#
+# Put your answer in the place of `None` and run the cell. Answers are in
+# [tests/lessons/answers.py](../tests/lessons/answers.py).
+
+# %%
+exercise(
+    1,
+    "What standard deviation does He's rule give the generator's first convolution, 9 x 9 on RGB?",
+    answer=None,
+    check=lambda std: abs(std - (2 / (81 * 3)) ** 0.5) < 1e-3,
+    hint="the fan-in is 9 * 9 * 3",
+)
+exercise(
+    2,
+    "Every gamma of the discriminator is 0.1, and eps = 0. How many times smaller is the "
+    "logit's gradient?",
+    answer=None,
+    check=lambda times: abs(times - 10) < 0.5,
+    hint="which of the seven gammas has no batch norm behind it?",
+)
+
+
+# %%
+def check_variance(function):
+    return (
+        abs(function(576, 0.2) * 576 * 1.04 / 2 - 1) < 1e-3 and abs(function(9, 1) - 1 / 9) < 1e-6
+    )
+
+
+exercise(
+    3,
+    "With LeakyReLU, slope a, in place of ReLU: which Var[w] keeps the signal's size? A "
+    "function of (n, a).",
+    answer=None,
+    check=check_variance,
+    hint="half of E[y^2] passes above zero, and a^2 times the other half below; with a = 1 "
+    "nothing is lost",
+)
+
+# %% [markdown]
+# The absolute value, $|x|$, is an activation with a kink, too. Somebody copied ReLU's rule. Repair
+# it.
+
+
+# %%
+def broken_absolute_rule(dy, x):
+    return dy * (x > 0)
+
+
+def check_absolute(rule):
+    result = check(op(lambda x: (np.abs(x), (lambda dy: rule(dy, x),))), normal(3, 4))[0]
+    return result.passed or str(result)
+
+
+exercise(4, "Write the rule of |x|: a function of (dy, x).", answer=None, check=check_absolute)

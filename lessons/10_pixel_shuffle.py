@@ -1,150 +1,433 @@
-"""Lesson 10: pixel shuffle.  How does a network make four pixels out of one, and where do checkerboards come from?
+# %% [markdown]
+# # Lesson 10: Pixel shuffle, and where the mesh comes from
+#
+# **The question.** How does a network make four pixels out of one, why do its pictures so often
+# wear a mesh, and how is the mesh prevented?
+#
+# You should know: convolution (lesson 05), gradient rules (lesson 03), training loops (lesson 04).
+#
+# Papers: Shi et al. 2016, "Real-Time Single Image and Video Super-Resolution Using an Efficient
+# Sub-Pixel Convolutional Neural Network", section 3.2; Odena et al. 2016, "Deconvolution and
+# Checkerboard Artifacts"; Sugawara, Shiota and Kiya 2019, "Checkerboard artifacts free
+# convolutional neural networks".
+#
+# Lives in: `npsrgan/ops/shapes.py`, and `constrain` in `npsrgan/models/srresnet.py`.
 
-You should know: convolution (lesson 05), what a gradient rule is (lesson 03).  Papers: Shi et al. 2016, "Real-Time Single
-Image and Video Super-Resolution ...", section 3.2; Odena et al. 2016, "Deconvolution and Checkerboard Artifacts"; Aitken et
-al. 2017, "Checkerboard artifact free sub-pixel convolution".  Lives in: npsrgan/ops/shapes.py.
-"""
-# %% Pixel shuffle: four channels become four pixels
-import sys; sys.path[:0] = ["lessons", "."]
+# %%
+import sys
+
+sys.path[:0] = ["lessons", "."]
+
 import numpy as np
-from _lesson import exercise, picture_row, save
+from _lesson import exercise, picture_row, predict, save
+from tqdm import tqdm
 
-from npsrgan import losses, metrics, ops
+from npsrgan import images, losses, metrics, ops, storage
 from npsrgan.adam import Adam
-from npsrgan.data import Batches, DeadLeaves, Photograph, downscale
+from npsrgan.data import DeadLeaves, Photograph, downscale
 from npsrgan.gradcheck import check, normal
 from npsrgan.models import SRResNet
 from npsrgan.ops.operation import op
-from npsrgan.tape import Tape, Tensor
+from npsrgan.tape import Tape
 
-#     y[n, 2h + i, 2k + j, c] = x[n, h, k, (2i + j) C + c]          i, j = 0 or 1
-# Nothing is computed: values move.  So the gradient moves back the way the value came.  The four places (i, j) are called phases.
-PHASES = [(i, j) for i in (0, 1) for j in (0, 1)]
+# %% [markdown]
+# ## 1. Four channels become four pixels
+#
+# A network does nearly all of its work at low resolution, where pixels are few. Only at the end it
+# enlarges. **Pixel shuffle** takes an image with $4C$ channels and lays the four groups of $C$
+# channels out as 2 x 2 pixels:
+#
+# $$y_{n,\,2h+i,\,2k+j,\,c} = x_{n,\,h,\,k,\,(2i+j)C + c} \qquad i, j \in \{0, 1\}$$
+#
+# so (N, H, W, 4C) becomes (N, 2H, 2W, C). The four places $(i, j)$ are called **phases**. Nothing
+# is computed; values move. So in the gradient rule, $dy$ moves back the same way.
+
+# %%
+PHASES = [(0, 0), (0, 1), (1, 0), (1, 1)]
 
 
 @op
 def shuffle(x):
     """(N, H, W, 4 C) -> (N, 2 H, 2 W, C)."""
-    n, h, w, c = *x.shape[:3], x.shape[3] // 4
-    y = np.zeros_like(x, shape=(n, 2 * h, 2 * w, c))
-    for k, (i, j) in enumerate(PHASES):
-        y[:, i::2, j::2] = x[..., k * c:(k + 1) * c]
+    images, height, width, channels = x.shape
+    c = channels // 4
+    y = np.zeros_like(x, shape=(images, 2 * height, 2 * width, c))
+    for number, (i, j) in enumerate(PHASES):
+        y[:, i::2, j::2] = x[..., number * c : (number + 1) * c]
 
-    def d_x(dy): return np.concatenate([dy[:, i::2, j::2] for i, j in PHASES], axis=-1)
+    def d_x(dy):
+        return np.concatenate([dy[:, i::2, j::2] for i, j in PHASES], axis=-1)
+
     return y, (d_x,)
 
 
 x = normal(2, 3, 4, 12)
-print(*check(shuffle, x))
-assert np.array_equal(shuffle(x).array, ops.pixel_shuffle(x).array)
+result = check(shuffle, x)[0]
+print(result)
+assert result.passed
+assert np.array_equal(shuffle(x).array, ops.pixel_shuffle(x).array)  # the package's version
 
-# %% The older way: transposed convolution
-# A convolution of stride 2 (its window moves by 2 pixels) makes an image half as large.  Its rule d_x goes the other way: from a small
-# array to a large one.  Used forward, that rule is the "transposed convolution" (also "deconvolution", which it is not): every small
-# pixel presses a stamp, the kernel, onto a canvas, and the stamps are 2 pixels apart.  Where stamps overlap, they add.
-
-
-@op
-def transposed(x, w, padding=1):
-    """x (N, h, k, C), w (size, size, O, C) -> (N, 2 h, 2 k, O): d_x of a convolution of stride 2 that takes O channels to C."""
-    (n, h, k, _), strided = x.shape, ops.conv2d.reference
-    canvas = np.zeros_like(x, shape=(n, 2 * h + 2 * padding + 1, 2 * k + 2 * padding + 1, w.shape[2]))
-    for i, j in np.ndindex(*w.shape[:2]):
-        canvas[:, i:i + 2 * h:2, j:j + 2 * k:2] += x @ w[i, j].T
-    image = canvas[:, padding:padding + 2 * h, padding:padding + 2 * k]
-
-    def d_x(dy): return strided(dy, w, None, 2, padding)[0]             # the way back is the strided convolution itself
-    def d_w(dy): return strided(dy, w, None, 2, padding)[1][1](x)
-    return image, (d_x, d_w)
+# %% [markdown]
+# ## 2. The older way: stamps
+#
+# The alternative is the **transposed convolution**: each small pixel presses a stamp, the kernel
+# times its value, onto a large canvas. The stamps are two pixels apart, and where they overlap they
+# add. (It is the gradient rule $d_x$ of a convolution with stride 2, used forward. It is also
+# called "deconvolution", which it is not.)
 
 
-x, w, large = normal(1, 3, 4, 5), normal(3, 3, 2, 5), normal(1, 6, 8, 2, seed=1)
-print(*check(transposed, x, w), sep="\n")
-assert all(result.passed for result in check(shuffle, normal(2, 3, 4, 12)) + check(transposed, x, w))
-small, (rule, *_) = ops.conv2d.reference(large, w, None, 2)
-np.testing.assert_allclose(transposed(x, w).array, rule(x), rtol=1e-12, atol=1e-12)         # conv2d's own d_x
-# What "transposed" means: <conv(large), x> = <large, transposed(x)>, for any large and x.  (<a, b> is the sum of a * b.)
-np.testing.assert_allclose((small * x).sum(), (large * transposed(x, w).array).sum(), rtol=1e-12)
+# %%
+def transposed(x, w):
+    """x (N, H, W, C), w (size, size, O, C) -> (N, 2 H, 2 W, O)."""
+    images, height, width, _ = x.shape
+    size = len(w)
+    canvas = np.zeros((images, 2 * height + size, 2 * width + size, w.shape[2]))
+    for i in range(size):
+        for j in range(size):
+            canvas[:, i : i + 2 * height : 2, j : j + 2 * width : 2] += x @ w[i, j].T
+    return canvas[:, 1 : 2 * height + 1, 1 : 2 * width + 1]
 
-# %% Count the stamps
-# A flat wall, x = 1, and the most even kernel there is, all ones.  Stamps 2 apart and 3 wide: along a row, pixels under one
-# stamp alternate with pixels under two.  In two dimensions that predicts 1, 2, 2, 4.  Then for the spectrum (1, 2 along a
-# row = 1.5 -+ 0.5) a peak of 1/3 of the mean at the highest frequency along rows and along columns, 1/9 along both.
+
+x = normal(1, 3, 4, 5)
+w = normal(3, 3, 2, 5)
+d_x_of_a_convolution = ops.conv2d.reference(normal(1, 6, 8, 2), w, None, 2)[1][0]
+assert np.allclose(transposed(x, w), d_x_of_a_convolution(x))
+
+# %% [markdown]
+# Count the stamps on each pixel. Take a flat wall, $x = 1$, and the most even kernel there is: 3 x
+# 3 ones.
+
+# %%
 wall = np.ones((1, 32, 32, 1))
-counted = transposed(wall, np.ones((3, 3, 1, 1))).array[0, 4:-4, 4:-4, 0]
-even = transposed(wall, np.ones((4, 4, 1, 1))).array[0, 4:-4, 4:-4, 0]
-print(f"stamps on four neighbours: kernel 3: {counted[:2, :2].tolist()}, kernel 4: {even[:2, :2].tolist()}")
-assert sorted(counted[:2, :2].ravel()) == [1, 2, 2, 4] and (even == 4).all()
-spectrum = np.abs(np.fft.fft2(counted)) / counted.sum()
-peaks = spectrum[[0, 28, 28], [28, 0, 28]]          # 28 cycles in 56 pixels: the highest frequency
-print("peaks:", peaks.round(4), " predicted 1/3, 1/3, 1/9")
-np.testing.assert_allclose(peaks, [1 / 3, 1 / 3, 1 / 9])
+counted = transposed(wall, np.ones((3, 3, 1, 1)))[0, 4:-4, 4:-4, 0]
+predict(
+    "Stamps 3 pixels wide and 2 pixels apart: how many lie on each of four neighbouring pixels?"
+    " (four numbers, sorted)",
+    guess=None,
+    value=sorted(counted[:2, :2].ravel()),
+    because="Along a row, one stamp and two stamps alternate. In two dimensions: 1 * 1, 1 * 2, "
+    "2 * 1, 2 * 2.",
+)
+assert sorted(counted[:2, :2].ravel()) == [1, 2, 2, 4]
+assert (
+    transposed(wall, np.ones((4, 4, 1, 1)))[0, 4:-4, 4:-4] == 4
+).all()  # width 4, a multiple of 2: even
 
-# Convolution 3x3 to 4 C channels, then pixel shuffle: every pixel is a sum of 9 products, no pixel is favoured.  In fact it
-# IS a transposed convolution, one whose kernel, 6, is a multiple of the stride: the weights only stand elsewhere.
-w = normal(3, 3, 5, 4 * 2)
-stamp = np.zeros((6, 6, 2, 5))
-for a, b, i, j in np.ndindex(3, 3, 2, 2):
-    stamp[4 - 2 * a + i, 4 - 2 * b + j] = w[a, b, :, 4 * i + 2 * j:4 * i + 2 * j + 2].T
-np.testing.assert_allclose(shuffle(ops.conv2d(x, w)).array, transposed(x, stamp, 2).array, rtol=1e-12, atol=1e-12)
+# %% [markdown]
+# Even the most even kernel draws a checkerboard. A 3 x 3 convolution followed by a pixel shuffle
+# does not favour any pixel in this way: each is a sum of 9 products. So is pixel shuffle free of
+# patterns?
+#
+# ## 3. The condition: equal gain of all phases
+#
+# The convolution in front of the shuffle has $4C$ output channels: for each phase $p$ a set of
+# weights of its own. Let the small image be flat, so that every input channel $k$ has one constant
+# value $v_k$. Away from the border, phase $p$ of an output channel then answers
+#
+# $$y_p = \sum_k \left( \sum_{i,j} w_{ijkp} \right) v_k + b_p = \sum_k g_{kp}\, v_k + b_p$$
+#
+# The sum over the nine taps, $g_{kp}$, is the phase's **gain** for input $k$. A flat image stays
+# flat, whatever the values $v_k$ are, exactly if
+#
+# $$g_{kp} \text{ is the same for all } p \text{, and so is } b_p$$
+#
+# Random first weights do not meet that condition, and nothing in training forces them to.
 
-# %% Random first weights.  So is pixel shuffle free of checkerboards?  Not at first!  Its four phases are four convolutions with random
-# weights of their own, and four random numbers differ.  But nothing hinders it from becoming even; 1, 2, 2, 4 stamps must be learned
-# away.  Aitken et al. start all four phases with equal weights (ICNR): then, we predict, a flat wall stays exactly flat.
-rng, ones = np.random.default_rng(7), np.ones((3, 3, 1, 1))
-w3, w4 = rng.standard_normal((3, 3, 1, 1)), rng.standard_normal((3, 3, 1, 4))
-ways = {"transposed, kernel of ones": lambda x: transposed(x, ones), "transposed, random": lambda x: transposed(x, w3),
-        "shuffle, random": lambda x: shuffle(ops.conv2d(x, w4)),
-        "shuffle, equal phases": lambda x: shuffle(ops.conv2d(x, w4[..., :1].repeat(4, 3)))}
+# %%
+rng = np.random.default_rng(7)
+random_weights = rng.standard_normal((3, 3, 1, 4))
+equal_weights = random_weights[..., :1].repeat(4, 3)  # one kernel for all four phases
 face = metrics.luma(downscale(Photograph().load(0)[20:340, 120:440], 4))[None, :, :, None] / 255
+ways = {
+    "stamps, kernel of ones": lambda x: transposed(x, np.ones((3, 3, 1, 1))),
+    "stamps, random kernel": lambda x: transposed(x, random_weights[..., :1]),
+    "shuffle, random weights": lambda x: shuffle(ops.conv2d(x, random_weights)).array,
+    "shuffle, equal phases": lambda x: shuffle(ops.conv2d(x, equal_weights)).array,
+}
 pictures, spectra, uneven = {}, {}, {}
 for name, way in ways.items():
-    flat, picture = way(wall).array[0, 4:-4, 4:-4, 0], way(face).array[0, 2:-2, 2:-2, 0]
-    pictures[name] = (picture - picture.min()) / np.ptp(picture)
-    faded = (picture - picture.mean()) * np.hanning(len(picture)) * np.hanning(len(picture))[:, None]      # no hard borders
-    spectra[f"spectrum of {name}"] = np.fft.fftshift(np.log10(np.abs(np.fft.fft2(faded)) + 0.1))
+    flat = way(wall)[0, 4:-4, 4:-4, 0]
     uneven[name] = flat.std() / np.abs(flat).mean()
-    print(f"{name:28} a flat wall comes out uneven by {uneven[name]:.3f} of itself")
-assert uneven["shuffle, equal phases"] < 1e-12 and min(uneven["shuffle, random"], uneven["transposed, random"]) > 0.1
-
-# %% What it means for a picture
-# Above: one face, 80 x 80, enlarged by untrained weights.  Below: the spectra, low frequencies in the middle.  What belongs
-# in the middle only is repeated at the edges and corners: the checkerboard's peaks.
+    picture = way(face)[0, 2:-2, 2:-2, 0]
+    pictures[name] = (picture - picture.min()) / np.ptp(picture)
+    faded = (picture - picture.mean()) * np.outer(
+        np.hanning(len(picture)), np.hanning(len(picture))
+    )  # no hard borders
+    spectra[f"its spectrum: {name}"] = np.fft.fftshift(np.log10(np.abs(np.fft.fft2(faded)) + 0.1))
+predict(
+    "A flat wall goes through 'shuffle, random weights'. Is it flat afterwards? (yes or no)",
+    guess=None,
+    value="no" if uneven["shuffle, random weights"] > 1e-9 else "yes",
+    because="Four random sums of nine weights differ.",
+)
+for name, ratio in uneven.items():
+    print(f"{name:26} a flat wall becomes uneven by {ratio:.3f} of itself")
+assert uneven["shuffle, equal phases"] < 1e-12
+assert min(uneven["shuffle, random weights"], uneven["stamps, random kernel"]) > 0.1
 save(picture_row(pictures | spectra, columns=4, height=3), "10_checkerboards")
 
-# %% They come back through the discriminator
-# D halves its image with 3x3 convolutions of stride 2, and D's gradient is what G learns from.  It runs through d_x: stamps
-# again!  For random gradients at the output we predict variances as 1 : 2 : 2 : 4.  (Through all of D the pattern is fainter.)
-x = Tensor(rng.standard_normal((16, 64, 64, 3)))
-with Tape() as tape:
-    loss = ops.sum(ops.conv2d(x, rng.standard_normal((3, 3, 3, 64)), stride=2) * rng.standard_normal((16, 32, 32, 64)))
-power = (tape.gradient(loss, x) ** 2).mean((0, 3))[2:-2, 2:-2]
-ratio = sorted(power[i::2, j::2].mean() for i, j in PHASES)
-print("variance of the gradient, by phase:", (np.array(ratio) / ratio[0]).round(2), " predicted 1 2 2 4")
-assert np.abs(np.array(ratio) / ratio[0] / [1, 2, 2, 4] - 1).max() < 0.3
+# %% [markdown]
+# Above: one face of 80 x 80 pixels, enlarged by untrained weights. Below: the spectra, with low
+# frequencies in the middle. What belongs into the middle only is repeated at the edges and corners
+# of the spectrum: the pattern.
+#
+# ## 4. The symptom: a network that is asked for grain
+#
+# Does training remove the pattern? It depends on what the loss asks for. A squared error punishes
+# it. But photographs have *grain*, fine irregular detail even on smooth walls, and the losses that
+# make SRGAN sharp (lesson 15) want the output to be as lively as the original. Grain cannot be
+# predicted. And the network computes the same function at every pixel of the small image, so where
+# that is flat, its answer is the same around every small pixel:
+#
+# **on a flat area, the only "detail" such a network can draw is a pattern that repeats with the
+# grid.**
+#
+# So it draws that. Let us watch. A small network doubles the size of random leaves, as an ordinary
+# task, and of flat walls with white noise as grain. Its loss is the squared error, plus a wish: the
+# walls' high frequencies should have as much energy as those of the originals.
 
-# %% Does training make a random pixel shuffle even?
-# A flat wall through a small SRResNet (lesson 12): two shuffles, so its pattern repeats every 4 pixels.  Before and after 60 steps on
-# "dead leaves": random leaves, striped or rough, on top of each other, drawn by the package, with edges and textures like photographs.
-generator, batches = SRResNet(16, 2), Batches(DeadLeaves(32, 96), 8, 16)
-adam, walls, bump = Adam(generator, 1e-3), {}, {}
-for step in range(61):
-    if step in (0, 60):
-        flat = generator.eval()(np.full((1, 24, 24, 3), 0.3, np.float32)).array[0, 40:-40, 40:-40]
-        generator.train()
-        bump[step] = (flat - flat.mean((0, 1))).std()
-        walls[f"a flat wall after {step} steps: +-{bump[step]:.3f}"] = np.clip(0.5 + 4 * (flat - flat.mean((0, 1))), 0, 1)
-    lr, hr = batches.batch(step)
-    with Tape() as tape:
-        loss = losses.mean_squared_error(generator(lr), hr)
-    adam.step(tape.gradient(loss, generator.parameters()))
-assert bump[60] < bump[0] / 2
-save(picture_row(walls | {"D's gradient, power (one strided layer)": power[:16, :16]}, height=3.6), "10_walls")
+# %%
+laplacian = np.zeros(
+    (3, 3, 3, 3), np.float32
+)  # for each colour: the pixel minus the mean of its four neighbours
+for colour in range(3):
+    laplacian[:, :, colour, colour] = np.array([[0, -1, 0], [-1, 4, -1], [0, -1, 0]]) / 4
+leaves = DeadLeaves(
+    32, 96
+)  # random leaves on top of each other, drawn by formula: edges and surfaces as in photographs
 
-# %% Exercises
-exercise(1, "Transposed convolution, stride 2, kernel 5 of ones: the stamps on four neighbours, sorted?  (a list)", answer=None,
-         check=lambda a: sorted(a) == [4, 6, 6, 9], hint="along a row it is 2 or 3 stamps")
-exercise(2, "Stride 2: kernel 7 or kernel 8, which gives no checkerboard with a kernel of ones?", answer=None,
-         check=lambda k: k == 8, hint="every pixel needs equally many stamps")
-exercise(3, "The convolution before the generator's first shuffle: 3x3, from 64 channels to 64 after the shuffle.  How many weights has "
-         "it, biases not counted?", answer=None, check=lambda n: n == 9 * 64 * 256, hint="before the shuffle there are 4 * 64 channels")
+
+def energy(x):
+    """Mean square of the high frequencies, without the image's border."""
+    return ops.mean(ops.square(ops.conv2d(x[:, 16:-16, 16:-16], laplacian)))
+
+
+def batch(step):
+    """Three crops of leaves, then three walls: lr (6, 24, 24, 3), hr (6, 48, 48, 3)."""
+    rng = np.random.default_rng([10, step])
+    crops = []
+    for _ in range(3):
+        i, j = rng.integers(0, 49, 2)
+        crops.append(leaves.load(int(rng.integers(32)))[i : i + 48, j : j + 48])
+    hr = np.stack([images.to_float(crop) for crop in crops])
+    lr = np.stack([images.to_float(downscale(crop, 2)) for crop in crops])
+    colour = rng.uniform(-0.8, 0.8, (3, 1, 1, 3)).astype(np.float32)
+    grain = 0.06 * rng.standard_normal(hr.shape, np.float32)
+    walls = np.broadcast_to(colour, lr.shape)
+    return np.concatenate([lr, walls]), np.concatenate([hr, colour + grain])
+
+
+def train(equal_phases, steps=120):
+    generator = SRResNet(16, 1, scale=2, equal_phases=equal_phases)
+    adam = Adam(generator, 2e-3)  # lesson 11; here, a better gradient descent
+    for step in tqdm(range(steps), "asking for grain", leave=False):
+        lr, hr = batch(step)
+        with Tape() as tape:
+            sr = generator(lr)
+            missing = energy(sr[3:]) - energy(hr[3:])
+            loss = losses.mean_squared_error(sr, hr) + ops.scale(ops.square(missing), 60)
+        adam.step(tape.gradient(loss, generator.parameters()))
+        generator.constrain()  # part 5; does nothing unless equal_phases
+    return generator.eval()
+
+
+def on_a_flat_wall(generator):
+    """What the network makes of a constant image, away from the border, minus its mean: (16, 16, 3)."""
+    flat = generator(np.full((1, 24, 24, 3), 0.3, np.float32)).array[0, 16:-16, 16:-16]
+    return flat - flat.mean((0, 1))
+
+
+free = train(equal_phases=False)
+levels = 127.5 * on_a_flat_wall(free).std()
+pattern = on_a_flat_wall(free)
+period = np.abs(pattern[2:] - pattern[:-2]).max() / np.abs(pattern[1:] - pattern[:-1]).max()
+predict(
+    "A flat wall goes through the trained network. After how many pixels does the pattern on it"
+    " repeat?",
+    guess=None,
+    value=2 if period < 0.2 else 1,
+    within=0,
+    because=f"It was enlarged by 2. The pattern's strength is {levels:.1f} levels, root mean square.",
+)
+assert levels > 0.5
+
+# %% [markdown]
+# ## 5. The cure: a projection
+#
+# Forbid what the condition of part 3 forbids. After every step of the optimiser, put the weights
+# back onto the condition, and change them as little as possible: from the gain of each phase,
+# subtract its deviation from the mean over all phases. The deviation is spread evenly over the nine
+# taps:
+#
+# $$w_{ijkp} \leftarrow w_{ijkp} - \frac{1}{9} \left( g_{kp} - \mathrm{mean}_p\; g_{kp} \right) \qquad
+# b_p \leftarrow \mathrm{mean}_p\; b_p$$
+#
+# Afterwards the gain of every phase is $g_{kp} - (g_{kp} - \mathrm{mean}_p\, g_{kp})$, the mean.
+# The shapes: $w$ is (3, 3, K, 4C), and its last axis is (4 phases, C).
+
+
+# %%
+def project(weight, bias):
+    """Give all four phases the same gain and the same bias, in place."""
+    taps, inputs, channels = 9, weight.shape[2], weight.shape[3] // 4
+    w = weight.reshape(taps, inputs, 4, channels)  # a view
+    gain = w.sum(0)  # (inputs, 4, channels)
+    w -= (gain - gain.mean(1, keepdims=True)) / taps
+    b = bias.reshape(4, channels)
+    b[...] = b.mean(0)
+
+
+weight = normal(3, 3, 5, 4 * 2)
+bias = normal(4 * 2)
+project(weight, bias)
+once = weight.copy()
+project(weight, bias)
+assert np.allclose(weight, once)  # a projection: the second time, nothing changes
+flat = shuffle(ops.conv2d(np.broadcast_to(normal(5), (1, 8, 8, 5)), weight, bias)).array[
+    0, 2:-2, 2:-2
+]
+assert np.allclose(flat, flat[0, 0])  # whatever the five constants are
+
+# %% [markdown]
+# In the package this is `SRResNet.constrain`, and it is on unless `--no-equal-phases` is given to
+# the training. It changes no architecture, no file and no speed. Compare it with ours on the
+# trained network's layer, and then train a second network under the constraint.
+
+# %%
+copy = SRResNet(16, 1, scale=2, equal_phases=True)
+layer = copy.upsampling.steps[0].steps[0]
+layer.weight.array[...] = free.upsampling.steps[0].steps[0].weight.array
+layer.bias.array[...] = free.upsampling.steps[0].steps[0].bias.array
+by_hand = layer.weight.array.astype(float), layer.bias.array.astype(float)
+project(*by_hand)
+copy.constrain()
+assert np.allclose(layer.weight.array, by_hand[0], atol=1e-6)
+assert np.allclose(layer.bias.array, by_hand[1], atol=1e-6)
+
+held = train(equal_phases=True)
+predict(
+    "Trained under the constraint: how strong is the pattern on the flat wall, relative to the "
+    "free network's?",
+    guess=None,
+    value=round(float(on_a_flat_wall(held).std() / on_a_flat_wall(free).std()), 2),
+    within=1,
+    because="What is left is no pattern: the influence of the zeros that pad the border.",
+)
+assert on_a_flat_wall(held).std() < 0.3 * on_a_flat_wall(free).std()
+
+photo = Photograph().load(0)[100:340, 120:440]
+lr = images.to_float(downscale(photo, 2))[None]
+smooth = metrics.smooth_pixels(photo)
+panels = {}
+for name, generator in {"free": free, "equal phases": held}.items():
+    sr = images.to_uint8(generator(lr).array[0])
+    amplitude = metrics.mesh(sr, smooth, scale=2)
+    print(f"{name:13} mesh on the photograph's smooth areas: {amplitude:.2f} levels")
+    panels[f"{name}: mesh {amplitude:.2f} levels"] = sr[60:140, 100:220]
+    panels[f"{name}: a flat wall, amplified"] = np.clip(0.5 + 4 * on_a_flat_wall(generator), 0, 1)
+save(picture_row(panels, columns=4, height=3.2), "10_mesh")
+
+# %% [markdown]
+# Both networks were asked for the same. The free one answers with a mesh over the whole face; the
+# other cannot, and spends its effort on edges. (Neither is a good network: it was trained for
+# seconds, on random leaves.)
+#
+# ## 6. The weights that come with this project
+#
+# The same measurement on them: how different are the gains of the phases, relative to their mean
+# size?
+
+# %%
+for name in ("srresnet", "srgan"):
+    if not (storage.WEIGHTS / f"{name}.h5").exists():
+        print(f"weights/{name}.h5 is not there")
+        continue
+    generator = storage.load_generator(name)
+    for number, stage in enumerate(generator.upsampling.steps):
+        weight = stage.steps[0].weight.array
+        gain = weight.reshape(9, weight.shape[2], 4, -1).sum(0)
+        print(
+            f"{name}, shuffle {number}: gains differ by "
+            f"{gain.std(1).mean() / np.abs(gain).mean():.1%}"
+        )
+
+# %% [markdown]
+# 0 % means that the weights were trained under the constraint. Projecting *after* the training is
+# no substitute: the other weights have learned to rely on the unequal gains.
+#
+# ## 7. They also come back through the discriminator
+#
+# The discriminator halves its image by convolutions with a stride of 2. Their $d_x$, which the
+# generator learns from, is made of stamps two pixels apart (part 2). For random gradients at the
+# output, the *variance* at the input is proportional to the number of stamps.
+
+# %%
+rule = ops.conv2d.reference(normal(2, 64, 64, 3), rng.standard_normal((3, 3, 3, 512)), None, 2)[1][
+    0
+]
+power = (rule(rng.standard_normal((2, 32, 32, 512))) ** 2).mean((0, 3))[2:-2, 2:-2]
+ratios = np.array(sorted(power[i::2, j::2].mean() for i, j in PHASES))
+predict(
+    "The variances of the four phases, relative to the smallest? (four numbers, sorted)",
+    guess=None,
+    value=ratios / ratios[0],
+    within=0.3,
+    because="1, 2, 2 and 4 stamps. Through all of the discriminator's layers the pattern "
+    "becomes fainter.",
+)
+assert np.abs(ratios / ratios[0] / [1, 2, 2, 4] - 1).max() < 0.3
+
+# %% [markdown]
+# ## Exercises
+#
+# Put your answer in the place of `None` and run the cell. Answers are in
+# [tests/lessons/answers.py](../tests/lessons/answers.py).
+
+# %%
+exercise(
+    1,
+    "A transposed convolution, stride 2, with a kernel of 5 x 5 ones: how many stamps lie on "
+    "four neighbouring pixels? (a list)",
+    answer=None,
+    check=lambda a: sorted(a) == [4, 6, 6, 9],
+    hint="along a row, 2 and 3 alternate",
+)
+exercise(
+    2,
+    "The convolution in front of the generator's first shuffle is 3 x 3 and goes to 64 channels"
+    " after the shuffle, from 64. How "
+    "many weights has it, biases not counted?",
+    answer=None,
+    check=lambda n: n == 9 * 64 * 256,
+    hint="in front of the shuffle there are 4 * 64 channels",
+)
+
+# %% [markdown]
+# The projection below was written by somebody who mixed up the axes: it makes the *output channels*
+# of each phase alike, not the phases. Write a test that tells it from `project`:
+# `test(projection)`, where the projection takes `(weight, bias)`, with the shapes (3, 3, K, 4C) and
+# (4C,), and changes them in place.
+
+
+# %%
+def broken_project(weight, bias):
+    channels = weight.shape[3] // 4
+    w = weight.reshape(9, weight.shape[2], 4, channels)
+    gain = w.sum(0)
+    w -= (gain - gain.mean(2, keepdims=True)) / 9
+    bias.reshape(4, channels)[...] = bias.reshape(4, channels).mean(1, keepdims=True)
+
+
+def check_projection_test(test):
+    if not test(project):
+        return "the test rejects the correct projection"
+    return "the test accepts the broken projection" if test(broken_project) else True
+
+
+exercise(
+    3,
+    "Write test(projection).",
+    answer=None,
+    check=check_projection_test,
+    hint="send something flat through",
+)

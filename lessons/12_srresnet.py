@@ -1,12 +1,24 @@
-"""Lesson 12: SRResNet, the generator.  What is it made of, what does it cost, how far does it see, and can it learn?
+# %% [markdown]
+# # Lesson 12: SRResNet, the generator
+#
+# **The question.** What is the generator made of, what does it cost, how far does it see, and can
+# it learn?
+#
+# You should know: convolution (lesson 05), batch norm (08), PReLU (09), pixel shuffle (10), Adam
+# (11). Here they come together.
+#
+# Paper: Ledig et al. 2017, section 2.1 and figure 4; He et al. 2016, "Deep Residual Learning",
+# section 3.1.
+#
+# Lives in: `npsrgan/models/srresnet.py`, made of the layers in `npsrgan/layers.py`.
 
-You should know: convolution (05), batch norm (08), PReLU (09), pixel shuffle (10), Adam (11): here they come together.
-Paper: Ledig et al. 2017, section 2.1 and figure 4.  Lives in: npsrgan/models/srresnet.py, made of npsrgan/layers.py.
-"""
-# %% The whole network, by hand
-import sys; sys.path[:0] = ["lessons", "."]
+# %%
+import sys
+
+sys.path[:0] = ["lessons", "."]
+
 import numpy as np
-from _lesson import exercise, picture_row, plt, save
+from _lesson import exercise, picture_row, plt, predict, save
 from tqdm import tqdm
 
 from npsrgan import images, losses, metrics, ops
@@ -17,49 +29,101 @@ from npsrgan.models import SRResNet
 from npsrgan.ops.operation import reference_only
 from npsrgan.tape import Tape, Tensor
 
+# %% [markdown]
+# ## 1. The whole network
+#
+# | part | what it does | shape |
+# |---|---|---|
+# | head | 9 x 9 convolution, PReLU: describe every pixel | (N, h, w, 3) to (N, h, w, 64) |
+# | body | 16 residual blocks, one more convolution and batch norm: work, at low resolution | (N, h, w, 64) |
+# | long lane | add what the head has said | (N, h, w, 64) |
+# | upsampling, twice | 3 x 3 convolution to 256 channels, pixel shuffle, PReLU | (N, 2h, 2w, 64), (N, 4h, 4w, 64) |
+# | tail | 9 x 9 convolution: back to colours | (N, 4h, 4w, 3) |
+#
+# A **residual block** learns only what to *add* to its input: $y = x + f(x)$, where $f$ is
+# convolution, batch norm, PReLU, convolution, batch norm. Where a block has nothing to say, it says
+# 0. And on the way back,
+#
+# $$dx = dy + \text{what comes through } f$$
+#
+# so the gradient has a straight lane through all sixteen blocks. That is what makes so many of them
+# trainable.
 
-# A block learns only what to ADD to its input: y = x + inner(x).  Where it has nothing to say it says 0, and the way back
-# has a straight lane: dL/dx = dL/dy + what comes through the block.  That is what lets sixteen of them train.
+
+# %%
 def srresnet(x, p, blocks):
-    """x (N, h, w, 3) -> (N, 4 h, 4 w, 3).  p: parameters by name.  Batch norm with the batch's own statistics."""
-    def conv(x, name): return ops.conv2d(x, p[f"{name}.weight"], p[f"{name}.bias"])
-    def norm(x, name): return ops.batch_norm(x, p[f"{name}.gamma"], p[f"{name}.beta"])
-    def prelu(x, name): return ops.prelu(x, p[f"{name}.slope"])
+    """x (N, h, w, 3) -> (N, 4 h, 4 w, 3), in training mode.  p: {name: parameter}."""
 
-    first = x = prelu(conv(x, "head.0"), "head.1")                          # 9x9: what is at every pixel
-    for k in range(blocks):                                                 # 3x3, at low resolution, where it is cheap
+    def conv(x, name):
+        return ops.conv2d(x, p[f"{name}.weight"], p[f"{name}.bias"])
+
+    def norm(x, name):
+        return ops.batch_norm(x, p[f"{name}.gamma"], p[f"{name}.beta"])
+
+    def prelu(x, name):
+        return ops.prelu(x, p[f"{name}.slope"])
+
+    first = x = prelu(conv(x, "head.0"), "head.1")
+    for k in range(blocks):
         inner = prelu(norm(conv(x, f"body.{k}.0"), f"body.{k}.1"), f"body.{k}.2")
         x = x + norm(conv(inner, f"body.{k}.3"), f"body.{k}.4")
-    x = first + norm(conv(x, f"body.{blocks}"), f"body.{blocks + 1}")       # one long lane over all blocks
-    for k in (0, 1):                                                        # twice as large, twice
+    x = first + norm(conv(x, f"body.{blocks}"), f"body.{blocks + 1}")
+    for k in (0, 1):
         x = prelu(ops.pixel_shuffle(conv(x, f"upsampling.{k}.0")), f"upsampling.{k}.2")
-    return conv(x, "tail")                                                  # 9x9: back to colours
+    return conv(x, "tail")
 
 
+# %% [markdown]
+# The package's network is the same, made of layers. Here are both with the same parameters, and the
+# gradient check along random directions (lesson 02, part 6).
+
+# %%
 small = SRResNet(4, 2).to(lambda array: array.astype(np.float64))
-lr = np.clip(normal(2, 5, 6, 3), -1, 1)
 named = {p.name: p for p in small.parameters()}
-np.testing.assert_allclose(srresnet(lr, named, 2).array, small(lr).array, rtol=1e-9, atol=1e-12)
+lr = np.clip(normal(2, 5, 6, 3), -1, 1)
+assert np.allclose(srresnet(lr, named, 2).array, small(lr).array, rtol=1e-9, atol=1e-12)
 cotangent = normal(2, 20, 24, 3)
-for result in check_directions(lambda: ops.mean(srresnet(lr, named, 2) * cotangent), small.parameters(), "SRResNet by hand", 2):
+for result in check_directions(
+    lambda: ops.mean(srresnet(lr, named, 2) * cotangent), small.parameters(), "SRResNet by hand", 2
+):
     print(result)
     assert result.passed
 
-# %% What it costs, predicted
-# c channels, b blocks.  A k x k convolution from i to o channels has k*k*i*o weights and o biases, and multiplies k*k*i*o
-# times per pixel of its output.  So, per low-resolution pixel (the second shuffle's convolution sees 4, the tail 16):
+# %% [markdown]
+# ## 2. What it costs
+#
+# Let $c$ be the number of channels and $b$ that of the blocks. A $k \times k$ convolution from $i$
+# to $o$ channels has $k^2\,i\,o$ weights and $o$ biases, and it makes $k^2\,i\,o$ multiplications
+# for each pixel of its output. The work is counted for each pixel of the *small* image. The
+# convolution in front of the second shuffle sees 4 pixels for each of these, and the tail 16.
+
+# %%
 c, b = 64, 16
 weights = 81 * 3 * c + (2 * b + 1) * 9 * c * c + 2 * 9 * c * 4 * c + 81 * c * 3
-others = (c + c) + b * (2 * c + 4 * c + c) + (c + 2 * c) + 2 * (4 * c + c) + 3      # biases, batch norms, PReLUs: head to tail
-multiplications = 81 * 3 * c + (2 * b + 1) * 9 * c * c + (1 + 4) * 9 * c * 4 * c + 16 * 81 * c * 3
+head = c + c  # bias, PReLU
+body = b * (2 * c + 4 * c + c) + (
+    c + 2 * c
+)  # each block: two biases, two batch norms, a PReLU; then a bias, a batch norm
+upsampling = 2 * (4 * c + c)
+tail = 3
+by_formula = weights + head + body + upsampling + tail
 generator = SRResNet(c, b)
-print(f"parameters: {weights + others:,} predicted, {generator.flat.size:,} counted")
-assert weights + others == generator.flat.size
-# The multiplications are counted by standing at the door of every convolution.
-counted, conv2d = [], ops.conv2d
+predict(
+    "How many parameters has SRResNet, in millions?",
+    guess=None,
+    value=generator.flat.size / 1e6,
+    because=f"{by_formula:,} by the formula, {generator.flat.size:,} in the package's flat buffer.",
+)
+assert by_formula == generator.flat.size
+
+# %%
+multiplications = 81 * 3 * c + (2 * b + 1) * 9 * c * c + (1 + 4) * 9 * c * 4 * c + 16 * 81 * c * 3
+counted = []
+conv2d = ops.conv2d
 
 
 def counting(x, w, b=None, stride=1, padding=None):
+    """conv2d, with a note of how many multiplications the formula takes."""
     y = conv2d(x, w, b, stride, padding)
     counted.append(np.prod(y.shape[:3]) * w.array.size)
     return y
@@ -68,23 +132,47 @@ def counting(x, w, b=None, stride=1, padding=None):
 ops.conv2d = counting
 generator.eval()(np.zeros((1, 8, 8, 3), np.float32))
 ops.conv2d = conv2d
-print(f"multiplications per LR pixel: {multiplications:,} predicted, {sum(counted) // 64:,} counted; "
-      f"a picture of 512 x 512 from 128 x 128: {multiplications * 128**2 / 1e9:.0f} thousand million")
+predict(
+    "How many billion multiplications does a picture of 512 x 512 from 128 x 128 take?",
+    guess=None,
+    value=multiplications * 128**2 / 1e9,
+    because=f"{multiplications:,} for each small pixel by the formula, {sum(counted) // 64:,} "
+    "counted at the convolutions.",
+)
 assert sum(counted) == 64 * multiplications
 
-# %% How far it sees
-# Which input pixels can change output pixel Y?  Walk back, with intervals: a k x k convolution widens by (k - 1) / 2 on each
-# side, a shuffle halves both ends.  It depends on the layers only, not on the channels: 8 will do.
+# %% [markdown]
+# ## 3. How far it sees
+#
+# Which input pixels can change one output pixel? Walk back through the network with an interval of
+# rows. A $k \times k$ convolution widens it by $(k-1)/2$ on each side; a shuffle halves both of its
+# ends.
 
 
-def reach(pixel, blocks=16):
-    """First and last row of the LR picture that the output's row `pixel` can see."""
-    low, high = (pixel - 4) // 2 - 1, (pixel + 4) // 2 + 1          # 9x9, then the second shuffle and its 3x3
-    return low // 2 - 1 - (2 * blocks + 1) - 4, high // 2 + 1 + (2 * blocks + 1) + 4
+# %%
+def reach(row, blocks=16):
+    """First and last row of the small image that the output's row can see."""
+    low, high = (row - 4) // 2, (row + 4) // 2  # the tail, 9 x 9; the second shuffle
+    low, high = (low - 1) // 2, (high + 1) // 2  # its convolution, 3 x 3; the first shuffle
+    widening = 1 + (2 * blocks + 1) + 4  # its convolution; the body; the head, 9 x 9
+    return low - widening, high + widening
 
 
-# The measurement: the gradient of one output pixel with respect to the input is 0 where the network cannot see.
-# (Without the fast twins: Winograd would leave rounding errors where exact zeros belong.)
+predict(
+    "Output row 200 lies over row 50 of the small image. Which rows of it does it see? (first, last)",
+    guess=None,
+    value=reach(200),
+    within=0.02,
+    because="40 rows above its own and 39 below.",
+)
+
+# %% [markdown]
+# Now the measurement. The gradient of one output pixel with respect to the input is exactly 0 where
+# the network cannot see. How far it sees does not depend on the number of channels, so 8 will do.
+# (The fast twins are switched off: Winograd's algorithm would leave rounding errors where exact
+# zeros belong.)
+
+# %%
 eye = SRResNet(8, 16)
 scene = Tensor(np.random.default_rng(9).uniform(-1, 1, (2, 100, 100, 3)).astype(np.float32))
 seen = {}
@@ -92,54 +180,131 @@ for mode in ("evaluation", "training"):
     eye.train(mode == "training")
     with reference_only(), Tape() as tape:
         pixel = ops.sum(eye(scene)[0, 200, 200])
-    seen[mode] = np.abs(tape.gradient(pixel, scene)).max(-1)
+    seen[mode] = np.abs(tape.gradient(pixel, scene)).max(-1)  # (2, 100, 100)
 rows = np.flatnonzero(seen["evaluation"][0].any(axis=1))
-print(f"output row 200 sees LR rows {reach(200)} by prediction, ({rows[0]}, {rows[-1]}) by its gradients: 40 above its own, row 50")
-assert (rows[0], rows[-1]) == reach(200) == (10, 89) and not seen["evaluation"][1].any()
-# In training the batch's mean and variance depend on every pixel of every picture.  We predict: it sees everything, even
-# the OTHER picture of the batch.
-print(f"training: it sees {np.mean(seen['training'][0] > 0):.0%} of its own picture, {np.mean(seen['training'][1] > 0):.0%} of the other")
+print(f"the gradient is not 0 in rows {rows[0]} to {rows[-1]}")
+assert (rows[0], rows[-1]) == reach(200) == (10, 89)
+assert not seen["evaluation"][1].any()  # the other picture of the batch plays no part
+
+share = np.mean(seen["training"][1] > 0)
+predict(
+    "In training mode: what share of the *other* picture of the batch does this pixel see?",
+    guess=None,
+    value=share,
+    because="Batch norm's mean and variance depend on every pixel of every picture (lesson 08).",
+)
 assert np.mean(seen["training"] > 0) > 0.99
 
+# %%
+views = {
+    "evaluation: 80 x 80 pixels": ("evaluation", 0),
+    "training: everything": ("training", 0),
+    "training: the other picture": ("training", 1),
+}
 figure, axes = plt.subplots(1, 3, figsize=(12, 3.7), layout="constrained")
-for axis, (title, gradient) in zip(axes, {"evaluation: 80 x 80 pixels": seen["evaluation"][0], "training: everything": seen["training"][0],
-                                          "training: another picture": seen["training"][1]}.items()):
-    strength = np.log10(gradient / seen[title.split(":")[0]].max() + 1e-12)
-    picture = axis.imshow(np.where(gradient > 0, strength, np.nan), vmin=-9, vmax=0, cmap="magma")
-    axis.set(title=title, xlabel="LR column", ylabel="LR row")
-figure.colorbar(picture, ax=axes, label="log10 |d one output pixel / d input|")
+for axis, (title, (mode, number)) in zip(axes, views.items()):
+    gradient = seen[mode][number]
+    strength = np.log10(gradient / seen[mode].max() + 1e-12)
+    drawn = axis.imshow(np.where(gradient > 0, strength, np.nan), vmin=-9, vmax=0, cmap="magma")
+    axis.set(title=title, xlabel="column of the small image", ylabel="row")
+figure.colorbar(drawn, ax=axes, label="log10 |d one output pixel / d input|")
 save(figure, "12_how_far_it_sees")
 
-# %% Can it learn?  One photograph, by heart
-# The first test of any new network: give it one example and let it overfit.  If it cannot even do that, something is
-# broken.  38 thousand weights, 28 thousand numbers to remember.  And we predict the price: elsewhere it is good for little.
+# %% [markdown]
+# ## 4. Can it learn? One photograph, by heart
+#
+# The first test of any new network: give it *one* example and let it overfit. If it cannot even do
+# that, something is broken. This one has 38 thousand weights and 28 thousand numbers to remember.
+
+# %%
 photo = Photograph().load(0)
-SIZE, STEPS = 96, 500
-hr, elsewhere = photo[125:125 + SIZE, 190:190 + SIZE], photo[330:330 + SIZE, 60:60 + SIZE]
-x, target = images.to_float(downscale(hr, 4))[None], images.to_float(hr)[None]
+SIZE, STEPS = 96, 400
+hr = photo[125 : 125 + SIZE, 190 : 190 + SIZE]
+elsewhere = photo[330 : 330 + SIZE, 60 : 60 + SIZE]
+x = images.to_float(downscale(hr, 4))[None]
+target = images.to_float(hr)[None]
 student = SRResNet(16, 2)
-adam = Adam(student, schedule("cosine", 2e-3, STEPS))       # the rate falls, along a cosine, to a hundredth
-print(f"{student.flat.size} weights, {hr.size} numbers")
+adam = Adam(
+    student, schedule("cosine", 2e-3, STEPS)
+)  # the rate falls along a cosine, to a hundredth
+print(f"{student.flat.size:,} weights, {hr.size:,} numbers")
 for _ in tqdm(range(STEPS), "learning by heart"):
     with Tape() as tape:
         loss = losses.mean_squared_error(student(x), target)
     adam.step(tape.gradient(loss, student.parameters()))
 student.eval()
-panels, gain = {}, []
-for crop in (hr, elsewhere):
-    lr = downscale(crop, 4)
-    sr = images.to_uint8(student(images.to_float(lr)[None]).array[0])
-    ours, bicubic = metrics.psnr(sr, crop), metrics.psnr(upscale(lr, 4), crop)
+
+gain, panels = [], {}
+for number, crop in enumerate((hr, elsewhere), start=1):
+    small_image = downscale(crop, 4)
+    enlarged = upscale(small_image, 4)
+    sr = images.to_uint8(student(images.to_float(small_image)[None]).array[0])
+    ours, bicubic = metrics.psnr(sr, crop), metrics.psnr(enlarged, crop)
     gain.append(ours - bicubic)
-    panels |= {f"LR ({len(gain)})": lr, f"bicubic, {bicubic:.1f} dB": upscale(lr, 4), f"by heart, {ours:.1f} dB": sr,
-               "the photograph" if crop is hr else "never seen": crop}
-print(f"against bicubic: {gain[0]:+.1f} dB where it learned, {gain[1]:+.1f} dB where it did not")
-assert gain[0] > 3 and gain[1] < gain[0] - 2
+    panels |= {
+        f"low resolution ({number})": small_image,
+        f"bicubic, {bicubic:.1f} dB": enlarged,
+        f"by heart, {ours:.1f} dB": sr,
+        "the photograph" if crop is hr else "never seen": crop,
+    }
+predict(
+    "By how many dB does it beat bicubic on the crop that it has learned?",
+    guess=None,
+    value=gain[0],
+    unit="dB",
+    within=0.3,
+    because=f"On a crop that it has never seen: {gain[1]:+.1f} dB. Learning by heart is not "
+    "learning to see.",
+)
+assert gain[0] > 3
+assert gain[1] < gain[0] - 2
 save(picture_row(panels, columns=4), "12_by_heart")
 
-# %% Exercises
-exercise(1, "With 5 blocks instead of 16, how many LR rows above its own (row 50) does output row 200 see?", answer=None,
-         check=lambda n: n == 18, hint="every block has two 3x3 convolutions")
-exercise(2, "If all 16 blocks worked behind the upsampling, at 16 times the pixels: how many times as many multiplications, roughly, "
-         "would the whole network make?", answer=None, check=lambda n: abs(n - 9) < 1,
-         hint="33 of 3x3 cost 1.22 of 2.22 million per LR pixel")
+# %% [markdown]
+# Good at what it has learned, poor elsewhere: the network works, and the data are too few. Lesson
+# 18 is about data.
+#
+# ## Exercises
+#
+# Put your answer in the place of `None` and run the cell. Answers are in
+# [tests/lessons/answers.py](../tests/lessons/answers.py).
+
+# %%
+exercise(
+    1,
+    "With 5 blocks in place of 16, how many rows of the small image above its own (row 50) does"
+    " output row 200 see?",
+    answer=None,
+    check=lambda n: n == 18,
+    hint="every block has two 3 x 3 convolutions",
+)
+exercise(
+    2,
+    "Suppose that all 16 blocks worked behind the upsampling, on 16 times as many pixels. How "
+    "many times as many multiplications "
+    "would the whole network make, roughly?",
+    answer=None,
+    check=lambda n: abs(n - 9) < 1,
+    hint="the body's 33 convolutions make 1.22 of the 2.22 million multiplications per small pixel",
+)
+
+# %% [markdown]
+# A colleague has built the block below. It runs, its gradients are right, and it even trains; but a
+# deep stack of them does not. Find out what is wrong with it and write `block(x, inner)` as it
+# should be: `inner` is any function from a tensor to a tensor of the same shape.
+
+
+# %%
+def broken_block(x, inner):
+    y = inner(x)
+    return y + inner(y)
+
+
+def check_block(block):
+    x = Tensor(normal(2, 3))
+    if not np.allclose(block(x, lambda t: ops.scale(t, 0.0)).array, x.array):
+        return "where inner says 0, the block should hand on its input"
+    return np.allclose(block(x, lambda t: ops.scale(t, 2.0)).array, 3 * x.array)
+
+
+exercise(3, "Write block(x, inner).", answer=None, check=check_block)

@@ -18,7 +18,7 @@ CHOSEN = (
     "07_winograd",
     "08_modes",
     "09_what_g_is_told",
-    "10_checkerboards",
+    "10_mesh",
     "11_adam",
     "12_by_heart",
     "15_what_they_draw",

@@ -24,6 +24,16 @@ def stretching_changes_nothing(rule):
     return abs((rule(dy, gamma, x) * x).sum()) < 0.01
 
 
+def a_flat_wall_stays_flat(projection):
+    """Lesson 10."""
+    rng = np.random.default_rng(0)
+    weight, bias = rng.standard_normal((3, 3, 2, 8)), rng.standard_normal(8)
+    projection(weight, bias)
+    wall = np.broadcast_to(rng.standard_normal(2), (1, 8, 8, 2))
+    inside = ops.pixel_shuffle(ops.conv2d(wall, weight, bias)).array[0, 2:-2, 2:-2]
+    return bool(np.allclose(inside, inside[0, 0]))
+
+
 def zero_biases(network):
     """Lesson 04: in place."""
     for layer in (network.first, network.second, network.third):
@@ -99,11 +109,15 @@ ANSWERS = {
     "08_batch_norm": {1: (2112, 2048), 2: (44, 43),
                       3: (lambda dy, gamma, var: gamma * dy / np.sqrt(var + 1e-5), lambda dy, gamma, var: gamma * dy),
                       4: (stretching_changes_nothing, lambda rule: abs(rule(*tall_batch()).sum()) < 1e-6)},
-    "09_activations_and_initialisation": {1: (0.0907, 0.01), 2: (lambda n, a: 2 / (n * (1 + a * a)), lambda n, a: 2 / n), 3: (10, 10**7)},
+    "09_activations_and_initialisation": {1: (0.0907, 0.01), 2: (10, 10**7), 3: (lambda n, a: 2 / (n * (1 + a * a)), lambda n, a: 2 / n),
+                                          4: (lambda dy, x: dy * np.sign(x), lambda dy, x: dy)},
+    "10_pixel_shuffle": {1: ([4, 6, 6, 9], [5, 5, 5, 5]), 2: (147_456, 36_864), 3: (a_flat_wall_stays_flat, lambda projection: True)},
+    "11_adam": {1: (2 / 101, 0.02), 2: (0.67, 1),
+                3: (lambda adam: bool(np.allclose(adam([5.0] * 4), 1)), lambda adam: bool(np.allclose(adam([5.0]), 1)))},
+    "12_srresnet": {1: (18, 80), 2: (9.2, 16), 3: (lambda x, inner: x + inner(x), lambda x, inner: inner(x) + inner(inner(x)))},
+    "15_what_a_loss_wants": {1: (0, 0.3), 2: (3.01, 6), 3: (0.615, 0.784), 4: (absolute, absolute_without_the_kink)},
     "16_two_players": {1: (0, 1), 2: (0.6931, 1.3863), 3: (lambda z: -ops.sigmoid(-z).array, lambda z: -ops.sigmoid(z).array),
                        4: (collapsed, lambda points: len(points) < 800)},
-    "10_pixel_shuffle": {1: ([4, 6, 6, 9], [5, 5, 5, 5]), 2: (8, 7), 3: (147_456, 36_864)},
-    "11_adam": {1: (2 / 101, 0.02), 2: (0.67, 1)},
     "17_srgan": {1: (0.693, 0.5), 2: (1, 0), 3: (0.004, 250), 4: (sick, lambda row: row["adversarial"] > 3)},
     "19_bug_museum_players": {1: (500, 50), 2: (450, 50),
                               3: (lambda reaches: not np.any(reaches(0.0)), lambda reaches: np.any(reaches(1.0)))},
@@ -113,7 +127,5 @@ ANSWERS = {
                            3: (lambda run: np.array_equal(run(5), run(None)), lambda run: run(5).shape == run(None).shape)},
     "22_bug_museum_pictures": {1: (44, 255), 2: (27.18, 28.5), 3: (8, 4), 4: (small_stripes_are_grey, lambda shrink: True)},
     "23_gpu": {1: (10, 11), 2: (42, 6), 3: (lambda thread: thread, lambda thread: 3 * thread)},
-    "12_srresnet": {1: (18, 80), 2: (9.2, 16)},
     "24_reading_the_results": {1: (24.99, 28), 2: (0.509, 0.5 ** 0.5), 3: (63 / 64, 7 / 8)},
-    "15_what_a_loss_wants": {1: (0, 0.3), 2: (3.01, 6), 3: (0.615, 0.784), 4: (absolute, absolute_without_the_kink)},
 }
