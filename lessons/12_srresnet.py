@@ -35,9 +35,9 @@ from npsrgan.tape import Tape, Tensor
 # | part | what it does | shape |
 # |---|---|---|
 # | head | 9 x 9 convolution, PReLU: describe every pixel | (N, h, w, 3) to (N, h, w, 64) |
-# | body | 16 residual blocks, one more convolution and batch norm: work, at low resolution | (N, h, w, 64) |
+# | body | 16 residual blocks, a convolution, batch norm: the work | (N, h, w, 64) |
 # | long lane | add what the head has said | (N, h, w, 64) |
-# | upsampling, twice | 3 x 3 convolution to 256 channels, pixel shuffle, PReLU | (N, 2h, 2w, 64), (N, 4h, 4w, 64) |
+# | upsampling | twice: 3 x 3 convolution to 256 channels, pixel shuffle, PReLU | (N, 4h, 4w, 64) |
 # | tail | 9 x 9 convolution: back to colours | (N, 4h, 4w, 3) |
 #
 # A **residual block** learns only what to *add* to its input: $y = x + f(x)$, where $f$ is
