@@ -10,7 +10,7 @@ import math
 from pathlib import Path
 
 from npsrgan import storage
-from npsrgan.convert import formats, networks, pytorch, readings
+from npsrgan.convert import formats, networks, pytorch, readings, structure
 from npsrgan.errors import UserError, command, path
 from npsrgan.files import replacing, require_writable
 from npsrgan.models import VGG19
@@ -45,7 +45,10 @@ def main(arguments=None):
     if options.feature_scale is not None and not 0 < options.feature_scale < math.inf:
         raise UserError(f"--feature-scale must be positive (it is {options.feature_scale:g})")
     require_writable(out)
-    network, about = load(source, options)
+    try:
+        network, about = load(source, options)
+    except structure.Unmapped as error:
+        raise UserError(f"{source} cannot be mapped: {error}") from None
     if options.feature_scale is not None and isinstance(network, VGG19):
         network.settings["feature_scale"] = options.feature_scale
     say(f"{source}: {about}")
@@ -87,7 +90,7 @@ def load(path, options):
         if options.to != "torch":
             raise UserError(f"{path} is a file of npsrgan already; with --to torch it is converted for PyTorch")
         return storage.load_network(path), source.kind
-    if source.kind == "HDF5":
+    if source.kind == "HDF5" and isinstance(source.contents, dict) and any("block1_conv1" in name for name in source.contents):
         return storage.load_vgg19(path, layer=None), "Keras"
     fixed = {name: getattr(options, name) for name, _, _ in GENERATORS}
     return networks.find(source, path, fixed, options.key, options.force)

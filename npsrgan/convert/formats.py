@@ -2,9 +2,8 @@
 from typing import NamedTuple
 
 from npsrgan import storage
-from npsrgan.convert import paddle, pytorch, safetensors
+from npsrgan.convert import keras, paddle, pytorch, safetensors
 from npsrgan.convert.pickles import one_sentence
-from npsrgan.errors import UserError
 
 
 class Source(NamedTuple):
@@ -28,11 +27,9 @@ def read(path):
     wants to be run (`pickles.Refused`).
     """
     kind = storage.recognise(path)
-    if kind == "Keras":
-        raise UserError(f"{path} is an archive of Keras, which is not read: save its weights as .h5")
     with one_sentence(path):
-        return Source(kind, READERS[kind](path) if kind in READERS else None, kind != "safetensors")
+        return Source(kind, READERS[kind](path) if kind in READERS else None, kind != "safetensors", kind in ("HDF5", "Keras"))
 
 
 READERS = {"PyTorch": pytorch.read_zip, "PyTorch before 1.6": pytorch.read_legacy, "a pickle, as Paddle writes it": paddle.read,
-           "safetensors": safetensors.read}
+           "safetensors": safetensors.read, "HDF5": keras.read, "Keras": keras.read_zip}

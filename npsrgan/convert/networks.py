@@ -3,7 +3,7 @@ import math
 
 import numpy as np
 
-from npsrgan.convert import readings, structure
+from npsrgan.convert import keras, readings, structure
 from npsrgan.convert.pickles import Stored
 from npsrgan.convert.structure import Unmapped
 from npsrgan.errors import UserError
@@ -23,6 +23,10 @@ def find(source, path, fixed, key=None, force=False):
     key:   the state dict to take, or a prefix of the names in it; None: the one that fits, and of several the moving average.
     Raises UserError where nothing fits, or more than one.
     """
+    if isinstance(source.contents, keras.Model):
+        if not 2 <= source.contents.scale <= 8:
+            raise Unmapped(f"it is a model that enlarges {source.contents.scale} times")
+        return _read(source.kind, [source.contents], fixed, force)
     dicts = dict(_state_dicts(source.contents, source.ordered))
     if key is not None:
         inner = {f"{path}.{prefix}".lstrip("."): part for path, arrays in dicts.items() for prefix, part in _by_prefix(arrays).items()}
@@ -43,7 +47,7 @@ def find(source, path, fixed, key=None, force=False):
                 waiting += [(f"{name}.{prefix}".lstrip("."), part) for prefix, part in _by_prefix(arrays).items()]
     if not fitting:
         largest = max(dicts, key=lambda name: len(dicts[name]))
-        raise Unmapped(f"{path}{f', {largest!r},' if largest else ''} cannot be mapped: {trouble[largest]}")
+        raise Unmapped(f"{f'{largest!r}: ' if largest else ''}{trouble[largest]}")
     chosen = [name for name in fitting if "ema" in name] or list(fitting)
     if len(chosen) > 1:
         raise UserError(f"{path} holds several networks: choose one with --key, of {structure.listed(list(fitting))}")
@@ -51,6 +55,11 @@ def find(source, path, fixed, key=None, force=False):
     if isinstance(found, tuple):
         network, left_out = found
         return network, about + (f"; left out: {structure.listed(left_out)}" if left_out else "")
+    return _read(about, found, fixed, force)
+
+
+def _read(about, found, fixed, force):
+    """The network that the generators found are, as the photograph shows, and a sentence about it."""
     best, bicubic = readings.judge(found, fixed, force)
     network = readings.paper(best.generator, best.choice) or readings.whole(best.generator, best.choice)
     doubt = "" if best.score > bicubic + readings.MARGIN else (

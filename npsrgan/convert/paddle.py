@@ -4,7 +4,7 @@ import math
 import numpy as np
 from tqdm import tqdm
 
-from npsrgan.convert.pickles import PLAIN, Stored, load
+from npsrgan.convert.pickles import FUNCTIONS, Refused, Stored, load, mapped
 
 _NAMES = "StructuredToParameterName@@"      # {name in the network: name of the variable}, in the network's order
 _SLICES = "UnpackBigParamInfor@@"           # {name: its shape and its slices}, of arrays too large for pickles of protocol 2
@@ -13,8 +13,8 @@ _SLICES = "UnpackBigParamInfor@@"           # {name: its shape and its slices}, 
 def read(path):
     """The dict in a .pdparams file, sliced arrays put together and in their place, Paddle's own entries left out."""
     size = path.stat().st_size
-    with open(path, "rb") as file, tqdm(desc="reading", total=2 * size, unit="B", unit_scale=True, delay=2, leave=False) as bar:
-        found = load(_Watched(file, bar), path, PLAIN)      # which goes through it twice
+    with mapped(path) as file, tqdm(desc="reading", total=size, unit="B", unit_scale=True, delay=2, leave=False) as bar:
+        found = load(_Watched(file, bar), FUNCTIONS)
     if not isinstance(found, dict):
         return found
     names = found.pop(_NAMES, {})
@@ -25,7 +25,7 @@ def read(path):
 
 def _joined(shape, slices):
     if math.prod(shape) != sum(math.prod(part.shape) for part in slices):
-        raise ValueError(f"slices that do not make an array of shape {shape}")
+        raise Refused("slices do not make the array that they should")
     return Stored(shape, lambda: np.concatenate([part.read() for part in slices]).reshape(shape))
 
 

@@ -1,23 +1,29 @@
 """Reading pickles without running them.
 
-A pickle is a program: it may ask for any function by name and call it.  The reader here knows a short list of names, and what
-answers to them are stand-ins of our own, which make nothing but arrays and plain containers.  Asked for anything else, it
-refuses the whole file.
+A pickle is a program for a small machine with a stack, which may ask for any function by name and call it.  The machine here
+follows the instructions but calls nothing: for a few names it has functions of its own, which make arrays, and every other name
+gives an inert object, which keeps what a pickle puts into it.  What is built so is of lists, tuples, dicts and arrays.
 """
-import pickle
+import math
+import mmap
 import pickletools
 import re
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import numpy as np
 
 from npsrgan.errors import UserError
 
 BFLOAT16 = "bfloat16"       # a type that NumPy does not have: the upper half of a float32
+_INSTRUCTIONS = 500_000   # at most; a network with its optimiser takes some ten thousand
+# Names that no weights need.  They would not be run either, but whoever has such a file should know.
+_SYSTEM = {"os", "posix", "nt", "subprocess", "sys", "shutil", "socket", "runpy", "importlib", "pty", "ctypes", "webbrowser", "pickle"}
+_RUNNING = {"eval", "exec", "execfile", "compile", "open", "__import__", "getattr", "setattr", "input", "breakpoint"}
 
 
 class Refused(UserError):
-    """A pickle that asks for more than arrays and plain containers."""
+    """Something in a file that no program that saves weights writes."""
 
 
 @contextmanager
@@ -25,73 +31,16 @@ def one_sentence(path):
     """Whatever damaged bytes raise, and they can raise nearly anything, becomes a UserError about the file."""
     try:
         yield
+    except Refused as error:
+        raise Refused(f"{path} was not read: {error}") from None
     except UserError:
         raise
     except Exception as error:
         reason = str(error).replace("\n", " ")[:120] or type(error).__name__
-        raise UserError(f"{path} is damaged or cut short ({reason}): download it again") from error
+        raise UserError(f"{path} is damaged or cut short ({ascii(reason)[1:-1]}): download it again") from error
 
 
-def load(file, path, admitted, persistent=None):
-    """Read one pickle from a binary file, and leave the file behind it.
-
-    path:       for the error messages.
-    admitted:   {(module, name): stand-in}, what it may ask for.
-    persistent: the function that answers persistent ids (PyTorch's storages); None: there are none.
-    Raises Refused for a pickle that asks for anything else, and nearly any exception for damaged bytes.
-    """
-    start = file.tell()
-    _check_memo(file)
-    file.seek(start)
-    return _Unpickler(file, path, admitted, persistent).load()
-
-
-def _check_memo(file):
-    """Go through the instructions of a pickle without following them.
-
-    Python's reader keeps a table as long as the largest index a pickle says; one that writes to slot four thousand million
-    would fill the memory.  Honest ones count up from 0.
-    """
-    for count, (instruction, argument, _) in enumerate(pickletools.genops(file)):
-        if instruction.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > count:
-            raise ValueError("a memo index out of order")
-
-
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, file, path, admitted, persistent):
-        super().__init__(file, encoding="latin1")       # what Python 2 called a string was bytes
-        self.path, self.admitted, self.persistent = path, admitted, persistent
-
-    def find_class(self, module, name):
-        if (module, name) not in self.admitted:
-            raise Refused(f"{self.path} was not read: it asks for {ascii(f'{module}.{name}'[:80])}, and only tensors and plain "
-                          "containers are read from a pickle; where it holds a whole network, save its state_dict() instead")
-        return Admitted(self.admitted[module, name])
-
-    def persistent_load(self, pid):
-        if self.persistent is None:
-            raise ValueError("a persistent id")
-        return self.persistent(pid)
-
-
-class Sealed:
-    """What a pickle may hold but not change: its BUILD instruction, which sets attributes, is refused."""
-
-    def __setstate__(self, state):
-        raise ValueError("an instruction to change what must not change")
-
-
-class Admitted(Sealed):
-    """What a pickle gets for a name it may ask for: something to call or to pass on."""
-
-    def __init__(self, stand_in):
-        self.stand_in = stand_in
-
-    def __call__(self, *arguments):
-        return self.stand_in(*arguments)
-
-
-class Stored(Sealed):
+class Stored:
     """An array of known shape in a file, whose values are read when `read()` asks for them."""
 
     def __init__(self, shape, load):
@@ -103,63 +52,183 @@ class Stored(Sealed):
         return np.array(array, np.float32 if array.dtype.kind == "f" else None, order="C")
 
 
+class Named(NamedTuple):
+    """A name that a pickle asks for."""
+
+    module: str
+    name: str
+
+
+class Inert(dict):
+    """What a pickle thinks is an object: its attributes and items, of those with names."""
+
+
+class _DType:
+    """In place of numpy.dtype, for numbers."""
+
+    def __init__(self, code):
+        self.dtype = np.dtype(code)
+
+    def build(self, state):
+        """The byte order, which a pickle adds afterwards."""
+        self.dtype = self.dtype.newbyteorder(state[1] if state[1] in ("<", ">", "=", "|") else "?")
+
+
+class _Array(Stored):
+    """In place of numpy.ndarray: made empty, then filled."""
+
+    def __init__(self, *_):
+        super().__init__((0,), lambda: np.zeros(0, np.float32))
+
+    def build(self, state):
+        """The contents.  An array of anything but numbers stays empty."""
+        _, shape, dtype, fortran, contents = state
+        if isinstance(dtype, _DType):
+            if not all(type(n) is int and n >= 0 for n in shape) or math.prod(shape) * dtype.dtype.itemsize != len(contents):
+                raise Refused(f"an array of {len(contents)} bytes does not fit its shape")
+            super().__init__(shape, lambda: _flat(dtype, contents).reshape(shape, order="F" if fortran else "C"))
+
+
+def _flat(dtype, contents):
+    return numbers(contents.encode("latin1") if isinstance(contents, str) else contents, dtype.dtype)
+
+
 def numbers(contents, dtype):
-    """The array of a NumPy type, or BFLOAT16, in some bytes."""
+    """A flat array from bytes.  dtype: NumPy's, or BFLOAT16."""
     if dtype == BFLOAT16:
         return (np.frombuffer(contents, "<u2").astype(np.uint32) << 16).view(np.float32)
     return np.frombuffer(contents, dtype)
 
 
-class Dict(dict):
-    """In place of OrderedDict.  What BUILD would add (PyTorch's _metadata) is left out."""
-
-    def __setstate__(self, state):
-        pass
+def named(pairs):
+    """A dict of the pairs whose keys are strings or integers.  Others could take for ever to hash, and no weights have them."""
+    return {key: value for key, value in pairs if isinstance(key, (str, int))}
 
 
-class _DType(Sealed):
-    """In place of numpy.dtype, for numbers only."""
-
-    def __init__(self, code, *_):
-        if not re.fullmatch("[fiu][1248]|b1", code):
-            raise ValueError(f"the array type {ascii(code[:20])}")
-        self.dtype = np.dtype(code)
-
-    def __setstate__(self, state):
-        if state[1] not in ("<", ">", "|", "="):
-            raise ValueError("a byte order")
-        self.dtype = self.dtype.newbyteorder(state[1])
+# What answers to names in any pickle.  Old ones write bytes as text and a call that encodes it.
+FUNCTIONS = {("collections", "OrderedDict"): lambda pairs=(): named(pairs), ("_codecs", "encode"): lambda text, encoding: text,
+             ("__builtin__", "bytes"): lambda *_: b"",
+             ("numpy", "dtype"): lambda code, *_: _DType(code) if re.fullmatch("[fiu][1248]|b1", code) else Inert(),
+             **{(f"numpy.{core}.multiarray", "_reconstruct"): _Array for core in ("core", "_core")},
+             **{(f"numpy.{core}.multiarray", "scalar"): lambda dtype, contents: _flat(dtype, contents[:8])[0].item()
+                if isinstance(dtype, _DType) else None for core in ("core", "_core")}}
 
 
-class _Array(Stored):
-    """In place of numpy.ndarray: made empty by `_reconstruct`, then filled by BUILD."""
+class _Machine:
+    """The machine that a pickle is a program for.  One method for each kind of instruction, found by the table behind them."""
 
-    def __init__(self, *_):
-        super().__init__((0,), lambda: np.zeros(0, np.float32))
+    def __init__(self, functions, persistent):
+        self.functions, self.persistent, self.stack, self.marked, self.memo = functions, persistent, [], [], {}
 
-    def __setstate__(self, state):
-        _, shape, dtype, fortran, contents = state
-        array = _numbers(dtype, contents).reshape(shape, order="F" if fortran else "C")
-        super().__init__(array.shape, lambda: array)
+    def run(self, file):
+        for count, (instruction, argument, _) in enumerate(pickletools.genops(file)):
+            if count == _INSTRUCTIONS:
+                raise Refused(f"it has more than {_INSTRUCTIONS} instructions, and weights need some ten thousand")
+            if instruction.name == "STOP":
+                return self.stack.pop()
+            STEPS[instruction.name](self, argument)
+
+    def push(self, value):
+        self.stack.append(value)
+
+    def mark(self, _):
+        self.marked.append(self.stack)
+        self.stack = []
+
+    def since_mark(self):
+        items, self.stack = self.stack, self.marked.pop()
+        return items
+
+    def pop(self, count):
+        items = self.stack[len(self.stack) - count:]
+        del self.stack[len(self.stack) - count:]
+        return items
+
+    def keep(self, place):
+        self.memo[len(self.memo) if place is None else place] = self.stack[-1]
+
+    def extend(self, items):
+        if type(self.stack[-1]) is list:
+            self.stack[-1].extend(items)
+
+    def update(self, items):
+        if isinstance(self.stack[-1], dict):
+            self.stack[-1].update(named(zip(items[::2], items[1::2], strict=True)))
+
+    def ask(self, module, name):
+        if module.split(".")[0] in _SYSTEM or module in ("builtins", "__builtin__") and name in _RUNNING:
+            raise Refused(f"it asks to run {ascii(f'{module}.{name}'[:80])}, which no weights need; do not load it with other "
+                          "programs either")
+        self.push(Named(module, name))
+
+    def call(self, function, arguments):
+        known = isinstance(function, Named) and function in self.functions
+        self.push(self.functions[function](*arguments) if known else Inert())
+
+    def build(self, state):
+        target = self.stack[-1]
+        if isinstance(target, (_Array, _DType)):
+            target.build(state)
+        elif type(target) is Inert:
+            for part in state if isinstance(state, tuple) else (state,):        # attributes, and those in slots
+                target.update(part if isinstance(part, dict) else {})
 
 
-def _numbers(dtype, contents):
-    return numbers(contents.encode("latin1") if isinstance(contents, str) else contents, dtype.dtype)
+def _refuse(machine, argument):
+    raise Refused("it has an instruction that no weights need")
 
 
-def _encode(text, encoding):
-    """In place of codecs.encode, by which old pickles write bytes."""
-    if encoding != "latin1":
-        raise ValueError("an encoding")
-    return text.encode("latin1")
+STEPS = {
+    **dict.fromkeys(["INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "STRING", "BINSTRING",
+                     "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES",
+                     "BINBYTES8", "BYTEARRAY8", "NONE"], _Machine.push),
+    **dict.fromkeys(["PROTO", "FRAME"], lambda machine, argument: None),
+    **dict.fromkeys(["PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"], _Machine.keep),
+    **dict.fromkeys(["GET", "BINGET", "LONG_BINGET"], lambda machine, place: machine.push(machine.memo[place])),
+    **dict.fromkeys(["EXT1", "EXT2", "EXT4", "NEXT_BUFFER", "READONLY_BUFFER"], _refuse),
+    **dict.fromkeys(["REDUCE", "NEWOBJ"], lambda machine, _: machine.call(*machine.pop(2))),
+    **dict.fromkeys(["EMPTY_LIST", "EMPTY_SET"], lambda machine, _: machine.push([])),
+    **dict.fromkeys(["LIST", "FROZENSET"], lambda machine, _: machine.push(machine.since_mark())),
+    **dict.fromkeys(["APPENDS", "ADDITEMS"], lambda machine, _: machine.extend(machine.since_mark())),
+    "NEWTRUE": lambda machine, _: machine.push(True),
+    "NEWFALSE": lambda machine, _: machine.push(False),
+    "EMPTY_TUPLE": lambda machine, _: machine.push(()),
+    "EMPTY_DICT": lambda machine, _: machine.push({}),
+    "MARK": _Machine.mark,
+    "POP": lambda machine, _: machine.pop(1) if machine.stack else machine.since_mark(),
+    "POP_MARK": lambda machine, _: machine.since_mark(),
+    "DUP": lambda machine, _: machine.push(machine.stack[-1]),
+    "TUPLE": lambda machine, _: machine.push(tuple(machine.since_mark())),
+    "TUPLE1": lambda machine, _: machine.push(tuple(machine.pop(1))),
+    "TUPLE2": lambda machine, _: machine.push(tuple(machine.pop(2))),
+    "TUPLE3": lambda machine, _: machine.push(tuple(machine.pop(3))),
+    "DICT": lambda machine, _: (items := machine.since_mark(), machine.push({}), machine.update(items)),
+    "APPEND": lambda machine, _: machine.extend(machine.pop(1)),
+    "SETITEM": lambda machine, _: machine.update(machine.pop(2)),
+    "SETITEMS": lambda machine, _: machine.update(machine.since_mark()),
+    "GLOBAL": lambda machine, names: machine.ask(*names.split(" ", 1)),
+    "STACK_GLOBAL": lambda machine, _: machine.ask(*machine.pop(2)),
+    "INST": lambda machine, names: (items := machine.since_mark(), machine.ask(*names.split(" ", 1)), machine.call(*machine.pop(1), items)),
+    "OBJ": lambda machine, _: (items := machine.since_mark(), machine.call(items[0], items[1:])),
+    "NEWOBJ_EX": lambda machine, _: machine.call(*machine.pop(3)[:2]),
+    "BUILD": lambda machine, _: machine.build(*machine.pop(1)),
+    "PERSID": lambda machine, argument: machine.push(machine.persistent(argument)),
+    "BINPERSID": lambda machine, _: machine.push(machine.persistent(*machine.pop(1))),
+}
 
 
-def _not_to_be_called(*_):
-    raise ValueError("a call of what is only to be named")
+def load(file, functions, persistent=_refuse):
+    """Read one pickle from a binary file, and leave the file behind it.
+
+    functions:  {(module, name): function}, what answers to these names.
+    persistent: the function that answers persistent ids (PyTorch's storages).
+    Raises Refused for a pickle that asks to run something or is endless, and nearly any exception for damaged bytes.
+    """
+    return _Machine(functions, persistent).run(file)
 
 
-PLAIN = {("collections", "OrderedDict"): Dict, ("collections", "Counter"): Dict, ("_codecs", "encode"): _encode,
-         ("__builtin__", "bytes"): lambda: b"", ("__builtin__", "set"): set, ("builtins", "set"): set,
-         ("numpy", "ndarray"): _not_to_be_called, ("numpy", "dtype"): _DType,
-         **{(f"numpy.{core}.multiarray", "_reconstruct"): _Array for core in ("core", "_core")},
-         **{(f"numpy.{core}.multiarray", "scalar"): lambda *number: _numbers(*number).item() for core in ("core", "_core")}}
+@contextmanager
+def mapped(path):
+    """A file to read, which gives what is there where more is asked for, and reserves no memory for what is not."""
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as memory:
+        yield memory

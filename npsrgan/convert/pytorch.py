@@ -6,27 +6,28 @@ number, the version, the machine, the object, the order of the storages), then e
 """
 import io
 import math
-import operator
 import pickle
 import zipfile
 from functools import cached_property
 
 import numpy as np
 
-from npsrgan.convert.pickles import BFLOAT16, PLAIN, Sealed, Stored, load, numbers, one_sentence
+from npsrgan.convert.pickles import BFLOAT16, FUNCTIONS, Named, Refused, Stored, load, mapped, numbers, one_sentence
 from npsrgan.errors import UserError
 
 MAGIC = 0x1950A86A20F9469CFC6C
+_INFLATED, _LARGEST = 8, 400_000_000        # times the size of the file, and bytes: what compressed members may come to
+_PROGRAM = 64_000_000                       # bytes of a pickle beside its tensors
 _DTYPES = {"BFloat16": BFLOAT16, **{name: np.dtype(code) for name, code in {
     "Float": "<f4", "Double": "<f8", "Half": "<f2", "Long": "<i8", "Int": "<i4", "Short": "<i2", "Char": "i1", "Byte": "u1",
     "Bool": "?"}.items()}}
 
 
-class _Storage(Sealed):
+class _Storage:
     """A run of numbers in the file, read once, when a tensor in it is asked for."""
 
     def __init__(self, dtype, length, load=None):
-        self.dtype, self.length = dtype, operator.index(length)
+        self.dtype, self.length = dtype, length
         self.bytes = self.length * (2 if dtype == BFLOAT16 else dtype.itemsize)
         self.load = load        # () -> bytes; of the older format known only when the whole file was gone through
 
@@ -37,10 +38,10 @@ class _Storage(Sealed):
 
 def _tensor(storage, offset, size, stride, *_):
     """In place of torch._utils._rebuild_tensor: a view of a storage, which must not reach beyond it nor be larger than it."""
-    reach = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) + 1
-    if not (all(type(n) is int and n >= 0 for n in (offset, *size, *stride))
+    reach = offset + sum((n - 1) * step for n, step in zip(size, stride)) + 1
+    if not (len(size) == len(stride) and all(type(n) is int and n >= 0 for n in (offset, *size, *stride))
             and math.prod(size) <= storage.length and (0 in size or reach <= storage.length)):
-        raise ValueError(f"a tensor of size {size} and stride {stride} at {offset} that does not fit its storage")
+        raise Refused("a tensor does not fit its storage")
 
     def view():
         array = storage.array[offset:]
@@ -49,11 +50,16 @@ def _tensor(storage, offset, size, stride, *_):
     return Stored(size, view)
 
 
-_ADMITTED = PLAIN | {
+def _as_pickled(function, _, arguments, *__):
+    """In place of torch._tensor._rebuild_from_type_v2, which calls the function for a tensor with attributes."""
+    return _FUNCTIONS[function](*arguments)
+
+
+_FUNCTIONS = FUNCTIONS | {
     ("torch._utils", "_rebuild_tensor"): _tensor, ("torch._utils", "_rebuild_tensor_v2"): _tensor,
+    ("torch._tensor", "_rebuild_from_type_v2"): _as_pickled,
     ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
-    ("torch", "Size"): tuple, ("torch", "device"): lambda *_: "device",
-    **{(module, f"{name}Storage"): dtype for module in ("torch", "torch.cuda") for name, dtype in _DTYPES.items()}}
+    ("torch._utils", "_rebuild_parameter_with_state"): lambda tensor, *_: tensor}
 
 
 def read_zip(path):
@@ -64,34 +70,43 @@ def read_zip(path):
         raise UserError(f"{path} is cut short: a zip archive without its end, as of a download that broke off; "
                         "download it again") from None
     members = {member.filename: member for member in archive.infolist()}
-    folders = [name[:-len("data.pkl")] for name in members if name.split("/")[1:] == ["data.pkl"]]
+    folders = [name[:-len("data.pkl")] for name in members if name.split("/")[-1] == "data.pkl" and "__MACOSX" not in name]
     if len(folders) != 1:
         raise UserError(f"{path} is a zip archive, but not one of torch.save: it holds no data.pkl")
     folder = folders[0]
     if folder + "constants.pkl" in members:
         raise UserError(f"{path} is a TorchScript program, not a state dict: load it with torch.jit.load "
                         "and save its state_dict()")
-    # PyTorch never compresses, so what the members claim to hold fits into the file, or is a trap (a "zip bomb").
-    if sum(member.file_size for member in members.values()) > path.stat().st_size:
-        raise UserError(f"{path} is not as torch.save writes it: what is in it is larger than the file, compressed or invented")
+    # PyTorch never compresses, but others zip its files again.
+    size, packed = path.stat().st_size, [member.file_size for member in members.values() if member.compress_type]
+    if sum(member.file_size for member in members.values()) - sum(packed) > size or sum(packed) > min(_INFLATED * size, _LARGEST):
+        raise Refused("what it claims to hold is larger than it could")
 
-    def contents(name):
+    def contents(name, most=_LARGEST):
+        if members[name].file_size > most:
+            raise Refused("what it claims to hold is larger than it could")
         with one_sentence(path):
             return archive.read(members[name])
 
-    if folder + "byteorder" in members and contents(folder + "byteorder") == b"big":
+    if folder + "byteorder" in members and contents(folder + "byteorder", 10) == b"big":
         raise UserError(f"{path} was written on a big-endian machine, whose numbers are not read here")
     storages = {}
 
     def storage(pid):
         kind, dtype, key, _, length = pid
-        name = folder + "data/" + key
-        if name not in storages:
-            storages[name] = _Storage(dtype.stand_in, length, lambda: contents(name))
-        if kind != "storage" or members[name].file_size != storages[name].bytes:
-            raise ValueError(f"the storage {ascii(key)} has another size than the tensors in it")
-        return storages[name]
-    return load(io.BytesIO(contents(folder + "data.pkl")), path, _ADMITTED, storage)
+        made = _storage(storages, kind, dtype, key, length, lambda: contents(f"{folder}data/{key}", size))
+        if members[f"{folder}data/{key}"].file_size != made.bytes:
+            raise Refused("a storage has another size than it says")
+        return made
+    return load(io.BytesIO(contents(folder + "data.pkl", _PROGRAM)), _FUNCTIONS, storage)
+
+
+def _storage(storages, kind, dtype, key, length, load=None):
+    """The _Storage of this key, made when it is first asked for."""
+    if (kind != "storage" or type(key) is not str or type(length) is not int or length < 0
+            or not isinstance(dtype, Named) or dtype.name.removesuffix("Storage") not in _DTYPES):
+        raise Refused("a tensor is stored in an unknown way")
+    return storages.setdefault(key, _Storage(_DTYPES[dtype.name.removesuffix("Storage")], length, load))
 
 
 def read_legacy(path):
@@ -99,10 +114,12 @@ def read_legacy(path):
     storages = {}
 
     def storage(pid):
+        if pid[0] == "module":          # the source code of a class, in files with a whole network
+            return pid[1]
         kind, dtype, key, _, length, view = pid
-        if kind != "storage" or view is not None:
-            raise ValueError("a view of a storage")
-        return storages.setdefault(key, _Storage(dtype.stand_in, length))
+        if view is not None:
+            raise Refused("a storage is a view of another")
+        return _storage(storages, kind, dtype, key, length)
 
     def placed(offset, count):
         def contents():
@@ -111,14 +128,14 @@ def read_legacy(path):
                 return file.read(count)
         return contents
 
-    with open(path, "rb") as file:
+    with mapped(path) as file:
         for _ in ("magic number", "version"):
-            load(file, path, {})
-        if not load(file, path, {}).get("little_endian", True):
+            load(file, {})
+        if not load(file, {}).get("little_endian", True):
             raise UserError(f"{path} was written on a big-endian machine, whose numbers are not read here")
-        found = load(file, path, _ADMITTED, storage)
+        found = load(file, _FUNCTIONS, storage)
         size = path.stat().st_size
-        for key in load(file, path, {}):
+        for key in load(file, {}):
             length, offset = int.from_bytes(file.read(8), "little"), file.tell()
             if key not in storages or length != storages[key].length or offset + storages[key].bytes > size:
                 raise UserError(f"{path} is damaged or cut short: it should hold more tensors than it does; download it again")

@@ -10,6 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from npsrgan import images
+from npsrgan.convert.structure import Generator
 from npsrgan.data.degrade import downscale, upscale
 from npsrgan.data.photograph import Photograph
 from npsrgan.errors import UserError
@@ -111,6 +112,8 @@ def reordered(array, r):
 
 def core(program, generator, choice):
     """Add a generator's steps, from its own pixels to its own pixels, to a Program."""
+    if not isinstance(generator, Generator):
+        return generator.core(program)
     at_head, in_blocks, above = [choice.slope if slope == "*" else slope for slope in ACTIVATIONS.get(choice.activations, (None,) * 3)]
 
     def convolution(part, slope=None, r=1):
@@ -167,7 +170,7 @@ def behind(program, colours, choice):
 
 def whole(generator, choice):
     """The generator from RGB to RGB: an Assembled.  One for grey images takes luminance; colour is enlarged bicubically."""
-    program, colours = Program(), generator.head.shape[1]
+    program, colours = Program(), generator.colours
     before(program, colours, choice)
     own = len(program.steps)
     core(program, generator, choice)
@@ -192,6 +195,8 @@ def _add_enlarged(program, own, scale, base):
 
 def paper(generator, choice):
     """The SRResNet that the generator is, to be trained further; None where it is another network."""
+    if not isinstance(generator, Generator):
+        return None
     head, middle, tail, c = generator.head, generator.middle, generator.tail, generator.head.shape[0]
     trunk = [part for block in generator.blocks for part in block] + [middle]
     inner = [head, *[block[0] for block in generator.blocks], *[up for up, _ in generator.ups]]
@@ -226,18 +231,21 @@ def paper(generator, choice):
 def choices(generator, fixed):
     """Every Choice for a generator but its units, the likeliest first.  fixed: {name: the user's}, None where there is none."""
     def those(name, values): return values if fixed.get(name) is None else [fixed[name]]
-    norms = [part.norm for part in generator.parts if part.norm]
+    if not isinstance(generator, Generator):        # a Keras model, which says it all
+        yield Choice(None, None, None, 1.0, True)
+        return
     above = [part.norm for part, _ in generator.ups if part.norm]
     eps = [None]
-    if norms:
+    if generator.normed:
+        usual = [1e-3, 1e-5] if generator.plain_order else [1e-5, 1e-3]
         # A template that many followed passes 0.8 as eps, where momentum was meant, but not in the upsampling.
-        eps = [(one, other) for one in those("eps", [1e-5, 1e-3, 0.8]) for other in ({1e-5, one} if above else [one])]
+        eps = [(one, other) for one in those("eps", [*usual, 0.8]) for other in ({1e-5, one} if above else [one])]
     silent = not any(part.slope for part in generator.parts)
-    for one in those("activations", ["everywhere"] if norms else ACTIVATIONS) if silent else [None]:
+    for one in those("activations", ["everywhere"] if generator.normed else ACTIVATIONS) if silent else [None]:
         slopes = {"msrresnet": [0.1], "blocks": [0.0], None: [None]}.get(one, [0.0, 0.2, 0.1])
         skips = [True] if generator.middle else [False] if generator.chain else [False, True]
-        yield from (Choice(*chosen) for chosen in product(
-            eps, [one], those("slope", slopes), those("residual", [1.0, 0.1] if one == "blocks" and not norms else [1.0]), skips))
+        residuals = [1.0, 0.1] if one == "blocks" and not generator.normed else [1.0]
+        yield from (Choice(*chosen) for chosen in product(eps, [one], those("slope", slopes), those("residual", residuals), skips))
 
 
 class Reading(NamedTuple):
@@ -256,7 +264,7 @@ def judge(generators, fixed, force=False):
     fixed: {field of Choice: value} that the user gave.   force: believe the best, however bad, and however close the next.
     Raises UserError where no reading stands out, or all are far below bicubic enlargement.
     """
-    scale, colours = generators[0].scale, generators[0].head.shape[1]
+    scale, colours = generators[0].scale, generators[0].colours
     hr = Photograph().load(0)[300:300 + 24 * scale, 300:300 + 24 * scale]       # smooth, and of all greys from black to white
     if colours == 1:
         hr = images.to_uint8(images.to_float(hr) @ LUMA).repeat(3, 2)
@@ -266,8 +274,7 @@ def judge(generators, fixed, force=False):
     for base in BASES[1:]:
         plain[base] = psnr(images.to_uint8(Enlarge(scale, base)(Tensor(images.to_float(lr)[None])).array[0]), hr, scale, "rgb")
     candidates = [(generator, choice) for generator in generators for choice in choices(generator, fixed)]
-    normed = any(part.norm for part in generators[0].parts)
-    inputs = [fixed["input"]] if fixed.get("input") else [name for name in INPUTS if not (normed and name == "div2k")]
+    inputs = [fixed["input"]] if fixed.get("input") else [name for name in INPUTS if not (generators[0].normed and name == "div2k")]
     first, readings = None, []
     for generator, choice in tqdm(candidates, "trying on a photograph", delay=2, leave=False):
         program = Program()
@@ -280,7 +287,7 @@ def judge(generators, fixed, force=False):
             raw = network(pixels)
             for output, base in product([fixed["output"]] if fixed.get("output") else OUTPUTS, BASES):
                 given = fixed.get("base")
-                if base and (output != name or normed) and base != given or (
+                if base and (output != name or generator.normed) and base != given or (
                         given and base != (None if given == "none" else given)):
                     continue
                 chosen = choice._replace(input=name, output=output, base=base)

@@ -4,23 +4,27 @@ import math
 
 import numpy as np
 
-from npsrgan.convert.pickles import BFLOAT16, Stored, numbers
+from npsrgan.convert.pickles import BFLOAT16, Refused, Stored, numbers
 
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": BFLOAT16, "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
            "U8": "u1", "BOOL": "?"}
+_HEADER = 8_000_000     # bytes; a network of a thousand tensors takes a tenth of one million
 
 
 def read(path):
     """{name: tensor} of a .safetensors file."""
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(min(length, path.stat().st_size)))
+        if length > _HEADER:
+            raise Refused("its header is larger than any network needs")
+        header = json.loads(file.read(length))
     contents = np.memmap(path, np.uint8, "r")[8 + length:]
 
     def tensor(entry):
         dtype, (start, stop), shape = _DTYPES[entry["dtype"]], entry["data_offsets"], entry["shape"]
         size = 2 if dtype == BFLOAT16 else np.dtype(dtype).itemsize
-        if not 0 <= start <= stop <= contents.size or math.prod(shape) * size != stop - start or min(shape, default=0) < 0:
-            raise ValueError("a tensor that reaches beyond the file")
+        if (not all(type(n) is int and n >= 0 for n in (start, stop, *shape)) or not start <= stop <= contents.size
+                or math.prod(shape) * size != stop - start):
+            raise Refused("a tensor reaches beyond the file, or does not fit its shape")
         return Stored(shape, lambda: numbers(contents[start:stop], dtype).reshape(shape))
     return {name: tensor(entry) for name, entry in header.items() if name != "__metadata__"}

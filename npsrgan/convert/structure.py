@@ -67,6 +67,16 @@ class Generator(NamedTuple):
         return [self.head, *[part for block in self.blocks for part in block], *middle, *[up for up, _ in self.ups], *late, self.tail]
 
     @property
+    def colours(self):
+        """Channels of the image: 3, or 1 for grey."""
+        return self.head.shape[1]
+
+    @property
+    def normed(self):
+        """Whether it has batch norms."""
+        return any(part.norm for part in self.parts)
+
+    @property
     def chain(self):
         """Whether nothing in it is residual."""
         return any(len(block) == 1 for block in self.blocks)

@@ -1,9 +1,14 @@
 """Weights from elsewhere: what PyTorch computes with them we compute, what is no weights is named."""
+import argparse
+import datetime
+import enum
 import os
 import pickle
 import re
 import subprocess
 import sys
+import zipfile
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -226,6 +231,71 @@ def test_checkpoints(tmp_path, wrap, new):
     assert run(tmp_path / "theirs.pth", "-o", tmp_path / "ours.h5", "--force", "--input", "symmetric", "--output", "symmetric") == 0
     x = image(6, 6)
     assert np.allclose(storage.load_network(tmp_path / "ours.h5").eval()(x).array, nhwc(theirs(nchw(x))), atol=1e-5)
+
+
+class Color(enum.Enum):
+    RED = 1
+
+
+EXTRAS = {
+    "options": lambda: argparse.Namespace(lr=1e-4, out=Path("runs"), size=[3, 4]), "a date": lambda: datetime.datetime.now(),
+    "a defaultdict": lambda: defaultdict(list, {"psnr": [1.0, 2.0]}), "a path": lambda: Path("x"), "a type": lambda: torch.float32,
+    "a member of an enumeration": lambda: Color.RED, "a set with tuples": lambda: {(1, 2)}, "tuples as keys": lambda: {(1, 2): 3},
+    "a random state": lambda: np.random.default_rng(0), "an optimiser": lambda: torch.optim.Adam(nn.Linear(2, 2).parameters()).state_dict(),
+    "a whole discriminator": lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.Linear(4, 4)), "a scalar of NumPy": lambda: np.float64(0.5),
+}
+
+
+@pytest.mark.parametrize("new", [True, False], ids=["zip", "before 1.6"])
+def test_harmless_extras(tmp_path, new):
+    theirs = Generator(blocks=1)
+    torch.save({"extras": {name: make() for name, make in EXTRAS.items()}, "g": theirs.state_dict()}, tmp_path / "theirs.pth",
+               _use_new_zipfile_serialization=new)
+    assert run(tmp_path / "theirs.pth", "-o", tmp_path / "ours.h5", "--force", "--input", "symmetric", "--output", "symmetric") == 0
+    same_as_torch(tmp_path / "ours.h5", theirs, "symmetric", "symmetric")
+
+
+WHOLES = {
+    "a whole network": lambda theirs: theirs,
+    "in DataParallel": nn.DataParallel,
+    "in a checkpoint": lambda theirs: {"epoch": 3, "generator": theirs, "args": argparse.Namespace(a=1)},
+    "averaged": lambda theirs: torch.optim.swa_utils.AveragedModel(theirs).state_dict(),
+    "beside a discriminator, in one state dict": lambda theirs: {
+        **{f"generator.{name}": array for name, array in theirs.state_dict().items()},
+        **{f"discriminator.{name}": array for name, array in nn.Sequential(nn.Conv2d(3, 8, 3), nn.Linear(4, 4)).state_dict().items()}},
+}
+
+
+@pytest.mark.parametrize("new", [True, False], ids=["zip", "before 1.6"])
+@pytest.mark.parametrize("name", WHOLES)
+@pytest.mark.filterwarnings("ignore")
+def test_networks_that_are_not_state_dicts(tmp_path, name, new):
+    theirs = Generator(blocks=1)
+    del theirs.end, theirs.base             # functions, which cannot be pickled
+    torch.save(WHOLES[name](theirs), tmp_path / "theirs.pth", _use_new_zipfile_serialization=new)
+    assert run(tmp_path / "theirs.pth", "-o", tmp_path / "ours.h5", "--force", "--input", "symmetric", "--output", "symmetric") == 0
+    theirs.end, theirs.base = (lambda y: y), None
+    same_as_torch(tmp_path / "ours.h5", theirs, "symmetric", "symmetric")
+
+
+def test_a_prefix_is_a_key(tmp_path, capsys):
+    a, b = Generator(blocks=1), Generator(blocks=2)
+    torch.save({f"{prefix}.{name}": array for prefix, network in (("a", a), ("b", b)) for name, array in network.state_dict().items()},
+               tmp_path / "theirs.pth")
+    words = tmp_path / "theirs.pth", "-o", tmp_path / "ours.h5", "--force", "--input", "symmetric", "--output", "symmetric"
+    assert run(*words) == 2 and "choose one with --key, of a, b" in capsys.readouterr().err
+    for key, blocks in (("a", 1), ("b.", 2)):
+        assert run(*words, "--key", key) == 0 and storage.load_network(tmp_path / "ours.h5").settings["blocks"] == blocks
+
+
+def test_an_archive_that_was_zipped_again(tmp_path):
+    theirs = Generator(blocks=1)
+    torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
+    with zipfile.ZipFile(tmp_path / "theirs.pth") as old, zipfile.ZipFile(tmp_path / "again.pth", "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(f"a folder/{name}", old.read(name))
+    assert run(tmp_path / "again.pth", "-o", tmp_path / "ours.h5", "--force", "--input", "symmetric", "--output", "symmetric") == 0
+    same_as_torch(tmp_path / "ours.h5", theirs, "symmetric", "symmetric")
 
 
 def test_two_networks_in_one_file(tmp_path, capsys):
