@@ -5,6 +5,7 @@ arrays, which then go the way of a state dict.  Keras's kernels are (height, wid
 """
 import io
 import json
+import math
 import re
 import zipfile
 
@@ -68,8 +69,9 @@ def _arrays(file, place):
             raise Refused(f"it has more than {_OBJECTS} parts, and networks some hundreds")
         found[name] = None
         if isinstance(item, h5py.Dataset):
-            if item.external or item.is_virtual or item.nbytes > _INFLATED * item.id.get_storage_size() + 64:
-                raise Refused(f"{ascii(name[-60:])} claims to be larger than it is")
+            largest = max(item.nbytes, math.prod(item.chunks or (0,)) * item.dtype.itemsize)
+            if item.external or item.is_virtual or item.dtype.kind not in "fiu" or largest > _INFLATED * item.id.get_storage_size() + 64:
+                raise Refused(f"{ascii(name[-60:])} is no array, or claims to be larger than it is")
             found[name] = Stored(item.shape, lambda: _dataset(place, name))
     file.visititems(visit)
     return {name: array for name, array in found.items() if array}

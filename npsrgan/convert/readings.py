@@ -205,7 +205,8 @@ def paper(generator, choice):
             or choice.activations not in (None, "everywhere") or None in trunk or any(len(block) < 2 for block in generator.blocks)
             or generator.scale not in SRResNet.SHUFFLES or [r for _, r in generator.ups] != SRResNet.SHUFFLES[generator.scale]
             or head.shape[1] != 3 or max(head.shape[2], tail.shape[2]) > 9 or any(part.shape[2] > 3 for part in inner[1:] + trunk)
-            or not all(part.norm for part in trunk) or any(part.slope for part in trunk if part not in inner)
+            or not all(part.norm and (part.norm["running_var"] + choice.eps[0] >= BatchNorm.eps).all() for part in trunk)
+            or any(part.slope for part in trunk if part not in inner)
             or choice.activations is None and not all(part.slope and part.slope.shape[0] in (1, c) for part in inner)):
         return None
     network = SRResNet(c, len(generator.blocks), generator.scale)
