@@ -5,6 +5,7 @@ import weakref
 
 import numpy as np
 import pytest
+from comparisons import double, rounding
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from npsrgan import losses, ops
@@ -64,6 +65,9 @@ def convolution(image, kernel, stride, padding):
     return *(draw.standard_normal(shape) for shape in (image, kernel, kernel[3:])), stride, padding
 
 
+TERMS = 2304        # of the longest sums: 3x3 taps of 256 channels
+LOST = 10           # a digit goes to Winograd's transforms, whose intermediate values are larger than their results
+
 CASES = OPERATIONS + [(ops.conv2d, convolution(*case)) for case in CONVOLUTIONS]
 NAMES = [f"{operation.__name__}-{index}" for index, (operation, _) in enumerate(CASES)]
 
@@ -95,7 +99,7 @@ def cast(args, dtype):
 def assert_equal(actual, expected, dtype, what):
     assert actual.dtype == dtype and actual.shape == expected.shape, what
     scale = expected.std() if expected.size > 1 else np.abs(expected).max()
-    assert np.abs(actual - expected).max() <= (1e-10 if dtype == np.float64 else 2e-4) * scale, what
+    assert np.abs(actual - expected).max() <= LOST * rounding(TERMS, dtype) * scale, what
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -113,7 +117,7 @@ def test_twin_equals_reference(operation, args, dtype, threads):
         assert_equal(rule(dy), expected_rule(dy.astype(np.float64)), dtype, f"gradient {index}")
     for before, after in zip(exact, mine):      # running statistics are updated alike, all else is left alone
         if isinstance(before, np.ndarray):
-            np.testing.assert_allclose(before, after, rtol=1e-5, atol=1e-5)
+            np.testing.assert_allclose(before, after, rtol=rounding(1440, dtype))
 
 
 @pytest.mark.parametrize("limit", [0, 1 << 40])
@@ -205,10 +209,11 @@ def test_shapes_that_do_not_fit_are_explained_by_the_reference():
 
 
 def test_a_network_with_and_without_twins():
-    lr, hr = rng.standard_normal((2, 9, 11, 3)).astype(np.float32), rng.standard_normal((2, 36, 44, 3)).astype(np.float32)
+    """In double precision: in float32 rounding may take a PReLU's input across its kink."""
+    lr, hr = rng.standard_normal((2, 9, 11, 3)), rng.standard_normal((2, 36, 44, 3))
 
     def gradients():
-        network = SRResNet(channels=16, blocks=1, seed=1)
+        network = SRResNet(channels=16, blocks=1, seed=1).to(double)
         with Tape() as tape:
             loss = losses.mean_squared_error(network(lr), hr)
         return np.concatenate([g.ravel() for g in tape.gradient(loss, network.parameters())])
@@ -216,7 +221,8 @@ def test_a_network_with_and_without_twins():
     fast = gradients()
     with reference_only():
         expected = gradients()
-    assert np.linalg.norm(fast - expected) < 1e-5 * np.linalg.norm(expected) and not np.array_equal(fast, expected)
+    limit = LOST * rounding(fast.size, np.float64)
+    assert np.linalg.norm(fast - expected) < limit * np.linalg.norm(expected) and not np.array_equal(fast, expected)
 
 
 # Work shared by gradient rules

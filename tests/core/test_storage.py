@@ -7,6 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from comparisons import rounding
 
 from npsrgan import storage
 from npsrgan.errors import UserError
@@ -396,7 +397,7 @@ def test_keras_layouts(tmp_path, naming):
     image = np.random.default_rng(1).uniform(-1, 1, (1, 8, 8, 3)).astype(np.float32)
     features = storage.load_vgg19(tmp_path / "vgg.h5", "conv2_2")(image).array[0]
     expected = by_hand(image, weights, 1 / 12.75)
-    assert features.shape == (4, 4, 128) and np.abs(features - expected).max() < 1e-4 * expected.max()
+    assert features.shape == (4, 4, 128) and np.abs(features - expected).max() < rounding(9 * (3 + 64 + 64 + 128)) * expected.max()
 
 
 def test_feature_scale_and_input_normalisation_travel_with_the_file(tmp_path):
@@ -405,7 +406,7 @@ def test_feature_scale_and_input_normalisation_travel_with_the_file(tmp_path):
     vgg = storage.load_vgg19(tmp_path / "keras.h5", "conv2_2")
     assert vgg.settings["feature_scale"] == pytest.approx(1 / 12.75)
     asked = storage.load_vgg19(tmp_path / "keras.h5", "conv2_2", feature_scale=0.5)
-    assert np.allclose(asked(image).array, vgg(image).array * 12.75 / 2, rtol=1e-5)
+    assert np.allclose(asked(image).array, vgg(image).array * 12.75 / 2, rtol=rounding(3), atol=0)
 
     for network, scale in [(vgg, 1 / 12.75), (asked, 0.5), (random_vgg19("conv2_2"), 1.0)]:
         storage.save_network(tmp_path / "ours.h5", network)
@@ -462,4 +463,4 @@ def test_the_real_file():
     image = np.random.default_rng(1).uniform(-1, 1, (1, 16, 16, 3)).astype(np.float32)
     features = storage.load_vgg19(REAL, "conv2_2")(image).array[0]
     expected = by_hand(image, weights, 1 / 12.75)
-    assert np.abs(features - expected).max() < 1e-4 * expected.max()
+    assert np.abs(features - expected).max() < rounding(9 * (3 + 64 + 64 + 128)) * expected.max()
