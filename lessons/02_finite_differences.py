@@ -205,7 +205,8 @@ rules = {
 }
 
 # %% [markdown]
-# The four checks. The first three are common in public code.
+# The four checks. The first three are common in public code. The fourth is the package's; its `op`
+# makes an operation of a function that returns a value and a rule, and lesson 03 shows how.
 
 
 # %%
@@ -316,7 +317,7 @@ save(
 #
 # One direction already involves every weight. The package tries several: the direction of the
 # gradient itself, and random ones. `SRResNet` is the network that lesson 12 builds; here it is only
-# a function with many weights.
+# a function with many weights, its `parameters()`.
 
 # %%
 network = SRResNet(channels=4, blocks=1).to(lambda array: array.astype(np.float64))

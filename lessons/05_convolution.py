@@ -166,8 +166,9 @@ def d_w_six_loops(dy, w, x):
 
 
 # %% [markdown]
-# Finite differences (lesson 02) decide whether that is right. The input is tiny, because every
-# entry of it is moved twice.
+# Finite differences (lesson 02) decide whether that is right. (`ops.conv2d.reference` is the
+# package's function on arrays: it returns the value and the rules, before `op` has made an
+# operation of it.) The input is tiny, because every entry of it is moved twice.
 
 
 # %%

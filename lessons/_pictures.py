@@ -21,6 +21,7 @@ CHOSEN = (
     "10_mesh",
     "11_adam",
     "12_by_heart",
+    "13_bisection",
     "15_what_they_draw",
     "16_mode_collapse",
     "17_srgan",

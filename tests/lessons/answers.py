@@ -34,6 +34,29 @@ def a_flat_wall_stays_flat(projection):
     return bool(np.allclose(inside, inside[0, 0]))
 
 
+def batch_norm_rule(dy, x, gamma, axes=(0, 1, 2)):
+    """Lesson 13."""
+    std = np.sqrt(x.var(axes) + 1e-5)
+    x_hat = (x - x.mean(axes)) / std
+    return gamma / std * (dy - dy.mean(axes) - x_hat * (dy * x_hat).mean(axes))
+
+
+def find(steps):
+    """Lesson 13: from the output back, the first step whose input's gradient is wrong."""
+    from __main__ import Tape, Tensor, loss_from, lr
+    tensors = [Tensor(lr)]
+    with Tape() as tape:
+        for _, _, function in steps:
+            tensors.append(function(tensors[-1]))
+        loss = loss_from(tensors[-1], [])
+    for k, gradient in reversed(list(enumerate(tape.gradient(loss, tensors[:-1])))):
+        step = 1e-6 * np.random.default_rng(k).standard_normal(gradient.shape) / gradient.size**0.5
+        difference = float(loss_from(tensors[k].array + step, steps[k:])) - float(loss_from(tensors[k].array - step, steps[k:]))
+        if abs(difference / 2 - (gradient * step).sum()) > 1e-6 * np.linalg.norm(gradient) * np.linalg.norm(step):
+            return steps[k][0]
+    return None
+
+
 def zero_biases(network):
     """Lesson 04: in place."""
     for layer in (network.first, network.second, network.third):
@@ -115,6 +138,8 @@ ANSWERS = {
     "11_adam": {1: (2 / 101, 0.02), 2: (0.67, 1),
                 3: (lambda adam: bool(np.allclose(adam([5.0] * 4), 1)), lambda adam: bool(np.allclose(adam([5.0]), 1)))},
     "12_srresnet": {1: (18, 80), 2: (9.2, 16), 3: (lambda x, inner: x + inner(x), lambda x, inner: inner(x) + inner(inner(x)))},
+    "13_when_a_gradient_is_wrong": {1: (1, 5), 2: (7, 100), 3: (batch_norm_rule, lambda dy, x, gamma: gamma / x.std() * (dy - dy.mean())),
+                                    4: (find, lambda steps: "batch norm")},
     "15_what_a_loss_wants": {1: (0, 0.3), 2: (3.01, 6), 3: (0.615, 0.784), 4: (absolute, absolute_without_the_kink)},
     "16_two_players": {1: (0, 1), 2: (0.6931, 1.3863), 3: (lambda z: -ops.sigmoid(-z).array, lambda z: -ops.sigmoid(z).array),
                        4: (collapsed, lambda points: len(points) < 800)},
