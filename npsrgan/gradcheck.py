@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from npsrgan import losses, ops
+from npsrgan.errors import command
 from npsrgan.fast.blocks import any_size
 from npsrgan.layers import Layer
 from npsrgan.models import Discriminator, SRResNet
@@ -254,6 +255,7 @@ def network_checks():
         yield from check_directions(loss, wrt, name)
 
 
+@command
 def main(arguments=None):
     """Run every check, print a line each, exit with status 1 if one failed."""
     argparse.ArgumentParser(prog="python -m npsrgan.gradcheck", description="Check every hand-written gradient against central "

@@ -87,7 +87,7 @@ def write(path, arrays, attributes, keep_previous=False):
     A checksum of everything goes in front, into HDF5's user block.
     Raises UserError where the disk refuses; then the old file is still there.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))     # of a link, the file that it leads to
     memory = io.BytesIO()       # HDF5 crashes on a disk that fills, so the disk sees only the finished bytes
     with h5py.File(memory, "w", userblock_size=_BLOCK) as file:
         for name, array in arrays.items():
@@ -178,7 +178,11 @@ def _values(dataset, name, path):
         raise DamagedFile(f"{path}: {name} is compressed in a way that is not known")
     if dataset.chunks and math.prod(dataset.chunks) * dataset.dtype.itemsize > _CHUNK:
         raise DamagedFile(f"{path}: {name} is stored in pieces that are too large")
-    array = dataset[()]
+    return require_sound(dataset[()], name, path)
+
+
+def require_sound(array, name, path):
+    """The array.  Raises DamagedFile for numbers that are not finite in float32, and for variances below zero."""
     if not np.isfinite(array).all() or array.size and abs(array).max() > np.finfo(np.float32).max:
         raise DamagedFile(f"{path}: {name} holds numbers that are not finite")
     if name.endswith("running_var") and array.min(initial=0) < 0:
@@ -198,7 +202,8 @@ def _scalar(attributes, name, path):
 
 def previous(path):
     """Where `write(..., keep_previous=True)` leaves the file that was there before."""
-    return Path(path).with_name(f"{Path(path).stem}.previous{Path(path).suffix}")
+    path = Path(os.path.realpath(path))
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
 def network_classes():

@@ -19,13 +19,13 @@ from collections import Counter, defaultdict
 from contextlib import contextmanager
 
 import numpy as np
-from tqdm import tqdm
 
 from npsrgan import fast
 from npsrgan.bench.methods import print_methods, print_methods_on_gpu
 from npsrgan.bench.rows import CONVOLUTIONS, QUICK, cpu_rows, draw, plain, training, write_report
 from npsrgan.errors import UserError, command
 from npsrgan.ops import operation
+from npsrgan.terminal import progress, say
 
 PAUSE = 0.05        # seconds between the turns: torch's threads keep spinning for a moment
 
@@ -148,7 +148,7 @@ def print_profile(gemm, steps=3):
     seconds, calls, flops = defaultdict(float), Counter(), Counter()
     with timed_operations(seconds, calls, flops):
         start = time.perf_counter()
-        for _ in tqdm(range(steps), desc="profile", leave=False):
+        for _ in progress(range(steps), desc="profile", leave=False):
             step()
         total = time.perf_counter() - start
     seconds["everything else (Adam, sums of gradients, losses)"] = total - sum(seconds.values())
@@ -208,9 +208,9 @@ def main(arguments=None):
     if "torch" not in sides:
         print("torch is not installed: our times alone")
     rows = [row for row in cpu_rows(arguments.quick) if not arguments.only or arguments.only in row.name]
-    for row in tqdm(rows, desc="bench"):
+    for row in progress(rows, desc="bench"):
         measure(row, sides, arguments.pairs, arguments.channels_last)
-        tqdm.write(describe(row))
+        say(describe(row))
         write_report(arguments.json, rows, facts)
 
 

@@ -19,12 +19,12 @@ import time
 from functools import partial
 
 import numpy as np
-from tqdm import tqdm
 
 from npsrgan import device, fast
 from npsrgan.bench import rows
 from npsrgan.errors import UserError, first_line
 from npsrgan.fast.cuda import blas, graph, set_precision
+from npsrgan.terminal import progress, say
 
 WARM_UP, REPEATS = 5, 20    # runs
 BUSY = 0.2                  # seconds that the warm-up takes at least: a card that was idle is slow at first
@@ -291,9 +291,9 @@ def main(arguments):
         limits = find_limits(processes["ours"], arguments.precision)
         facts |= {f"{name}_per_s": value for name, value in limits.items()}
         print(", ".join(f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}" for key, value in facts.items()))
-        for row in tqdm(chosen_rows, desc="bench"):
+        for row in progress(chosen_rows, desc="bench"):
             measure(row, processes, limits)
-            tqdm.write(describe(row))
+            say(describe(row))
             rows.write_report(arguments.json, chosen_rows, facts)
     finally:
         for process in processes.values():

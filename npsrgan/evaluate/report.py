@@ -204,14 +204,14 @@ def plot_curves(path, curves, ends):
             named = [*zip((ends[0], "half of each", ends[1]), points[::len(points) // 2])], [(name, found[name]) for name in single]
             for side, labels in zip((1, -1), named):        # the curve's names to the right of it, the others' to the left
                 for name, point in labels:
-                    axis.annotate(name, (point["psnr_y"], point[metric]), xytext=(8 * side, 0), textcoords="offset points",
+                    axis.annotate(images.drawable(name), (point["psnr_y"], point[metric]), xytext=(8 * side, 0), textcoords="offset points",
                                   ha="left" if side > 0 else "right", va="center", parse_math=False)
             axis.grid(alpha=0.3)
             axis.margins(0.4, 0.15)
         if found["original"]["mesh"] is not None:
             column[1].axhline(found["original"]["mesh"], color="grey", linestyle=":", label="the originals")
             column[1].legend()
-        column[0].set_title(folder, parse_math=False)
+        column[0].set_title(images.drawable(folder), parse_math=False)
         column[0].set(ylabel="LPIPS: further down, more alike to the eye")
         column[1].set(ylabel="mesh, grey levels", xlabel="PSNR (Y), dB: further right, truer to the pixels")
     with files.replacing(path) as temporary:

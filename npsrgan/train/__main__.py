@@ -126,7 +126,7 @@ def find_checkpoint(path, resume):
     except UserError as error:
         raise UserError(f"{damage}, and {error}: start a new run in another --out") from None
     say(f"{damage}; going on from the one before")
-    os.replace(older, path)     # so that the next save does not put the damaged file in its place
+    os.replace(older, os.path.realpath(path))     # so that the next save does not put the damaged file in its place
     return found
 
 

@@ -92,8 +92,8 @@ def run(function, *words, folder, patience=PATIENCE):
     return SimpleNamespace(status=None if hung else process.exitcode, out=out, err=err)
 
 
-def command(name, *words, folder):
-    return run(f"npsrgan.{name}.__main__.main", *words, folder=folder)
+def command(name, *words, folder, patience=PATIENCE):
+    return run(f"npsrgan.{name}.__main__.main", *words, folder=folder, patience=patience)
 
 
 def wrong(done):
@@ -183,8 +183,8 @@ def test_damaged_images(tmp_path, weights, count):
         suffix, contents = kinds[index % len(kinds)]
         (tmp_path / "in" / f"{index:03}.{suffix}").write_bytes(damaged(contents, random.Random(f"image {index}")))
     Image.fromarray(RGB).save(tmp_path / "in" / "sound.png")
-    done = command("upscale", "in", "--weights", weights, "--device", "cpu", "--threads", 1, folder=tmp_path)
-    faults += [done.err[-500:]] * bool(wrong(done))
+    done = command("upscale", "in", "--weights", weights, "--device", "cpu", "--threads", 1, folder=tmp_path, patience=PATIENCE + 3 * count)
+    faults += [wrong(done) + done.err[-500:]] * bool(wrong(done))
     for path in sorted((tmp_path / "in").iterdir()):
         result = next((tmp_path / "in_x2").glob(f"{path.stem}_x2.png"), None)
         if result is None and str(path.relative_to(tmp_path)) not in done.err:
@@ -192,12 +192,13 @@ def test_damaged_images(tmp_path, weights, count):
         elif result is not None:
             images.read(result)         # a half written one raises
     lost += ["sound.png"] * (not (tmp_path / "in_x2" / "sound_x2.png").exists())
-    done = command("evaluate", "in", "--weights", "--json", "scores.json", "--device", "cpu", folder=tmp_path)
-    faults += [done.err[-500:]] * bool(wrong(done))
+    done = command("evaluate", "in", "--weights", "--json", "scores.json", "--device", "cpu", folder=tmp_path,
+                   patience=PATIENCE + 3 * count)
+    faults += [wrong(done) + done.err[-500:]] * bool(wrong(done))
     lost += ["scores.json"] * (not (tmp_path / "scores.json").exists())
     words = arguments(tmp_path, tmp_path / "run", data=tmp_path / "in", val=tmp_path / "in", steps=2, gan_steps=0, patch_size=4)
-    done = command("train", *words, folder=tmp_path)
-    faults += [done.err[-500:]] * bool(wrong(done))
+    done = command("train", *words, folder=tmp_path, patience=PATIENCE + 3 * count)
+    faults += [wrong(done) + done.err[-500:]] * bool(wrong(done))
     report("damaged images, each enlarged, measured and trained on", count, faults, lost + litter(tmp_path))
 
 

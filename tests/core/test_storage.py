@@ -122,6 +122,15 @@ def test_previous_is_kept_only_where_asked(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["x.h5", "x.previous.h5"]
 
 
+def test_of_a_link_the_target_is_written_and_kept(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "x.h5").symlink_to(tmp_path / "there" / "real.h5")
+    for step in (1, 2):
+        storage.write(tmp_path / "x.h5", {}, {"steps": step}, keep_previous=True)
+    assert (tmp_path / "x.h5").is_symlink() and storage.read(tmp_path / "x.h5")[1] == {"steps": 2}
+    assert storage.read(storage.previous(tmp_path / "x.h5"))[1] == {"steps": 1}
+
+
 def test_what_cannot_be_read(tmp_path):
     with pytest.raises(UserError, match="there is no file"):
         storage.read(tmp_path / "none.h5")
