@@ -1,27 +1,29 @@
-"""Other people's weights into ours, and ours into PyTorch's.
+"""Other people's weights into ours, and ours into files for other programs.
 
     python -m npsrgan.convert SOURCE -o FILE.h5
-    python -m npsrgan.convert FILE.h5 -o FILE.pth --to torch
+    python -m npsrgan.convert FILE.h5 -o FILE.onnx --to onnx
 
 Needs neither PyTorch, Paddle nor TensorFlow, and runs nothing that a file contains.
 """
 import argparse
+import io
+import json
 import math
 from pathlib import Path
 
 from npsrgan import storage
-from npsrgan.convert import formats, networks, pytorch, readings, structure
+from npsrgan.convert import formats, networks, onnx, pytorch, readings, safetensors, structure
 from npsrgan.errors import UserError, command, path
 from npsrgan.files import replacing, require_writable
 from npsrgan.models import VGG19
 from npsrgan.terminal import say
 
-DESCRIPTION = """Convert weights from elsewhere into a file for npsrgan, or a file of npsrgan for PyTorch.
+DESCRIPTION = """Convert weights from elsewhere into a file for npsrgan, or a file of npsrgan for other programs.
 
-read:  PyTorch state dicts, also inside checkpoints (.pth, .pt); Paddle (.pdparams); safetensors; Keras's VGG19 (.h5);
+read:  PyTorch (.pth, .pt: state dicts, checkpoints, whole networks), safetensors, Paddle (.pdparams), Keras (.h5, .keras),
        npsrgan's own files.  No library of theirs is needed, and nothing in a file is run.
-known: SRResNet, SRGAN's generator, with any number of channels and blocks, x2 or x4; VGG19, whatever classifier follows.
-       Layers are matched by order and shape, not by name."""
+known: SRResNet, SRGAN's generator, EDSR, MSRResNet and their relatives, x2 to x8, colour or grey; of Keras, what its layers
+       can be followed through; VGG19, whatever classifier follows.  Layers are found by shape, not by name."""
 
 GENERATORS = [
     ("input", list(readings.INPUTS), "the pixels it takes: symmetric [-1, 1], unit [0, 1], bytes [0, 255], imagenet and div2k: "
@@ -52,12 +54,12 @@ def main(arguments=None):
     if options.feature_scale is not None and isinstance(network, VGG19):
         network.settings["feature_scale"] = options.feature_scale
     say(f"{source}: {about}")
-    if options.to == "torch":
-        arrays = networks.to_torch(network)
-        with replacing(out) as temporary, open(temporary, "wb") as file:
-            pytorch.write(file, arrays)
-    else:
+    if options.to == "npsrgan":
         storage.save_network(out, network, f"converted from {source.name}")
+    else:
+        contents = exported(network, options.to)
+        with replacing(out) as temporary:
+            Path(temporary).write_bytes(contents)
     say(f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB): {described(network)}")
     return 0
 
@@ -69,8 +71,9 @@ def parse(arguments=None):
     option = parser.add_argument
     option("source", type=path, metavar="SOURCE", help="the file to read")
     option("-o", "--out", required=True, type=path, metavar="FILE", help="the file to write")
-    option("--to", choices=["npsrgan", "torch"], default="npsrgan",
-           help="torch: a state dict for torch.load, in modules nested and named like npsrgan's layers (default: npsrgan)")
+    option("--to", choices=["npsrgan", "torch", "safetensors", "onnx"], default="npsrgan",
+           help="torch and safetensors: a state dict of SRResNet or VGG19, in modules nested and named like npsrgan's layers; onnx: any "
+                "generator (default: npsrgan)")
     for name, values, words in GENERATORS:
         option(f"--{name}", **({"choices": values} if values else {"type": float, "metavar": name[0].upper()}),
                help=f"of a generator: {words} (default: found by trying on a photograph)")
@@ -87,13 +90,26 @@ def load(path, options):
     """The network in a file of any kind, and a sentence about what was found."""
     source = formats.read(path)
     if source.kind == "npsrgan":
-        if options.to != "torch":
-            raise UserError(f"{path} is a file of npsrgan already; with --to torch it is converted for PyTorch")
+        if options.to == "npsrgan":
+            raise UserError(f"{path} is a file of npsrgan already; with --to torch, safetensors or onnx it is converted for others")
         return storage.load_network(path), source.kind
     if source.kind == "HDF5" and isinstance(source.contents, dict) and any("block1_conv1" in name for name in source.contents):
         return storage.load_vgg19(path, layer=None), "Keras"
     fixed = {name: getattr(options, name) for name, _, _ in GENERATORS}
     return networks.find(source, path, fixed, options.key, options.force)
+
+
+def exported(network, to):
+    """The bytes of a file for other programs.  Raises UserError for networks that cannot be written so."""
+    if to == "onnx":
+        return onnx.contents(networks.assembled(network))
+    arrays = networks.to_torch(network)
+    if to == "safetensors":
+        return safetensors.contents(arrays, {"format": "pt", "network": type(network).__name__, "settings": json.dumps(network.settings),
+                                             "pixels": "RGB from -1 (black) to 1 (white)"})
+    file = io.BytesIO()
+    pytorch.write(file, arrays)
+    return file.getvalue()
 
 
 def described(network):

@@ -7,8 +7,8 @@ from npsrgan.convert import keras, readings, structure
 from npsrgan.convert.pickles import Stored
 from npsrgan.convert.structure import Unmapped
 from npsrgan.errors import UserError
-from npsrgan.layers import Conv2d
-from npsrgan.models import VGG19, SRResNet
+from npsrgan.layers import BatchNorm, Conv2d
+from npsrgan.models import VGG19, Assembled, SRResNet
 from npsrgan.models.vgg19 import LAYERS, PLAN
 
 IMAGENET_MEAN, IMAGENET_STD = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])      # of RGB in [0, 1]
@@ -159,3 +159,14 @@ def to_torch(network):
     if isinstance(network, VGG19):
         arrays["feature_scale"] = np.float32(network.settings["feature_scale"])
     return arrays
+
+
+def assembled(network):
+    """The Assembled that does what a generator does, in evaluation mode.  Raises UserError for networks that are no generators."""
+    if isinstance(network, Assembled):
+        return network
+    if not isinstance(network, SRResNet):
+        raise UserError(f"only generators can be written for ONNX, not {type(network).__name__}")
+    arrays = {name: Stored(array.shape, lambda array=array: np.asarray(array)) for name, array in to_torch(network).items()}
+    generator, *_ = structure.generators(structure.parts_of(arrays))
+    return readings.whole(generator, readings.Choice((BatchNorm.eps,) * 2, None, None, 1.0, True, "symmetric", "symmetric"))

@@ -28,3 +28,14 @@ def read(path):
             raise Refused("a tensor reaches beyond the file, or does not fit its shape")
         return Stored(shape, lambda: numbers(contents[start:stop], dtype).reshape(shape))
     return {name: tensor(entry) for name, entry in header.items() if name != "__metadata__"}
+
+
+def contents(arrays, about):
+    """The bytes of a file of {name: float32 array}, with {name: text} beside them."""
+    header, place = {"__metadata__": about}, 0
+    for name, array in arrays.items():
+        header[name] = {"dtype": "F32", "shape": array.shape, "data_offsets": [place, place + 4 * array.size]}
+        place += 4 * array.size
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)         # so that the numbers begin where a processor likes them to
+    return len(text).to_bytes(8, "little") + text + b"".join(np.asarray(array, "<f4").tobytes() for array in arrays.values())

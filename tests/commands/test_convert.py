@@ -2,6 +2,7 @@
 import argparse
 import datetime
 import enum
+import json
 import os
 import pickle
 import re
@@ -566,24 +567,14 @@ def test_vgg19_with_batch_norm_is_another_network(tmp_path, capsys):
 
 # ---------------------------------------------------------------- back to PyTorch
 
-class Ours(nn.Module):
-    """Our SRResNet as PyTorch modules nested and named like our layers."""
-
-    def __init__(self, c, blocks, doublings):
-        super().__init__()
-        class Residual(nn.Sequential):
-            def forward(self, x): return super().forward(x) + x
-        def conv(i, o, k): return nn.Conv2d(i, o, k, padding=k // 2)
-        self.head = nn.Sequential(conv(3, c, 9), nn.PReLU(c))
-        self.body = nn.Sequential(*[Residual(conv(c, c, 3), nn.BatchNorm2d(c), nn.PReLU(c), conv(c, c, 3), nn.BatchNorm2d(c))
-                                    for _ in range(blocks)], conv(c, c, 3), nn.BatchNorm2d(c))
-        self.upsampling = nn.Sequential(*[nn.Sequential(conv(c, 4 * c, 3), nn.PixelShuffle(2), nn.PReLU(c))
-                                          for _ in range(doublings)])
-        self.tail = conv(c, 3, 9)
-
-    def forward(self, x):
-        x = self.head(x)
-        return self.tail(self.upsampling(self.body(x) + x))
+def readmes_modules(path, **sizes):
+    """The network that the README's lines make of a file."""
+    code = (ROOT / "npsrgan/convert/README.md").read_text().split("```python\n")[1].split("```")[0]
+    arguments = ", ".join(f"{name}={value}" for name, value in sizes.items())
+    code = code.replace("= SRResNet()", f"= SRResNet({arguments})").replace('"ours.pth"', repr(str(path)))
+    names = {}
+    exec(code, names)
+    return names["network"]
 
 
 def changed(network):
@@ -592,20 +583,58 @@ def changed(network):
     return network.eval()
 
 
-def test_there_and_back_is_exact(tmp_path):
-    ours = changed(SRResNet(6, 2, 4, seed=2))
+@pytest.mark.parametrize("scale", [4, 3])
+def test_there_and_back_is_exact(tmp_path, scale):
+    ours = changed(SRResNet(6, 2, scale, seed=2))
     storage.save_network(tmp_path / "ours.h5", ours)
     assert run(tmp_path / "ours.h5", "-o", tmp_path / "theirs.pth", "--to", "torch") == 0
-    theirs = Ours(6, 2, 2).eval()
-    theirs.load_state_dict(torch.load(tmp_path / "theirs.pth", weights_only=True))
+    theirs = readmes_modules(tmp_path / "theirs.pth", c=6, blocks=2, shuffles=SRResNet.SHUFFLES[scale])
     x = image(6, 5)
     assert np.allclose(nhwc(theirs(nchw(x))), ours(x).array, atol=1e-5)
 
     torch.save(theirs.state_dict(), tmp_path / "again.pth")         # with what PyTorch adds: counters, metadata
-    for name in ("theirs", "again"):
-        assert run(tmp_path / f"{name}.pth", "-o", tmp_path / "back.h5", "--force", "--input", "symmetric", "--output", "symmetric") == 0
+    assert run(tmp_path / "ours.h5", "-o", tmp_path / "third.pth", "--to", "safetensors") == 0
+    loaded = safetensors.torch.load_file(tmp_path / "third.pth")
+    assert all(torch.equal(loaded[name], array) for name, array in torch.load(tmp_path / "theirs.pth", weights_only=True).items())
+    with safetensors.safe_open(tmp_path / "third.pth", "pt") as file:
+        assert json.loads(file.metadata()["settings"]) == ours.settings and "from -1" in file.metadata()["pixels"]
+    for name in ("theirs", "again", "third"):
+        words = "--force", "--input", "symmetric", "--output", "symmetric"
+        assert run(tmp_path / f"{name}.pth", "-o", tmp_path / "back.h5", *words) == 0
         back = storage.load_network(tmp_path / "back.h5").state_dict()
         assert all(np.array_equal(back[name], array) for name, array in ours.state_dict().items())
+
+
+ONNX = {"SRResNet": ({}, "symmetric", "symmetric", []), **{name: GENERATORS[name] for name in (
+    "(tanh + 1) / 2", "PReLU in place of the last batch norm", "grey", "EDSR, x3, residuals scaled", "MSRResNet",
+    "no batch norm, PReLU, bicubic added", "sigmoid")}}
+
+
+@pytest.mark.parametrize("name", ONNX)
+def test_onnxruntime_computes_what_we_compute(tmp_path, name):
+    """For images of several sizes, to the borders."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    variant, taken, given, options = ONNX[name]
+    torch.save(Generator(**variant).state_dict(), tmp_path / "theirs.pth")
+    words = "--force", "--input", taken, "--output", given, *options
+    assert run(tmp_path / "theirs.pth", "-o", tmp_path / "ours.h5", *words) == 0
+    assert run(tmp_path / "ours.h5", "-o", tmp_path / "ours.onnx", "--to", "onnx") == 0
+    session = onnxruntime.InferenceSession(tmp_path / "ours.onnx", providers=["CPUExecutionProvider"])
+    about = session.get_modelmeta().custom_metadata_map
+    assert "from -1" in about["input"] and "from -1" in about["output"]
+    ours = storage.load_generator(tmp_path / "ours.h5")
+    assert about["scale"] == str(ours.settings["scale"])
+    for height, width in ((6, 7), (9, 5)):
+        x = image(height, width)
+        y = session.run(["sr"], {"lr": x.transpose(0, 3, 1, 2).copy()})[0].transpose(0, 2, 3, 1)
+        assert np.abs(y - ours(x).array).max() < 1e-4 * max(1, np.abs(y).max())
+
+
+def test_onnx_is_asked_for_where_it_is_missing(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    storage.save_network(tmp_path / "ours.h5", SRResNet(4, 1, 2))
+    assert run(tmp_path / "ours.h5", "-o", tmp_path / "x.onnx", "--to", "onnx") == 2
+    assert "pip install onnx" in capsys.readouterr().err and not (tmp_path / "x.onnx").exists()
 
 
 def test_vgg19_there_and_back_is_exact(tmp_path):
