@@ -30,12 +30,12 @@ def load(name_or_path):
     return load_generator(name_or_path)
 
 
-def super_resolve(image, weights="srgan", device="auto", tile=None):
+def super_resolve(image, weights="auto", device="auto", tile=None):
     """The image, enlarged as many times as the weights are for: 4 for those in weights/.
 
     image:   a path or a PIL image, of any kind that `python -m npsrgan.upscale` takes; or a uint8 array, (H, W) or (H, W, 1) for
              grey, (H, W, 3) for RGB.
-    weights: what `load` takes, or what it returns.
+    weights: what `load` takes, or what it returns; "auto" takes "srgan-photo" for a JPEG file and "srgan" for anything else.
     device:  "auto" (a GPU if there is one), "cpu" or "gpu".
     tile:    the side in pixels of the parts that are computed one after the other; None chooses by the memory that is free.
 
@@ -43,5 +43,7 @@ def super_resolve(image, weights="srgan", device="auto", tile=None):
     Raises TypeError or ValueError for an image of another type, dtype or shape, and errors.UserError as `load` does, for a file
     that is no image, and for device="gpu" without one.
     """
-    from npsrgan.upscale.enlarge import enlarge_any
+    from npsrgan.upscale.enlarge import enlarge_any, suitable
+    if isinstance(weights, str) and weights == "auto":
+        weights = suitable(image)
     return enlarge_any(image, load(weights) if isinstance(weights, str) or hasattr(weights, "__fspath__") else weights, device, tile)

@@ -21,10 +21,10 @@ from npsrgan.inference import SMALLEST, blend, choose_tile, fold, free_memory
 from npsrgan.storage import load_generator
 from npsrgan.terminal import printable, progress, say
 from npsrgan.upscale import picture
-from npsrgan.upscale.enlarge import enlarge
+from npsrgan.upscale.enlarge import enlarge, suitable
 
 BICUBIC = Image.Resampling.BICUBIC
-LABELS = {"srresnet": "SRResNet", "srgan": "SRGAN"}     # of networks in a comparison
+LABELS = {"srresnet": "SRResNet", "srgan": "SRGAN", "srgan-photo": "SRGAN"}     # of networks in a comparison
 WHOLE, DETAIL = 1000, 48    # of a comparison: longest side of a whole image as shown, and side of the detail in input pixels
 
 
@@ -35,10 +35,12 @@ def main(arguments=None):
     if options.threads:
         set_threads(options.threads)
     keep_memory()
-    generator = load(options.weights, options.blend)
+    weights = "srgan" if options.weights == "auto" else options.weights
+    auto = options.weights == "auto" and options.blend is None
+    generator = load(weights, options.blend)
     jobs = plan(options.images, options.out, generator.settings["scale"])
     device, remark = select(options.device)
-    generator = fold(generator).to(device.array)
+    generators = {weights: fold(generator).to(device.array)}
     say(remark or device.description)
 
     failures, inputs = 0, {identity(source) for source, _ in jobs}
@@ -46,7 +48,11 @@ def main(arguments=None):
         try:
             if identity(target) in inputs - {None}:
                 raise UserError(f"{source}: the result would overwrite the input {target}; name another with -o")
-            upscale(source, target, generator, device, options)
+            if auto:
+                weights = suitable(source)
+            if weights not in generators:
+                generators[weights] = fold(load(weights, None)).to(device.array)
+            upscale(source, target, weights, generators[weights], device, options)
         except Exception as error:      # of one image, and no reason to leave out the others
             failures += 1
             say(f"error: {of_one_item(error, source)}", file=sys.stderr)
@@ -75,9 +81,10 @@ Examples:
                         help="image files, and folders, searched recursively")
     parser.add_argument("-o", "--out", type=path, metavar="OUT",
                         help="for one image, the file to write, as .png, .jpg, .webp or .tif; else the folder for all results")
-    parser.add_argument("--weights", type=path, default="srgan", metavar="W",
-                        help="srgan (default): sharp, with invented texture; srresnet: smooth, nearest to the truth pixel by "
-                             "pixel; srgan-faces, srresnet-faces: for small faces; or FILE.h5 of your own training")
+    parser.add_argument("--weights", type=path, default="auto", metavar="W",
+                        help="auto (default): srgan-photo for JPEG files, srgan for all others; srgan: sharp, with invented texture; "
+                             "srgan-photo: the same for photographs with noise and JPEG's blocks; srresnet: smooth, nearest to the "
+                             "truth pixel by pixel; srgan-faces, srresnet-faces: for small faces; or FILE.h5 of your own training")
     parser.add_argument("--blend", type=float, metavar="A",
                         help="mix SRResNet and SRGAN (for faces, if --weights is for faces): 0 is all SRResNet, 1 all SRGAN")
     parser.add_argument("--compare", action="store_true",
@@ -169,8 +176,8 @@ def identity(path):
     return status.st_dev, status.st_ino
 
 
-def upscale(source, target, generator, device, options):
-    """Enlarge one image file, and say so.  Raises UserError, and whatever Pillow does."""
+def upscale(source, target, weights, generator, device, options):
+    """Enlarge one image file with the generator of these weights, and say so.  Raises UserError, and whatever Pillow does."""
     start, scale = time.perf_counter(), generator.settings["scale"]
     with images.any_size():
         with images.opened(source) as image:
@@ -194,10 +201,11 @@ def upscale(source, target, generator, device, options):
         replaced = target.exists()
         remarks = original.remarks + picture.write(target, result, original.profile, original.exif, original.extras)
         if options.compare:
-            name = Path(options.weights).stem
+            name = Path(weights).stem
             label = LABELS.get(name, name) if options.blend is None else f"SRResNet to SRGAN, {options.blend:g}"
             compare(comparison(target), original, result, label, source.name)
-    say(f"{source} -> {target}{' (replaced)' * replaced}: {result.width}x{result.height}, {time.perf_counter() - start:.1f} s",
+    say(f"{source} -> {target}{' (replaced)' * replaced}: {result.width}x{result.height}, {time.perf_counter() - start:.1f} s"
+        + f", with {weights}" * (options.weights == "auto"),
         *(f"  {remark}" for remark in remarks))
 
 

@@ -12,6 +12,17 @@ from npsrgan.upscale import picture
 GREY = np.array([0.299, 0.587, 0.114], np.float32)      # luminance of RGB, ITU-R BT.601, as Pillow computes it
 
 
+def suitable(image):
+    """The weights in weights/ for an image: "srgan-photo" for a JPEG, whose blocks it knows, and "srgan" for anything else.
+
+    image: a path, a PIL image or an array.  Raises images.ImageError for a file that is no image.
+    """
+    if isinstance(image, (str, os.PathLike)):
+        with images.any_size(), images.opened(image) as file:
+            return suitable(file)
+    return "srgan-photo" if getattr(image, "format", None) in ("JPEG", "MPO") else "srgan"      # MPO: the JPEGs of some cameras
+
+
 def enlarge(original, generator, device, tile, progress=lambda pixels: None):
     """A picture.Picture through a folded generator: a PIL image, which takes 4 bytes for each pixel and is filled tile by tile.
 

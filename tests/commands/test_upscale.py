@@ -14,15 +14,15 @@ from test_images import RGB, save
 from test_inference import trained
 from test_picture import SRGB, png16
 
-from npsrgan import files, images, storage
+import npsrgan
+from npsrgan import files, images, inference, storage
 from npsrgan.device import CPU
-from npsrgan.inference import folding as inference
 from npsrgan.models import SRResNet
 from npsrgan.upscale import __main__ as upscale
 from npsrgan.upscale import enlarge
 
 GREY = RGB[..., 0]
-SHIPPED = ("srgan", "srresnet", "srgan-faces", "srresnet-faces")
+SHIPPED = ("srgan", "srresnet", "srgan-photo", "srgan-faces", "srresnet-faces")
 
 
 def copier(channels=4):
@@ -130,6 +130,26 @@ def test_a_real_network_gives_what_it_gives_elsewhere(run):
 
 # Weights
 
+def test_auto_takes_the_network_that_knows_jpeg_for_a_jpeg(run, weights):
+    """By content, not by name, and it says which; what is asked for by name is taken as it is."""
+    network = copier()
+    network.tail.bias.array += 0.4
+    storage.save_network(weights / "srgan-photo.h5", network)
+    flat = np.full((9, 12, 3), 100, np.uint8)
+    Image.fromarray(flat).save("a.png", "JPEG")
+    save(Path("b.png"), flat)
+    status, said, _ = run("a.png", "b.png")
+    lines = said.splitlines()
+    assert status == 0 and any("a_x4.png" in line and line.endswith(", with srgan-photo") for line in lines)
+    assert any("b_x4.png" in line and line.endswith(", with srgan") for line in lines)
+    jpeg, lossless = (np.asarray(Image.open(f"{name}_x4.png")).mean() for name in "ab")
+    assert jpeg == pytest.approx(100 + 0.4 * 127.5, abs=3) and lossless == pytest.approx(100, abs=2)
+    run("a.png", "--weights", "srgan")
+    assert np.asarray(Image.open("a_x4.png")).mean() == pytest.approx(100, abs=2)
+    assert np.asarray(npsrgan.super_resolve("a.png")).mean() == pytest.approx(jpeg, abs=1)
+    assert npsrgan.super_resolve(flat).mean() == pytest.approx(100, abs=2)
+
+
 def test_blending_mixes_the_pair(run, weights):
     for kind, levels in (("", (0.2, 0.6)), ("-faces", (-0.8, -0.4))):
         for name, level in zip(("srresnet", "srgan"), levels):
@@ -145,7 +165,7 @@ def test_blending_mixes_the_pair(run, weights):
 
 
 @pytest.mark.parametrize("arguments, words", [
-    (["--weights", "nowhere.h5"], "no weights nowhere.h5: .* srgan, srgan-faces, srresnet, srresnet-faces"),
+    (["--weights", "nowhere.h5"], "no weights nowhere.h5: .* srgan, srgan-faces, srgan-photo, srresnet, srresnet-faces"),
     (["--blend", "0.5", "--weights", "mine.h5"], "--blend mixes"), (["--blend", "1.5"], "from 0 to 1"),
     (["b.png", "-o", "all.png"], "several images"), (["empty"], "holds no image")])
 def test_what_cannot_be_meant_ends_at_once(run, capsys, arguments, words):
