@@ -86,7 +86,8 @@ def _state_dicts(contents, ordered):
                 arrays = {name: arrays[name] for name in sorted(arrays, key=structure.naturally)}
             yield path, arrays
         if not module:
-            waiting += [(f"{path}.{name}".lstrip("."), item, depth + 1) for name, item in reversed(items)]
+            waiting += [(f"{path}.{name}".lstrip("."), item, depth + 1) for name, item in reversed(items)
+                        if isinstance(item, (dict, list, tuple)) and item]
 
 
 def _by_prefix(arrays):

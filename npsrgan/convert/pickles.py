@@ -33,6 +33,8 @@ def one_sentence(path):
         yield
     except Refused as error:
         raise Refused(f"{path} was not read: {error}") from None
+    except RecursionError:
+        raise Refused(f"{path} was not read: it nests deeper than any file of weights") from None
     except UserError:
         raise
     except Exception as error:

@@ -206,6 +206,28 @@ def test_memory_is_not_filled(tmp_path):
             formats.read(path)
 
 
+def test_nothing_takes_for_ever(tmp_path):
+    """A few hundred bytes would, if keys could be anything: a tuple of one tuple twice, a hundred times over, as a key."""
+    twice = b"".join(b"q%ch%c\x86" % (i, i) for i in range(100))
+    programs = {"a key": b"\x80\x02})" + twice + b"K\x01s.", "depth": b"\x80\x02)" + b"\x85" * 10**6 + b".",
+                "length": b"\x80\x02](" + b"K\x01" * 10**6 + b"e."}
+    for name, program in programs.items():
+        (tmp_path / name).write_bytes(program)
+        as_zip(tmp_path / f"{name}.pth", program)
+    for path in (tmp_path / "a key", tmp_path / "a key.pth"):
+        assert formats.read(path).contents == {}
+    for name in ("depth", "length", "depth.pth", "length.pth"):
+        with pytest.raises(pickles.Refused, match="was not read: it has more than 500000 instructions"):
+            formats.read(tmp_path / name)
+    header = b'{"a":' + b"[" * 10**5
+    (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+    with pytest.raises(pickles.Refused, match="nests deeper than any file of weights"):
+        formats.read(tmp_path / "x.safetensors")
+    (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", 2**40) + b'{"a":1}')
+    with pytest.raises(pickles.Refused, match="its header is larger"):
+        formats.read(tmp_path / "x.safetensors")
+
+
 def test_members_that_overlap(tmp_path):
     """A directory that lists one member's bytes many times over promises more than the file holds."""
     path = archive(tmp_path / "x.pth", tensor_program(), bytes(2000), **{f"data/{i}": b"" for i in range(1, 9)})
