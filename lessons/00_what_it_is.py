@@ -14,8 +14,8 @@
 #
 # **How to read a lesson.** Text and code alternate. Run the code cell by cell, or the whole file
 # with `python lessons/00_what_it_is.py`. Where a cell says `predict(..., guess=None, ...)`, put
-# your own guess in the place of `None` before you run it: a number that surprises you is worth ten
-# that you only read. Pictures are saved in `lessons/output/`.
+# your own guess in place of `None` before you run it: a number that surprises you is worth ten that
+# you only read. Pictures are saved in `lessons/output/`.
 
 # %%
 import sys
@@ -55,7 +55,7 @@ assert hr.size == 16 * lr.size
 # ## 2. Why the task has no unique answer
 #
 # Lay a checkerboard over the photograph, so that every other pixel is 30 levels brighter and the
-# rest are 30 levels darker. Anybody sees the difference. Then shrink both pictures. A small pixel
+# rest are 30 levels darker. The difference is plain to see. Now shrink both pictures. A small pixel
 # is a mean over a neighbourhood, and there the bright and the dark squares cancel.
 
 # %%
@@ -149,8 +149,8 @@ assert abs(gain - 10 * np.log10(4)) < 0.1
 # %% [markdown]
 # ## 4. What PSNR misses
 #
-# Now change the photograph in three other ways, each by exactly as much as makes it score like the
-# bicubic enlargement. A search by bisection finds the amount.
+# Now change the photograph in three other ways, each by just the amount that gives it the score of
+# the bicubic enlargement. A search by bisection finds the amount.
 
 # %%
 target = psnr(hr, bicubic)
@@ -297,12 +297,12 @@ save(picture_row(panels, columns=len(pictures), height=2.6), "00_side_by_side")
 
 # %% [markdown]
 # Look at the hair, the eyes and the fabric, not only at the numbers. Lessons 01 to 17 build both
-# networks, from the first multiplication on. Lesson 24 returns to the question of which picture is
-# better, and for which purpose.
+# networks, starting with the first multiplication. Lesson 24 returns to the question of which
+# picture is better, and for which purpose.
 #
 # ## Exercises
 #
-# Put your answer in the place of `None` and run the cell. Answers are in
+# Put your answer in place of `None` and run the cell. Answers are in
 # [tests/lessons/answers.py](../tests/lessons/answers.py).
 
 # %%
@@ -331,8 +331,8 @@ exercise(
 
 # %% [markdown]
 # The function below is wrong: it reports about 27 dB for the photograph against a black picture,
-# which deserves some 6 dB. Both pictures are uint8 arrays. Find out why, and write a function that
-# is right.
+# where about 7 dB would be right. Both pictures are uint8 arrays. Find out why, and write a
+# function that is right.
 
 
 # %%

@@ -39,9 +39,8 @@ predict(
     because="600 rows, 512 columns, 3 colours, one byte each.",
 )
 assert photo.nbytes == 600 * 512 * 3
-assert (
-    sky[2] > sky[0]
-)  # blue comes last; a library that puts blue first, such as OpenCV, would show an orange sky
+# Blue comes last; a library that puts blue first, such as OpenCV, would show an orange sky.
+assert sky[2] > sky[0]
 
 # %% [markdown]
 # ## 2. The numbers that a network sees
@@ -114,13 +113,14 @@ save(
 )
 
 # %% [markdown]
-# The brightest values turn black and the darkest turn white, in each colour separately: hence the
-# coloured spots. It looks like a badly trained network and has been mistaken for one. The author of
-# a public tutorial answered it with longer training. No training helps; `np.clip` does.
+# The brightest values turn black and the darkest turn white, in each colour separately, which is
+# why the spots are coloured. It looks like a badly trained network and has been mistaken for one.
+# The author of a public tutorial answered it with longer training. No training helps; `np.clip`
+# does.
 #
 # ## 4. Rounding is not truncating
 #
-# A cast to integers cuts the fraction off. On the way level, $x$, level there should be no
+# A cast to integers cuts the fraction off. Going from a level to $x$ and back should leave no
 # fraction. But 1/127.5 has no finite binary expansion, so $x$ is rounded, and the way back may land
 # a hair below the whole number.
 
@@ -204,9 +204,8 @@ predict(
     because=f"Computed in bytes it is {in_bytes:.1f} dB: as good as a slightly blurred copy.",
 )
 assert in_bytes >= 10 * np.log10(255) > in_floats + 10
-assert np.isclose(
-    metrics.psnr(photo, black, border=0, channel="rgb"), in_floats
-)  # the package converts first
+# The package converts first.
+assert np.isclose(metrics.psnr(photo, black, border=0, channel="rgb"), in_floats)
 
 # %% [markdown]
 # ## 6. Axes: transpose is not reshape
@@ -265,7 +264,7 @@ assert not slope.any()
 #
 # ## Exercises
 #
-# Put your answer in the place of `None` and run the cell. Answers are in
+# Put your answer in place of `None` and run the cell. Answers are in
 # [tests/lessons/answers.py](../tests/lessons/answers.py).
 
 # %%

@@ -108,7 +108,7 @@ save(figure, "02_step")
 # A network is a chain of **operations**: functions from arrays to an array. Let $y = f(x)$ be one
 # of them, and let the loss $L$, one number, be computed from $y$ by whatever comes after.
 #
-# Whoever writes the operation also writes its **gradient rule**. The rule is given $dy = dL/dy$, an
+# An operation comes with a **gradient rule**, written by hand. The rule is given $dy = dL/dy$, an
 # array with the shape of $y$, which says how much $L$ depends on each entry of the output. It
 # returns $dx = dL/dx$, an array with the shape of $x$. The array $dy$ is called the **cotangent**.
 #
@@ -334,7 +334,7 @@ for result in check_directions(
 #
 # ## Exercises
 #
-# Put your answer in the place of `None` and run the cell. Answers are in
+# Put your answer in place of `None` and run the cell. Answers are in
 # [tests/lessons/answers.py](../tests/lessons/answers.py).
 
 # %%

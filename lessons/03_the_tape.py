@@ -248,7 +248,8 @@ predict(
     "In that order, which value comes out for dd/da?",
     guess=None,
     value=too_early,
-    because="b hands on the 1 that came directly from d. What comes through c arrives too late,"
+    because="b passes on the 1 that came directly from d. The part that comes through c arrives"
+    " too late,"
     " and no error is raised.",
 )
 assert too_early == 2
@@ -362,10 +363,10 @@ assert gain > 0.5
 # ## 7. The package's tape
 #
 # `npsrgan/tape.py` is the same walk. It adds what a framework needs: a tape begins and ends (`with
-# Tape() as tape:`), parts that nobody asks about are skipped, memory is freed on the way, and
-# errors are explained in words.
+# Tape() as tape:`), parts that nobody asks about are skipped, memory is freed on the way, and error
+# messages say what to do.
 #
-# One decision deserves a word. In many frameworks, gradients pile up in an attribute of each
+# One decision is worth explaining. In many frameworks, gradients pile up in an attribute of each
 # tensor, `x.grad`. Here a gradient is the answer to a question: `tape.gradient(loss, x)`. Nothing
 # is stored, so two losses can be asked about one after the other, and neither leaks into the other.
 # In SRGAN, with its two networks and two losses, that leak is the most expensive bug of all; lesson
@@ -385,7 +386,7 @@ print("the package's tape computes the same gradients")
 # %% [markdown]
 # ## Exercises
 #
-# Put your answer in the place of `None` and run the cell. Answers are in
+# Put your answer in place of `None` and run the cell. Answers are in
 # [tests/lessons/answers.py](../tests/lessons/answers.py).
 
 # %%

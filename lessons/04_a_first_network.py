@@ -172,8 +172,8 @@ assert count == (64 + 64) + (64 * 64 + 64) + (64 + 1)
 #
 # Six arrays of different shapes are a nuisance: the optimiser (lesson 11) would loop over them, and
 # so would saving, loading and comparing. So all parameters are laid out in **one flat buffer**, and
-# each parameter becomes a *view* into it: an array that owns no memory of its own. Whoever writes
-# into the buffer changes the parameters.
+# each parameter becomes a *view* into it: an array that shares the buffer's memory. Writing into
+# the buffer changes the parameters.
 
 
 # %%
@@ -197,7 +197,7 @@ print("flat[0] = 7 has changed network.first.weight[0, 0] to", network.first.wei
 
 # %% [markdown]
 # One rule follows: parameters are written in place, `p.array[...] = new`, and never replaced,
-# `p.array = new`. A replaced array is no view any more, and whatever is written into the buffer
+# `p.array = new`. A replaced array is no longer a view, and whatever is written into the buffer
 # from then on does not reach it. Exercise 4 is about that.
 #
 # ## 6. Something to learn: one row of a photograph
@@ -268,9 +268,8 @@ predict(
     "0, or inputs that are 0.",
 )
 assert sum(moved) == 1
-assert np.allclose(
-    drawn_of_zeros[300], y.mean(), atol=1e-6
-)  # the network answers with the mean, everywhere
+# The network answers with the mean, everywhere.
+assert np.allclose(drawn_of_zeros[300], y.mean(), atol=1e-6)
 
 # %% [markdown]
 # So the network that started from zero learned the best constant and nothing else. The squared
@@ -316,7 +315,7 @@ print("the package's Linear agrees, value and gradients")
 # %% [markdown]
 # ## Exercises
 #
-# Put your answer in the place of `None` and run the cell. Answers are in
+# Put your answer in place of `None` and run the cell. Answers are in
 # [tests/lessons/answers.py](../tests/lessons/answers.py).
 
 # %%

@@ -121,9 +121,8 @@ predict(
 found = {}
 for name, kernel in kernels.items():
     answer = ops.conv2d(photo, kernel[..., None, None]).array[0, 1:-1, 1:-1, 0]
-    found[name] = np.clip(
-        answer, *np.percentile(answer, (1, 99))
-    )  # extreme values cut, for the eye
+    # Extreme values cut, for the eye.
+    found[name] = np.clip(answer, *np.percentile(answer, (1, 99)))
     assert (abs(kernel.sum()) < 1e-9) == (abs(answer.mean()) < 0.02)
 save(picture_row({"a photograph": photo[0, ..., 0]} | found, height=2.6), "05_filters")
 
@@ -195,9 +194,10 @@ assert np.allclose(d_w_six_loops(dy, w, x), package_d_w(dy))
 # %% [markdown]
 # ## 4. The same gradient, read from the other side
 #
-# So far an output pixel *hands out* its gradient to the window it has read. Now stand on an input
-# pixel and ask who pays it: the nine outputs around it. The output below and to the right has seen
-# it in the upper left corner of its window, and so on: the kernel appears turned by 180 degrees. So
+# So far an output pixel *hands out* its gradient to the window it has read. Now take the view of an
+# input pixel, and ask where its gradient comes from: from the nine outputs around it. The output
+# below and to the right has seen it in the upper left corner of its window, and so on: the kernel
+# appears turned by 180 degrees. So
 #
 # * $dx$ is the convolution of $dy$ with the kernel turned, its $C$ and $O$ exchanged.
 #
@@ -217,9 +217,8 @@ assert np.allclose(six_loops(dy, turned), d_x_six_loops(dy, w, x))
 # %% [markdown]
 # ## 5. Learning a kernel from an example
 #
-# Now the rule for $w$ can earn its keep. Given are the photograph and a picture that a secret
-# kernel has made from it. Start with a kernel of zeros and go down the gradient of the mean squared
-# error.
+# Now we can use the rule for $w$. We are given the photograph, and a picture that a secret kernel
+# has made from it. Start with a kernel of zeros and go down the gradient of the mean squared error.
 
 # %%
 secret = np.array([[1.0, 1, 0], [1, 0, -1], [0, -1, -1]])  # an embossing filter
@@ -267,7 +266,7 @@ print("stride 2 turns", y.shape, "into", half.shape)
 # %% [markdown]
 # ## Exercises
 #
-# Put your answer in the place of `None` and run the cell. Answers are in
+# Put your answer in place of `None` and run the cell. Answers are in
 # [tests/lessons/answers.py](../tests/lessons/answers.py).
 
 # %%

@@ -77,9 +77,8 @@ def shifted_products(x, w):
 # %%
 def columns_of(x):
     """(N, H, W, C) -> (N H W, 9 C): the window of each pixel as a row, in the order i, j, c."""
-    windows = sliding_window_view(
-        pad(x), (3, 3), (1, 2)
-    )  # (N, H, W, C, 3, 3): a view, nothing is copied
+    # (N, H, W, C, 3, 3): a view, nothing is copied.
+    windows = sliding_window_view(pad(x), (3, 3), (1, 2))
     return windows.transpose(0, 1, 2, 4, 5, 3).reshape(-1, 9 * x.shape[3])  # now it is
 
 
@@ -161,8 +160,8 @@ assert np.allclose(d_w(dy, small_x), package_d_w(dy))
 #   fits into the last cache is never fetched from memory, and copying it measures the cache
 #   instead.
 #
-# A program that makes $I$ operations for each byte that it moves, its **intensity**, can be no
-# faster than
+# A program that performs $I$ operations for each byte that it moves, its **intensity**, can do no
+# more operations per second than
 #
 # $$\min(\mathrm{peak},\; I \cdot \mathrm{bandwidth})$$
 #
@@ -216,7 +215,7 @@ print(
 )
 
 # %% [markdown]
-# How many operations for each byte do our programs make? A layer of SRResNet has a window of 3 x 3
+# How many operations per byte do our programs perform? A layer of SRResNet has a window of 3 x 3
 # and goes from 64 to 64 channels: $2 \cdot 9 \cdot 64$ operations, a multiplication and an addition
 # for each weight, for each number of the output.
 #
@@ -246,9 +245,8 @@ def package(x, w):
 assert np.allclose(package(x[:1], w), shifted_products(x[:1], w), atol=0.01)
 
 # The loops would take hours on this layer. We time them on a small one, and multiply.
-loops_rate = (
-    expected.size * 9 * 4 / seconds(six_loops, small_x, small_w, least=0.1)
-)  # multiplications per second
+# Multiplications per second.
+loops_rate = expected.size * 9 * 4 / seconds(six_loops, small_x, small_w, least=0.1)
 work = 2 * x.size * 9 * 64
 ways = {
     "six loops": (work / 2 / loops_rate, work, 4 * x.nbytes * 9 * 64),
@@ -288,8 +286,8 @@ save(figure, "06_roofline")
 # How to read it:
 #
 # * *Python's loops* are far below any roof: nearly all their time goes into the interpreter.
-# * *Matrix products* come close to the roof. What separates them from it is memory traffic, which
-#   grows with the number of passes.
+# * *Matrix products* come within a small factor of the roof. What is missing is mostly memory
+#   traffic, which grows with the number of passes.
 # * *The package's* rate counts the multiplications of the formula. It makes only a quarter of them,
 #   so it may stand above the roof: the next lesson shows how.
 # * *ReLU* hangs under the slope. Only fewer bytes could make it faster. That is why the package
@@ -297,7 +295,7 @@ save(figure, "06_roofline")
 #
 # ## Exercises
 #
-# Put your answer in the place of `None` and run the cell. Answers are in
+# Put your answer in place of `None` and run the cell. Answers are in
 # [tests/lessons/answers.py](../tests/lessons/answers.py).
 
 # %%

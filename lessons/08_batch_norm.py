@@ -33,9 +33,8 @@ from npsrgan.tape import Tape, Tensor
 # vanished.
 
 # %%
-photo = to_float(downscale(Photograph().load(0)[:512], 2)).astype(
-    np.float64
-)  # (256, 256, 3) in [-1, 1]
+# (256, 256, 3) in [-1, 1]
+photo = to_float(downscale(Photograph().load(0)[:512], 2)).astype(np.float64)
 tiles = photo.reshape(4, 64, 4, 64, 3).transpose(0, 2, 1, 3, 4).reshape(16, 64, 64, 3)
 rng = np.random.default_rng(5)
 filters = rng.standard_normal((3, 3, 3, 8))
@@ -87,7 +86,7 @@ assert changed < 1e-4
 # $dy$ for $dL/dy$, and so on, and $s = \sqrt{\sigma^2 + \epsilon}$. Going backward through the four
 # formulas:
 #
-# 1. $y = \gamma \hat{x} + \beta$, hence $d\hat{x} = \gamma\,dy$.
+# 1. $y = \gamma \hat{x} + \beta$, so $d\hat{x} = \gamma\,dy$.
 # 2. $\hat{x} = (x - \mu)(\sigma^2 + \epsilon)^{-1/2}$. The variance is one number that all $m$
 #    outputs share, so its gradient is a sum over all of them:
 #    $d\sigma^2 = \sum d\hat{x}\,(x - \mu) \cdot (-\frac{1}{2})\,s^{-3}$.
@@ -307,7 +306,7 @@ save(
 #
 # ## Exercises
 #
-# Put your answer in the place of `None` and run the cell. Answers are in
+# Put your answer in place of `None` and run the cell. Answers are in
 # [tests/lessons/answers.py](../tests/lessons/answers.py).
 
 # %%

@@ -77,7 +77,7 @@ for mine, package in zip(prelu.reference(x, a)[1], ops.prelu.reference(x, a)[1])
 # ## 3. On the kink itself
 #
 # At $x = 0$ there are two slopes, one on each side. A rule must choose one of them. A central
-# difference, with one foot on either side, sees both.
+# difference takes one value on each side, so it sees both.
 
 # %%
 h = 1e-6
@@ -177,16 +177,15 @@ print(
 #   large, and the next batch norm divides by 0.01. The two cancel. Only the last $\gamma$ has no
 #   batch norm behind it. So the gradient shrinks by 1/0.01 = 100.
 # * *With* $\epsilon = 10^{-5}$: the small variance may fall below $\epsilon$. Then the division
-#   makes good only part of the loss, at every layer. By how much, we can compute from the variances
-#   of the forward pass.
+#   restores only part of the gradient's size, at every layer. How large that part is can be
+#   computed from the variances of the forward pass.
 
 # %%
 SIZE = 64
 photo = images.to_float(downscale(Photograph().load(0), 2))
 corners = [(40, 85), *np.random.default_rng(0).integers(0, 256 - SIZE, (7, 2))]
-batch = np.stack(
-    [photo[i : i + SIZE, j : j + SIZE] for i, j in corners]
-)  # 8 crops; the first is the face
+# 8 crops; the first is the face.
+batch = np.stack([photo[i : i + SIZE, j : j + SIZE] for i, j in corners])
 
 
 def look(gamma_std, eps):
@@ -297,7 +296,7 @@ save(
 # %% [markdown]
 # ## Exercises
 #
-# Put your answer in the place of `None` and run the cell. Answers are in
+# Put your answer in place of `None` and run the cell. Answers are in
 # [tests/lessons/answers.py](../tests/lessons/answers.py).
 
 # %%

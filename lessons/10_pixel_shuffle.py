@@ -109,9 +109,8 @@ predict(
     "2 * 1, 2 * 2.",
 )
 assert sorted(counted[:2, :2].ravel()) == [1, 2, 2, 4]
-assert (
-    transposed(wall, np.ones((4, 4, 1, 1)))[0, 4:-4, 4:-4] == 4
-).all()  # width 4, a multiple of 2: even
+# Width 4, a multiple of 2: even.
+assert (transposed(wall, np.ones((4, 4, 1, 1)))[0, 4:-4, 4:-4] == 4).all()
 
 # %% [markdown]
 # Even the most even kernel draws a checkerboard. A 3 x 3 convolution followed by a pixel shuffle
@@ -127,7 +126,7 @@ assert (
 # $$y_p = \sum_k \left( \sum_{i,j} w_{ijkp} \right) v_k + b_p = \sum_k g_{kp}\, v_k + b_p$$
 #
 # The sum over the nine taps, $g_{kp}$, is the phase's **gain** for input $k$. A flat image stays
-# flat, whatever the values $v_k$ are, exactly if
+# flat, whatever the values $v_k$ are, if and only if
 #
 # $$g_{kp} \text{ is the same for all } p \text{, and so is } b_p$$
 #
@@ -150,9 +149,10 @@ for name, way in ways.items():
     uneven[name] = flat.std() / np.abs(flat).mean()
     picture = way(face)[0, 2:-2, 2:-2, 0]
     pictures[name] = (picture - picture.min()) / np.ptp(picture)
+    # No hard borders.
     faded = (picture - picture.mean()) * np.outer(
         np.hanning(len(picture)), np.hanning(len(picture))
-    )  # no hard borders
+    )
     spectra[f"its spectrum: {name}"] = np.fft.fftshift(np.log10(np.abs(np.fft.fft2(faded)) + 0.1))
 predict(
     "A flat wall goes through 'shuffle, random weights'. Is it flat afterwards? (yes or no)",
@@ -168,8 +168,8 @@ save(picture_row(pictures | spectra, columns=4, height=3), "10_checkerboards")
 
 # %% [markdown]
 # Above: one face of 80 x 80 pixels, enlarged by untrained weights. Below: the spectra, with low
-# frequencies in the middle. What belongs into the middle only is repeated at the edges and corners
-# of the spectrum: the pattern.
+# frequencies in the middle. What belongs only in the middle is repeated at the edges and corners of
+# the spectrum: the pattern.
 #
 # ## 4. The symptom: a network that is asked for grain
 #
@@ -187,14 +187,12 @@ save(picture_row(pictures | spectra, columns=4, height=3), "10_checkerboards")
 # walls' high frequencies should have as much energy as those of the originals.
 
 # %%
-laplacian = np.zeros(
-    (3, 3, 3, 3), np.float32
-)  # for each colour: the pixel minus the mean of its four neighbours
+# For each colour: the pixel minus the mean of its four neighbours.
+laplacian = np.zeros((3, 3, 3, 3), np.float32)
 for colour in range(3):
     laplacian[:, :, colour, colour] = np.array([[0, -1, 0], [-1, 4, -1], [0, -1, 0]]) / 4
-leaves = DeadLeaves(
-    32, 96
-)  # random leaves on top of each other, drawn by formula: edges and surfaces as in photographs
+# Random leaves on top of each other, drawn by formula: edges and surfaces as in photographs.
+leaves = DeadLeaves(32, 96)
 
 
 def energy(x):
@@ -352,8 +350,7 @@ for name in ("srresnet", "srgan"):
         )
 
 # %% [markdown]
-# 0 % means that the weights were trained under the constraint. Projecting *after* the training is
-# no substitute: the other weights have learned to rely on the unequal gains.
+# 0 % means that the weights were trained under the constraint.
 #
 # ## 7. They also come back through the discriminator
 #
@@ -380,7 +377,7 @@ assert np.abs(ratios / ratios[0] / [1, 2, 2, 4] - 1).max() < 0.3
 # %% [markdown]
 # ## Exercises
 #
-# Put your answer in the place of `None` and run the cell. Answers are in
+# Put your answer in place of `None` and run the cell. Answers are in
 # [tests/lessons/answers.py](../tests/lessons/answers.py).
 
 # %%

@@ -41,7 +41,7 @@ assert result.passed
 
 
 def walk(rule, steps=80):
-    """The points visited.  rule: a function from (gradient, step number, from 1 on) to the move."""
+    """The points visited.  rule: (gradient, number of the step, 1 at first) -> the move."""
     points = [START]
     for t in range(1, steps + 1):
         gradient = CURVATURE * points[-1]
@@ -53,8 +53,8 @@ def walk(rule, steps=80):
 # **Gradient descent** moves by `rate` times the gradient. (With gradients from a few examples at a
 # time it is called stochastic gradient descent, SGD.) In the ravine, a step multiplies $x$ by
 # $1 - \mathrm{rate}$ and $y$ by $1 - 100\,\mathrm{rate}$. So $y$ converges only for rates below
-# 2/100. Just below, at 0.019, $y$ changes its sign in every step and shrinks by 0.9. And $x$, which
-# had nothing to do with that, moves by 1.9 % a step.
+# 2/100. Just below that, at 0.019, $y$ changes its sign in every step and shrinks by 0.9. And $x$,
+# which had nothing to do with that, moves by 1.9 % a step.
 
 # %%
 sgd = walk(lambda g, t: 0.019 * g)
@@ -130,9 +130,9 @@ predict(
 assert np.allclose(first, [-0.1, 0.1], rtol=1e-4)
 
 # %% [markdown]
-# A loss that is 1000 times as large has gradients 1000 times as large, and its square root of
-# squares as well. So Adam walks the same path. For gradient descent, the same change turns a good
-# rate into an explosion.
+# A loss that is 1000 times as large has gradients that are 1000 times as large. Their root mean
+# square, by which Adam divides, grows by the same factor. So Adam walks the same path. For gradient
+# descent, the same change turns a good rate into an explosion.
 
 # %%
 louder = HandAdam(0.1)
@@ -293,7 +293,7 @@ save(figure, "11_adam")
 # %% [markdown]
 # ## Exercises
 #
-# Put your answer in the place of `None` and run the cell. Answers are in
+# Put your answer in place of `None` and run the cell. Answers are in
 # [tests/lessons/answers.py](../tests/lessons/answers.py).
 
 # %%

@@ -101,9 +101,8 @@ for result in check_directions(
 c, b = 64, 16
 weights = 81 * 3 * c + (2 * b + 1) * 9 * c * c + 2 * 9 * c * 4 * c + 81 * c * 3
 head = c + c  # bias, PReLU
-body = b * (2 * c + 4 * c + c) + (
-    c + 2 * c
-)  # each block: two biases, two batch norms, a PReLU; then a bias, a batch norm
+# Each block: two biases, two batch norms, a PReLU; then a bias, a batch norm.
+body = b * (2 * c + 4 * c + c) + (c + 2 * c)
 upsampling = 2 * (4 * c + c)
 tail = 3
 by_formula = weights + head + body + upsampling + tail
@@ -224,9 +223,8 @@ elsewhere = photo[330 : 330 + SIZE, 60 : 60 + SIZE]
 x = images.to_float(downscale(hr, 4))[None]
 target = images.to_float(hr)[None]
 student = SRResNet(16, 2)
-adam = Adam(
-    student, schedule("cosine", 2e-3, STEPS)
-)  # the rate falls along a cosine, to a hundredth
+# The rate falls along a cosine, to a hundredth.
+adam = Adam(student, schedule("cosine", 2e-3, STEPS))
 print(f"{student.flat.size:,} weights, {hr.size:,} numbers")
 for _ in tqdm(range(STEPS), "learning by heart"):
     with Tape() as tape:
@@ -266,7 +264,7 @@ save(picture_row(panels, columns=4), "12_by_heart")
 #
 # ## Exercises
 #
-# Put your answer in the place of `None` and run the cell. Answers are in
+# Put your answer in place of `None` and run the cell. Answers are in
 # [tests/lessons/answers.py](../tests/lessons/answers.py).
 
 # %%
@@ -303,7 +301,7 @@ def broken_block(x, inner):
 def check_block(block):
     x = Tensor(normal(2, 3))
     if not np.allclose(block(x, lambda t: ops.scale(t, 0.0)).array, x.array):
-        return "where inner says 0, the block should hand on its input"
+        return "where inner says 0, the block should return its input"
     return np.allclose(block(x, lambda t: ops.scale(t, 2.0)).array, 3 * x.array)
 
 

@@ -157,7 +157,7 @@ cotangent = normal(2, 12, 12, 3, seed=1)
 
 
 def loss_from(x, steps):
-    """The loss, from the input of the first of these steps on."""
+    """The loss, computed from the input of the first of these steps."""
     return ops.mean(run(steps, x) * cotangent)
 
 
@@ -358,7 +358,7 @@ for title, (operation, *inputs) in exhibits.items():
     maps[title] = (by_differences - by_rule)[0, ..., 0]
 maps = {"the input x": patch[0, ..., 0]} | maps
 maps = {title: array / np.abs(array).max() for title, array in maps.items()}
-save(picture_row(maps, height=2.4, vmin=-1, vmax=1), "13_patterns")
+save(picture_row(maps, height=2.4, vmin=-1.3, vmax=1.3), "13_patterns")
 
 # %% [markdown]
 # | the error is | look for |
@@ -403,10 +403,10 @@ assert alarm > 1e-7
 # %% [markdown]
 # ## Exercises
 #
-# Put your answer in the place of `None` and run the cell. Answers are in
+# Put your answer in place of `None` and run the cell. Answers are in
 # [tests/lessons/answers.py](../tests/lessons/answers.py).
 #
-# The network below has another broken operation. Find it with the means of this lesson.
+# The network below has another broken operation. Find it with the methods of this lesson.
 
 
 # %%
