@@ -93,7 +93,7 @@ def of_one_item(error, item):
     if isinstance(error, MemoryError):
         return f"{item}: out of memory{on_gpu(error)}; close other programs, or cut the image into parts"
     text = describe(error) if isinstance(error, OSError) else str(error) or type(error).__name__
-    return text if isinstance(error, UserError) or text.startswith(str(item)) else f"{item}: {text}"
+    return text if str(item) in text else f"{item}: {text}"
 
 
 def fatal(error):

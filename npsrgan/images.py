@@ -22,7 +22,9 @@ from npsrgan.terminal import printable
 
 MEGAPIXELS = 67     # that `read` accepts: 200 MB decoded, and several threads read at once
 PROFILE_SPACES = {b"GRAY": "L", b"RGB ": "RGB", b"CMYK": "CMYK"}        # in the header of a colour profile: the mode it is for
-_FOREIGN = {        # what files that Pillow does not read begin with
+_FOREIGN = {        # what files that Pillow does not read begin with; with a colon, what to do is said too
+    rb"$": "empty: copy or download it again", rb"version https://git-lfs": "a pointer of Git LFS: run `git lfs pull` where it came from",
+    rb"\s*<(!doctype html|html)": "a web page: download the image itself",
     rb"....ftyp(hei|hev|mif1|msf1|avi)": "a HEIC or AVIF photograph", rb"\xff\x0a|\0\0\0\x0cJXL ": "a JPEG XL image",
     rb"II\*\0....CR|II(RO|U\0)|FUJIFILMCCD|\0MRM": "a camera's raw file", rb"v/1\x01|#\?R": "an image of high dynamic range",
     rb"gimp xcf": "a GIMP image", rb"\s*(<\?xml.*?>)?\s*(<!.*?>\s*)*<svg": "an SVG drawing", rb"%PDF": "a PDF document",
@@ -79,8 +81,9 @@ def opened(path):
         raise
     except UnidentifiedImageError:
         what = foreign(path)
-        raise ImageError(f"{path} is {what}, which Pillow cannot read: convert it to PNG or JPEG" if what
-                         else f"{path} is not an image of a known kind, or is badly damaged") from None
+        raise ImageError(f"{path} is not an image of a known kind, or is badly damaged" if not what
+                         else f"{path} is {what}" if ":" in what
+                         else f"{path} is {what}, which Pillow cannot read: convert it to PNG or JPEG") from None
     except OSError as error:
         raise ImageError(describe(error) if error.filename else f"{path} cannot be read: {error}") from error
     except Image.DecompressionBombError:
@@ -122,7 +125,7 @@ def foreign(path):
             head = file.read(1024)
     except OSError:
         return None
-    return next((what for start, what in _FOREIGN.items() if re.match(start, head, re.DOTALL)), None if head else "empty")
+    return next((what for start, what in _FOREIGN.items() if re.match(start, head, re.DOTALL | re.IGNORECASE)), None)
 
 
 def _range(image):

@@ -104,7 +104,7 @@ def _search(root):
                     names.append(name)
                 else:
                     what = (images.foreign(entry.path) if _is(entry.is_file) else "a broken link" if entry.is_symlink() else "no file")
-                    others.append(f"{name} ({what})" if what else name)
+                    others.append(f"{name} ({what.partition(':')[0]})" if what else name)
     others.sort(key=lambda name: "(" not in name)       # those that something can be done about come first
     left_out = (f"{len(others)} other file{'s' * (len(others) > 1)} left out: "
                 + ", ".join(others[:SHOWN] + ["..."] * (len(others) > SHOWN))) if others else ""

@@ -132,7 +132,8 @@ def require_format(path, width, height):
         raise UserError(f"{path}: end the name in {', '.join(FORMATS)}, to say in which format to write")
     limit = FORMATS[suffix][1]
     if max(width, height) > limit:
-        raise UserError(f"{path}: the result has {width}x{height} pixels, and {suffix} files end at {limit}: write a .png")
+        raise UserError(f"{path}: the result has {width}x{height} pixels, and {suffix} files end at {limit}: "
+                        + ("cut the image into parts" if limit == ANY[1] else "write a .png"))
 
 
 def write(path, image, profile=None, exif=None, extras=None):

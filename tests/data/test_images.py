@@ -173,7 +173,8 @@ def test_a_side_matter_does_not_cost_the_image(tmp_path):
 
 FOREIGN = {"a HEIC": b"\0\0\0\x18ftypheic" + bytes(20), "a JPEG XL": b"\xff\x0a" + bytes(20), "an SVG": b"<?xml version='1.0'?>\n<svg>",
            "a PDF": b"%PDF-1.7\n", "a camera's raw": b"II*\0\x10\0\0\0CR\2\0", "a video": b"\0\0\0\x18ftypisom" + bytes(20),
-           "empty": b""}
+           "empty: copy": b"", "a pointer of Git LFS: run": b"version https://git-lfs.github.com/spec/v1\n",
+           "a web page: download": b"<!DOCTYPE html><html>"}
 
 
 @pytest.mark.parametrize("words", FOREIGN)
