@@ -53,7 +53,8 @@ def main(arguments=None):
         raise UserError(f"{source} cannot be mapped: {error}") from None
     if options.feature_scale is not None and isinstance(network, VGG19):
         network.settings["feature_scale"] = options.feature_scale
-    say(f"{source}: {about}")
+    first, *others = about.split("\n")
+    say(f"{source}: {first}", *others)
     if options.to == "npsrgan":
         storage.save_network(out, network, f"converted from {source.name}")
     else:
