@@ -317,7 +317,7 @@ save(
 #
 # One direction already involves every weight. The package tries several: the direction of the
 # gradient itself, and random ones. `SRResNet` is the network that lesson 12 builds; here it is only
-# a function with many weights, its `parameters()`.
+# a function with many weights, its `parameters()`, which `to` converts to float64.
 
 # %%
 network = SRResNet(channels=4, blocks=1).to(lambda array: array.astype(np.float64))

@@ -108,10 +108,10 @@ assert check(relu, away_from_the_kink)[0].passed
 # parameters, walk through the attributes, in the order in which `__init__` defined them. That order
 # never changes, so it can be relied on when weights are saved and loaded.
 #
-# The parameters start as random numbers. A unit of the first layer computes $\max(w x + b, 0)$, a
-# line with a kink at $x = -b/w$. With all biases at 0 every kink would lie at $x = 0$, so the first
-# layer's biases are random as well. The last layer starts small, so that the first answers are
-# close to 0 and the first steps are not too wild.
+# The parameters start as random numbers. Behind its ReLU, each output of the first layer is
+# $\max(w x + b, 0)$: a line with a kink at $x = -b/w$. With all biases at 0 every kink would lie at
+# $x = 0$, so the first layer's biases are random as well. The last layer starts small, so that the
+# first answers are close to 0 and the first steps are not too wild.
 
 
 # %%
@@ -170,8 +170,8 @@ assert count == (64 + 64) + (64 * 64 + 64) + (64 + 1)
 # %% [markdown]
 # ## 5. One flat buffer
 #
-# Six arrays of different shapes are a nuisance: the optimiser (lesson 11) would loop over them, and
-# so would saving, loading and comparing. So all parameters are laid out in **one flat buffer**, and
+# Six arrays of different shapes are a nuisance: every update would have to loop over them, and so
+# would saving, loading and comparing. So all parameters are laid out in **one flat buffer**, and
 # each parameter becomes a *view* into it: an array that shares the buffer's memory. Writing into
 # the buffer changes the parameters.
 

@@ -253,8 +253,8 @@ save(figure, "05_learned_kernel")
 # ## 6. Stride and bias
 #
 # Two small additions complete the operation. With a **stride** of 2 the window moves two pixels at
-# a time, so the output is half as large; the discriminator shrinks pictures that way. And a
-# **bias**, one number for each output channel, is added at every pixel.
+# a time, so the output is half as large; SRGAN's second network, the discriminator, shrinks
+# pictures that way. And a **bias**, one number for each output channel, is added at every pixel.
 
 # %%
 half = ops.conv2d(x, w, stride=2).array

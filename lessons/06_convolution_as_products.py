@@ -219,10 +219,12 @@ print(
 # and goes from 64 to 64 channels: $2 \cdot 9 \cdot 64$ operations, a multiplication and an addition
 # for each weight, for each number of the output.
 #
-# The bytes are counted in *passes* over an image. At least two are needed: read $x$ once, write $y$
-# once. The shifted products make, for each of nine shifts, five: read $x$, write the product, read
-# it, read the sum, write the sum. im2col makes twenty: read $x$ (1), write the columns (9), read
-# them (9), write $y$ (1). ReLU makes two, with one operation for each number.
+# For many of its operations the package has a second, faster function that gives the same result,
+# called its **twin**; it is what normally runs. We include the twin of `conv2d`. The bytes are
+# counted in *passes* over an image. At least two are needed: read $x$ once, write $y$ once. The
+# shifted products make, for each of nine shifts, five: read $x$, write the product, read it, read
+# the sum, write the sum. im2col makes twenty: read $x$ (1), write the columns (9), read them (9),
+# write $y$ (1). ReLU makes two, with one operation for each number.
 
 # %%
 x = rng.standard_normal((12, 96, 96, 64), np.float32)  # 28 MB

@@ -91,6 +91,13 @@ def test_runs_draws_and_marks_its_exercises(lesson):
 
 
 @each_lesson
+def test_names_files_that_are_there(lesson):
+    text = lesson.read_text(encoding="utf-8")
+    named = re.findall(r"`((?:npsrgan|lessons|tests|weights)/[\w./]*)`", text) + re.findall(r"\]\(\.\./([\w./]+)\)", text)
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+@each_lesson
 def test_is_made_of_cells(lesson):
     text = lesson.read_text(encoding="utf-8")
     assert text.count("\n# %%") >= 4
