@@ -84,23 +84,28 @@ class Trainer:
 
         lr (N, h, w, 3), hr (N, scale*h, scale*w, 3) in [-1, 1].  Returns {"srresnet_pixel": loss}.
         """
-        self.adam["srresnet"].advance()
-        row = self._run(self._train_srresnet, lr, hr)
+        row = self._take(self._train_srresnet, lr, hr, "srresnet")
         self._average("srresnet", self.srresnet_steps)
         self.srresnet_steps += 1
-        return row if self.device.cuda else numbers(row)
+        return row
 
     def srgan_step(self, lr, hr, audit=False):
         """One step of both players, from one forward pass (Ledig et al. 2017, eqs. 2, 3 and 6).
 
         lr, hr: as in `srresnet_step`.  Returns the losses; with `audit` also D's mean verdicts and what `_audit` measures.
         """
-        for name in ("srgan", "discriminator"):
-            self.adam[name].advance()
         work = self._train_srgan_and_audit if audit else self._train_srgan
-        row = self._run(work, lr, hr, record=not audit)
+        row = self._take(work, lr, hr, "srgan", "discriminator", record=not audit)
         self._average("srgan", self.srgan_steps)
         self.srgan_steps += 1
+        return row
+
+    def _take(self, work, lr, hr, *names, record=True):
+        """Do the work of a step, which moves the named networks.  Their rates and counts of steps are its inputs, as lr and hr are."""
+        adams = [self.adam[name] for name in names]
+        row = self._run(work, lr, hr, *(number for adam in adams for number in (adam.rate, adam.steps + 1)), record=record)
+        for adam in adams:
+            adam.steps += 1
         return row if self.device.cuda else numbers(row)
 
     def _average(self, name, steps):
@@ -114,15 +119,15 @@ class Trainer:
 
     # The work of a step.  A CUDA graph may repeat it: the same in every step, and nothing in it waits for a result.
 
-    def _train_srresnet(self, lr, hr):
+    def _train_srresnet(self, lr, hr, rate, count):
         srresnet = self.networks["srresnet"]
         with Tape() as tape:
             loss = losses.mean_squared_error(srresnet(lr), hr)
-        self.adam["srresnet"].update(tape.gradient(loss, srresnet.parameters()))
+        self.adam["srresnet"].step(tape.gradient(loss, srresnet.parameters()), rate, count)
         srresnet.constrain()
         return {"srresnet_pixel": loss.array}
 
-    def _train_srgan(self, lr, hr, audit=False):
+    def _train_srgan(self, lr, hr, rate_g, count_g, rate_d, count_d, audit=False):
         """Both losses hang on one tape.  The generator's question names the generator's parameters and no others, the
         discriminator's its own: neither player's gradient can leak into the other."""
         s, generator, discriminator = self.settings, self.networks["srgan"], self.networks["discriminator"]
@@ -146,9 +151,9 @@ class Trainer:
             row |= _audit(tape, weighted, sr)
         generator_gradients = tape.gradient(generator_loss, generator.parameters(), keep=True)
         discriminator_gradients = tape.gradient(discriminator_loss, discriminator.parameters())
-        self.adam["srgan"].update(generator_gradients)
+        self.adam["srgan"].step(generator_gradients, rate_g, count_g)
         generator.constrain()
-        self.adam["discriminator"].update(discriminator_gradients)
+        self.adam["discriminator"].step(discriminator_gradients, rate_d, count_d)
         return row
 
     def _features(self, image):
@@ -156,8 +161,8 @@ class Trainer:
         layers = self.settings.vgg_weights
         return self.vgg.before_relu(image, layers) if layers else [self.vgg(image)]
 
-    def _train_srgan_and_audit(self, lr, hr):
-        return self._train_srgan(lr, hr, audit=True)
+    def _train_srgan_and_audit(self, *inputs):
+        return self._train_srgan(*inputs, audit=True)
 
     def largest_batch(self, lr, hr):
         """After a MemoryError: the most images of this batch, halved and halved again, that a step has memory for; 0 if not even one.

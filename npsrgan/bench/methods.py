@@ -81,8 +81,8 @@ def _time_tiles(call, tiles, cuda, rounds=3, launches=10):
     found, choose = [], tiles.choose
 
     def choose_nth(number):
-        def chosen(*args):
-            found[:] = tiles.candidates(*args)
+        def chosen(*args, **kwargs):
+            found[:] = tiles.candidates(*args, **kwargs)
             return found[min(number, len(found) - 1)]
         tiles.choose = chosen
         call()

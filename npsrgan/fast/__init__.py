@@ -14,9 +14,10 @@ within rounding, and declines (returns NotImplemented) whatever it is not made f
     activations.py    ReLU, LeakyReLU, PReLU
     normalisation.py  batch normalisation
     linear.py         the fully connected layer
+    adam.py           Adam's update
     movement.py       max pooling, pixel shuffle, addition
 """
-from npsrgan.fast import activations, convolution, linear, movement, normalisation  # noqa: F401  (importing registers)
+from npsrgan.fast import activations, adam, convolution, linear, movement, normalisation  # noqa: F401  (importing registers)
 from npsrgan.fast.memory import keep_memory
 from npsrgan.fast.threads import get_threads, set_threads
 

@@ -36,6 +36,20 @@ def composite(function):
     return _operation(function, run)
 
 
+def with_twins(function):
+    """Let a function that changes arrays in place, and that no tape records, have twins too.
+
+    A twin that has done the work returns None.  `function` itself is `.reference`.
+    """
+    @wraps(function)
+    def call(*args):
+        if _ask_twins(call, args, {}) is NotImplemented:
+            call.reference(*args)
+
+    call.reference, call.twins = function, []
+    return call
+
+
 def _operation(function, run):
     signature = inspect.signature(function)
 

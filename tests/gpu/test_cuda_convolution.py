@@ -189,8 +189,8 @@ def launches(precision, capability):
         for image, kernel_shape, stride in NETWORKS:
             x, w, b = (np.empty(shape, np.float32) for shape in (image, kernel_shape, kernel_shape[3:]))
             for number in range(5):
-                def take(*args, number=number):
-                    found = tiles.candidates(*args)
+                def take(*args, number=number, **kwargs):
+                    found = tiles.candidates(*args, **kwargs)
                     return found[min(number, len(found) - 1)]
                 with mock.patch.object(tiles, "choose", take):
                     value, rules = convolution.conv2d(x, w, b, stride)

@@ -22,11 +22,11 @@ def usual_precision():
 
 # Which tile is taken
 
-def tried(rows, columns):
+def tried(rows, columns, plain=True):
     """The tile that is taken, and the others that the benchmark times."""
     def grid(tile): return -(-rows // tile.m) * -(-columns // tile.n), 1
     def memory(tile): return 144 * (tile.m + tile.n), 16 * tile.m
-    return tiles.candidates(columns, grid, memory)
+    return tiles.candidates(columns, grid, memory, plain)
 
 
 def test_the_rule_gives_every_multiprocessor_a_block_if_there_are_enough():
@@ -44,6 +44,7 @@ def test_few_tiles_are_tried_and_none_that_leaves_most_of_the_card_idle():
                     found = tried(rows, columns)
                     assert 1 <= len(found) <= 5 and len(set(found)) == len(found)
                     assert all(2 * -(-rows // tile.m) * -(-columns // tile.n) >= 132 for tile in found[1:])
+            assert len(tried(500000, 64, plain=False)) == 2
             assert len(tried(500000, 128)) == (5 if precision == "tf32" else 3)
 
 
@@ -66,7 +67,7 @@ def all_tiles(precision, width):
 
 def in_tile(monkeypatch, tile, work, *args):
     """What `work` returns if it must take this tile, on a GPU with 16 multiprocessors."""
-    monkeypatch.setattr(tiles, "choose", lambda columns, grid, memory: tiles.fit(tile, *memory(tile)))
+    monkeypatch.setattr(tiles, "choose", lambda columns, grid, memory, plain: tiles.fit(tile, *memory(tile)))
     with emulated(multiprocessors=16):
         return work(*args)
 
@@ -117,8 +118,8 @@ def test_on_a_card_every_tile_gives_the_same_bits(xp):
         set_precision(precision)
         results = []
         for number in range(5):
-            def choose(*args, number=number):
-                found = tiles.candidates(*args)
+            def choose(*args, number=number, **kwargs):
+                found = tiles.candidates(*args, **kwargs)
                 return found[min(number, len(found) - 1)]
             with mock.patch.object(tiles, "choose", choose):
                 y, rules = convolution.conv2d(x, w)

@@ -18,7 +18,7 @@
     movement.py       max pooling, pixel shuffle, alone and with PReLU, addition
     losses.py         the mean squared error
 """
-from npsrgan.fast.cuda import activations, convolution, linear, losses, movement, normalisation  # noqa: F401  (importing registers)
+from npsrgan.fast.cuda import activations, adam, convolution, linear, losses, movement, normalisation  # noqa: F401  (importing registers)
 from npsrgan.fast.cuda.precision import get_precision, set_precision
 
 __all__ = ["get_precision", "set_precision"]

@@ -3,22 +3,21 @@ import math
 
 import numpy as np
 
+from npsrgan import adam
 from npsrgan.fast.cuda import compile
+from npsrgan.ops.operation import twin
 
 THREADS, CHUNK = 256, 1024      # of a block, and its entries
 PARAMETERS = 256                # of one launch: the table of their gradients must fit into the 4 KB of a kernel's arguments
 TABLE = np.dtype([("of", np.uintp, PARAMETERS), ("start", np.int32, PARAMETERS + 1)], align=True)       # Gradients in adam.cu
 
 
-def update(p, gradients, m, v, rate, steps, beta1, beta2, eps):
-    """One step of algorithm 1 of Kingma and Ba 2015, in place.
-
-    p, m, v: parameters and the two running means of their gradients; flat, float32, on the GPU.
-    gradients: an array for each parameter, in their order in p.
-    rate (1,) float32 and steps (1,) int32, counting this one, on the GPU: they may change between repetitions of a recorded
-    launch.
-    Raises ValueError for gradients that do not have as many entries as p.
-    """
+@twin(adam.update)
+def update(p, gradients, m, v, rate, count, beta1, beta2, eps):
+    """As the reference.  The kernel reads rate and count from the GPU's memory: a CUDA graph's inputs, or copies of the numbers."""
+    if not compile.suits(p, m, v):
+        return NotImplemented
+    rate, count = (_on_gpu(number, p, dtype) for number, dtype in ((rate, np.float32), (count, np.int32)))
     gradients = [compile.packed(gradient.astype(np.float32, copy=False)) for gradient in gradients]
     if (size := sum(gradient.size for gradient in gradients)) != p.size:
         raise ValueError(f"gradients of {size} entries cannot move parameters of {p.size}")
@@ -32,5 +31,14 @@ def update(p, gradients, m, v, rate, steps, beta1, beta2, eps):
         table["start"] = np.iinfo(np.int32).max
         table["start"][0, :len(group)] = starts
         begin, end = end, end + size
-        arrays = p[begin:end], table, m[begin:end], v[begin:end], rate, steps
+        arrays = p[begin:end], table, m[begin:end], v[begin:end], rate, count
         compile.kernel("adam", "adam")((-(-size // CHUNK),), (THREADS,), (*arrays, *numbers, np.int32(size)))
+
+
+def _on_gpu(number, like, dtype):
+    """A number as an array of one entry; an array as it is."""
+    if hasattr(number, "shape"):
+        return number
+    array = np.zeros_like(like, dtype, shape=1)
+    array.fill(number)
+    return array

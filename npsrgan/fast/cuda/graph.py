@@ -9,6 +9,8 @@ import gc
 import traceback
 from contextlib import suppress
 
+import numpy as np
+
 from npsrgan.errors import first_line
 
 WARM_UP = 2         # plain steps before one is recorded: kernels are compiled, the pool grows to its size
@@ -34,13 +36,15 @@ class Graphs:
         """work(*arrays), or the same by its graph.  Returns {name: array}, which the next call overwrites.
 
         work: a function (the same object, or method, in every call) that does the same on the GPU in every call with arrays of
-            these shapes: numbers that change are read from the GPU's memory, and nothing waits for a result.
+            these shapes, and waits for no result.
+        arrays: on the GPU.  A float or int becomes an array of one entry there, float32 or int32.
         record: False for a call that will not come again.
         """
         with self.stream, self.cupy.cuda.using_allocator(self.pool.malloc):
             if self._given_back:        # memory ran short, and the pool gave back what nobody held: the graphs compute in it
                 self._recorded, self._calls = {}, {}
                 self._given_back.clear()
+            arrays = [array if hasattr(array, "shape") else self._upload(array) for array in arrays]
             key = work, tuple(array.shape for array in arrays)
             if not (record and self.record):
                 return work(*arrays)
@@ -60,6 +64,12 @@ class Graphs:
                 mine[...] = array
             graph.launch()
             return outputs
+
+    def _upload(self, number):
+        """Carried along by the kernel that writes it: nothing waits."""
+        array = self.cupy.empty(1, np.int32 if isinstance(number, int) else np.float32)
+        array.fill(number)
+        return array
 
     def _capture(self, work, arrays):
         """(inputs, graph, outputs): what must stay in memory.  Nothing is computed yet."""

@@ -60,6 +60,6 @@ def _convolve(x, w, out, shape, top, left, stride, bias, slope, turned):
 
 def _launch(name, columns, grid, memory, args, **macros):
     """Launch a kernel.  columns, grid, memory: see tiles.choose.  macros: besides the tile's."""
-    tile = tiles.choose(columns, grid, memory)
+    tile = tiles.choose(columns, grid, memory, plain=not macros["GATHER"])
     launch = compile.kernel(name, name, tile.stages * memory(tile)[0], **tile.macros(), **macros)
     launch(grid(tile), (tile.threads,), args)

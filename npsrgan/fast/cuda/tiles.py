@@ -56,7 +56,7 @@ USUAL = {True: {32: (Tile(128, 32, (4, 1), 3, 3),),
          False: {32: (Tile(128, 32, (), 6, 2),),
                  64: (Tile(128, 64, (), 3, 2), Tile(64, 64, (), 6, 2)),
                  128: (Tile(128, 128, (), 2, 2), Tile(128, 64, (), 3, 2), Tile(64, 64, (), 6, 2))}}
-# What may be faster on tensor cores: only the benchmark takes these.
+# What may be faster on tensor cores, where entries are copied in fours: only the benchmark takes these.
 UNUSUAL = {32: (Tile(256, 32, (4, 1), 2, 2),),
            64: (Tile(256, 64, (4, 1), 2, 2), Tile(128, 64, (2, 2), 3, 2)),
            128: (Tile(256, 128, (4, 2), 1, 3), Tile(128, 128, (2, 2), 2, 2))}
@@ -67,20 +67,21 @@ def depth():
     return 32 if tensor_cores() else 16
 
 
-def choose(columns, grid, memory):
+def choose(columns, grid, memory, plain):
     """The largest of the usual tiles of which every multiprocessor gets a block; where there are few pixels, the smallest.
 
     columns: of the product.   grid(tile): of a launch, in blocks.   memory(tile): bytes that a block shares, for one stage and besides.
+    plain: whether entries are copied in fours, not one by one.
     """
-    return candidates(columns, grid, memory)[0]
+    return candidates(columns, grid, memory, plain)[0]
 
 
-def candidates(columns, grid, memory):
+def candidates(columns, grid, memory, plain):
     """Different tiles for the benchmark to time: the one that `choose` takes, then others that keep half of the GPU busy."""
     def blocks(tile): return math.prod(grid(tile))
     usual, enough = _fitting(USUAL[tensor_cores()], columns, memory), compile.multiprocessors()
     chosen = next((tile for tile in usual if blocks(tile) >= enough), usual[-1])
-    others = usual + (_fitting(UNUSUAL, columns, memory) if tensor_cores() else [])
+    others = usual + (_fitting(UNUSUAL, columns, memory) if plain and tensor_cores() else [])
     return list(dict.fromkeys([chosen, *(tile for tile in others if 2 * blocks(tile) >= enough)]))
 
 
