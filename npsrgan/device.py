@@ -3,7 +3,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from npsrgan.errors import UserError, first_line
+from npsrgan.system.errors import UserError, first_line
 
 
 class Device(NamedTuple):

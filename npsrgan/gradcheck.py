@@ -15,12 +15,12 @@ from typing import NamedTuple
 import numpy as np
 
 from npsrgan import losses, ops
-from npsrgan.errors import command
 from npsrgan.fast.blocks import any_size
 from npsrgan.layers import Layer
 from npsrgan.models import Discriminator, SRResNet
 from npsrgan.models.vgg19 import random_vgg19
 from npsrgan.ops.operation import reference_only
+from npsrgan.system.errors import command
 from npsrgan.tape import Tape, Tensor
 
 EPS = 1e-6

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError
 
-from npsrgan import files
-from npsrgan.errors import UserError, describe
-from npsrgan.terminal import printable
+from npsrgan.system import files
+from npsrgan.system.errors import UserError, describe
+from npsrgan.system.terminal import printable
 
 MEGAPIXELS = 67     # that `read` accepts: 200 MB decoded, and several threads read at once
 PROFILE_SPACES = {b"GRAY": "L", b"RGB ": "RGB", b"CMYK": "CMYK"}        # in the header of a colour profile: the mode it is for

@@ -13,12 +13,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from npsrgan import files
 from npsrgan.device import to_numpy
-from npsrgan.errors import UserError, describe
 from npsrgan.layers import Layer
 from npsrgan.models import GENERATORS, VGG19, Assembled, Discriminator, Generator
 from npsrgan.models.vgg19 import LAYERS
+from npsrgan.system import files
+from npsrgan.system.errors import UserError, describe
 
 WEIGHTS = Path(__file__).parent.parent / "weights"                  # what ships with the program
 KERAS_MEANS = np.array([123.68, 116.779, 103.939], np.float32)      # RGB, 0 to 255: what Keras's VGG19 subtracts
@@ -312,7 +312,7 @@ def load_vgg19(path, layer="conv5_4", feature_scale=None):
     Raises UserError that says what is wrong with the file, or lists every array that is missing or misshapen.
     """
     if not Path(path).exists():
-        raise UserError(f"there is no file {path}; the README says where to get VGG19's weights")
+        raise UserError(f"there is no file {path}; npsrgan/train/README.md says where to get VGG19's weights")
     if recognise(path) == "HDF5":
         found, scale = _keras_arrays(path), KERAS_FEATURE_SCALE
     else:

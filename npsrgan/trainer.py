@@ -8,10 +8,10 @@ import numpy as np
 from npsrgan import losses, ops, storage
 from npsrgan.adam import Adam, schedule
 from npsrgan.data.feed import Feed
-from npsrgan.errors import UserError
 from npsrgan.models import GENERATORS, Discriminator
 from npsrgan.models.vgg19 import LAYERS, random_vgg19
 from npsrgan.ops.normalisation import keep_running
+from npsrgan.system.errors import UserError
 from npsrgan.tape import Tape
 
 

@@ -13,9 +13,9 @@ sys.path[:0] = map(str, [TESTS.parent, *(folder for folder in sorted(TESTS.iterd
 
 from runs import photos, tiny  # noqa: E402, F401  (fixtures)
 
-from npsrgan.errors import UserError  # noqa: E402
 from npsrgan.fast import blocks  # noqa: E402
 from npsrgan.ops.operation import reference_only  # noqa: E402
+from npsrgan.system.errors import UserError  # noqa: E402
 
 # Some tests press Ctrl-C.  A shell that starts a command in the background has it ignore that; undo it.
 signal.signal(signal.SIGINT, signal.default_int_handler)

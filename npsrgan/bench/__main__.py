@@ -23,9 +23,9 @@ import numpy as np
 from npsrgan import fast
 from npsrgan.bench.methods import print_methods, print_methods_on_gpu
 from npsrgan.bench.rows import CONVOLUTIONS, QUICK, cpu_rows, draw, plain, training, write_report
-from npsrgan.errors import UserError, command
 from npsrgan.ops import operation
-from npsrgan.terminal import progress, say
+from npsrgan.system.errors import UserError, command
+from npsrgan.system.terminal import progress, say
 
 PAUSE = 0.05        # seconds between the turns: torch's threads keep spinning for a moment
 

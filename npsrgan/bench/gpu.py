@@ -22,9 +22,9 @@ import numpy as np
 
 from npsrgan import device, fast
 from npsrgan.bench import rows
-from npsrgan.errors import UserError, first_line
 from npsrgan.fast.cuda import blas, graph, set_precision
-from npsrgan.terminal import progress, say
+from npsrgan.system.errors import UserError, first_line
+from npsrgan.system.terminal import progress, say
 
 WARM_UP, REPEATS = 5, 20    # runs
 BUSY = 0.2                  # seconds that the warm-up takes at least: a card that was idle is slow at first

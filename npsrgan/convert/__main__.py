@@ -13,10 +13,10 @@ from pathlib import Path
 
 from npsrgan import storage
 from npsrgan.convert import formats, networks, onnx, pytorch, readings, safetensors, structure
-from npsrgan.errors import UserError, command, path
-from npsrgan.files import replacing, require_writable
 from npsrgan.models import VGG19
-from npsrgan.terminal import say
+from npsrgan.system.errors import UserError, command, path
+from npsrgan.system.files import replacing, require_writable
+from npsrgan.system.terminal import say
 
 DESCRIPTION = """Convert weights from elsewhere into a file for npsrgan, or a file of npsrgan for other programs.
 

@@ -6,10 +6,10 @@ import numpy as np
 from npsrgan.convert import keras, readings, structure
 from npsrgan.convert.pickles import Stored
 from npsrgan.convert.structure import Unmapped
-from npsrgan.errors import UserError
 from npsrgan.layers import BatchNorm, Conv2d
 from npsrgan.models import VGG19, Assembled, SRResNet
 from npsrgan.models.vgg19 import LAYERS, PLAN
+from npsrgan.system.errors import UserError
 
 IMAGENET_MEAN, IMAGENET_STD = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])      # of RGB in [0, 1]
 _SHARED = 8             # times the size of the file: more than honest tensors take in memory, even 8-bit ones made float32

@@ -1,7 +1,7 @@
 """A generator for ONNX, which other programs run.  Needs the package `onnx`, which is optional: nothing else here does."""
 import numpy as np
 
-from npsrgan.errors import UserError
+from npsrgan.system.errors import UserError
 
 OPSET, VERSION = 17, 8      # of ONNX's operators and file format: those of 2022, which the programs in use know
 RESIZED = {"nearest": {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"},

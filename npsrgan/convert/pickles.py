@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from npsrgan.errors import UserError
+from npsrgan.system.errors import UserError
 
 BFLOAT16 = "bfloat16"       # a type that NumPy does not have: the upper half of a float32
 _INSTRUCTIONS = 500_000   # at most; a network with its optimiser takes some ten thousand

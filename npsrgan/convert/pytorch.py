@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 
 from npsrgan.convert.pickles import BFLOAT16, FUNCTIONS, Named, Refused, Stored, load, mapped, numbers, one_sentence
-from npsrgan.errors import UserError
+from npsrgan.system.errors import UserError
 
 MAGIC = 0x1950A86A20F9469CFC6C
 _INFLATED, _LARGEST = 8, 400_000_000        # times the size of the file, and bytes: what compressed members may come to

@@ -13,11 +13,11 @@ from npsrgan import images
 from npsrgan.convert.structure import Generator
 from npsrgan.data.degrade import downscale, upscale
 from npsrgan.data.photograph import Photograph
-from npsrgan.errors import UserError
 from npsrgan.layers import BatchNorm, Conv2d, PReLU
 from npsrgan.metrics import psnr
 from npsrgan.models import SRResNet
 from npsrgan.models.assembled import Assembled, Enlarge
+from npsrgan.system.errors import UserError
 from npsrgan.tape import Tensor
 
 MARGIN = 0.4        # dB by which a reading must beat the others to be believed,

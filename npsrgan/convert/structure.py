@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from npsrgan.errors import UserError
+from npsrgan.system.errors import UserError
 
 SHUFFLES = (2, 3, 4, 8)
 _RENAMED = {"_mean": "running_mean", "_variance": "running_var", "_weight": "weight"}     # of Paddle

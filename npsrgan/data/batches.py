@@ -12,9 +12,9 @@ from itertools import count, islice
 import numpy as np
 
 from npsrgan.data import degrade
-from npsrgan.errors import UserError
 from npsrgan.images import ImageError, to_float
-from npsrgan.terminal import say
+from npsrgan.system.errors import UserError
+from npsrgan.system.terminal import say
 
 # First words of the seeds: NumPy pads seeds with zeros, so without them (seed, epoch) would equal (seed, step=epoch, sample=0).
 _ORDER, _SAMPLE = 0, 1

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from npsrgan.terminal import progress
+from npsrgan.system.terminal import progress
 
 _OVERSAMPLING = 2       # drawn twice as large, then downscaled: soft edges, as a lens makes them
 _DEPTH = 4              # mean number of leaves above a point

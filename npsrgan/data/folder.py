@@ -6,8 +6,8 @@ from pathlib import Path
 from threading import Lock
 
 from npsrgan import images
-from npsrgan.errors import UserError
-from npsrgan.terminal import progress, say
+from npsrgan.system.errors import UserError
+from npsrgan.system.terminal import progress, say
 
 SHOWN = 5       # files that are left out are named as far as this
 

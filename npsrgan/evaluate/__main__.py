@@ -13,10 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from npsrgan import files
 from npsrgan.data import bicubic
 from npsrgan.device import select
-from npsrgan.errors import UserError, command, of_one_item, path
 from npsrgan.evaluate import report
 from npsrgan.evaluate.benchmark import RESIZERS, Benchmark
 from npsrgan.evaluate.lpips import LPIPS
@@ -24,7 +22,9 @@ from npsrgan.fast import keep_memory, set_threads
 from npsrgan.inference import blend, fold, super_resolve
 from npsrgan.metrics import CAP, mesh, psnr, smooth_pixels, ssim
 from npsrgan.storage import load_generator
-from npsrgan.terminal import printable, progress, say
+from npsrgan.system import files
+from npsrgan.system.errors import UserError, command, of_one_item, path
+from npsrgan.system.terminal import printable, progress, say
 
 CLASSICAL = ("nearest", "bicubic", "lanczos")
 BLENDS = 11             # points of the curve

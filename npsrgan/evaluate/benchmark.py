@@ -8,8 +8,8 @@ from PIL import Image
 
 from npsrgan import images
 from npsrgan.data import ImageFolder, bicubic, degrade
-from npsrgan.errors import UserError
 from npsrgan.evaluate.lpips import SMALLEST
+from npsrgan.system.errors import UserError
 
 RESIZERS = {"matlab": bicubic, "pil": degrade, "photo": degrade}      # modules with `downscale` and `upscale`
 LAYOUTS = (         # folder of originals, folder of their small images; {} is the scale, and * stands for the same in both

@@ -13,8 +13,8 @@ import numpy as np
 
 from npsrgan import images, ops
 from npsrgan.device import CPU
-from npsrgan.errors import UserError
 from npsrgan.ops import fused
+from npsrgan.system.errors import UserError
 
 KERNEL, BIAS, LINEAR = FILE = "AlexNet_0__Conv_{}__kernel", "AlexNet_0__Conv_{}__bias", "NetLinLayer_{}__Conv_0__kernel"
 ALEXNET = (     # (shape of the kernel, stride, padding, max pooling before it)

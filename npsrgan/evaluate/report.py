@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from npsrgan import files, images
+from npsrgan import images
 from npsrgan.metrics import luma
+from npsrgan.system import files
 
 NAMES = {"psnr_y": "PSNR-Y", "ssim_y": "SSIM-Y", "psnr_rgb": "PSNR-RGB", "lpips": "LPIPS", "lpips_reduced": "LPIPS 3/4", "mesh": "mesh",
          "lr_psnr": "LR PSNR"}

@@ -4,10 +4,10 @@ import copy
 import numpy as np
 
 from npsrgan import ops
-from npsrgan.errors import UserError
 from npsrgan.fast.blocks import by_rows
 from npsrgan.layers import BatchNorm, Conv2d, Layer, PixelShuffle, PReLU, Sequential
 from npsrgan.ops.operation import may_overwrite
+from npsrgan.system.errors import UserError
 
 
 def fold(network):

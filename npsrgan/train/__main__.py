@@ -15,15 +15,16 @@ from pathlib import Path
 
 import numpy as np
 
-from npsrgan import files, storage
+from npsrgan import storage
 from npsrgan.data import Batches, DeadLeaves, ImageFolder, Photograph, split, upscale, validation_pairs
 from npsrgan.device import select
-from npsrgan.errors import Stopped, UserError, command, on_gpu, on_signal
 from npsrgan.fast import keep_memory, set_threads
 from npsrgan.inference import fold, super_resolve
 from npsrgan.metrics import CAP, psnr, ssim
 from npsrgan.ops.operation import reference_only
-from npsrgan.terminal import progress, say
+from npsrgan.system import files
+from npsrgan.system.errors import Stopped, UserError, command, on_gpu, on_signal
+from npsrgan.system.terminal import progress, say
 from npsrgan.train import checkpoint, report
 from npsrgan.train.checkpoint import Diverged
 from npsrgan.train.settings import merge, parse

@@ -7,7 +7,7 @@ import numpy as np
 
 from npsrgan import storage
 from npsrgan.device import to_numpy
-from npsrgan.errors import UserError
+from npsrgan.system.errors import UserError
 from npsrgan.train.settings import Settings
 
 _ABSENT = {"equal_phases": False, "average": 0.0}       # what a checkpoint did that does not name these settings

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from npsrgan import files, images
+from npsrgan import images
 from npsrgan.metrics import psnr, ssim
+from npsrgan.system import files
 
 METHODS = ("bicubic", "srresnet", "srgan")
 LOSSES = ("srresnet_pixel", "pixel", "perceptual", "adversarial", "discriminator")

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import get_args
 
 from npsrgan.adam import SCHEDULES
-from npsrgan.errors import UserError
 from npsrgan.layers import INITIALISATIONS
 from npsrgan.models import GENERATORS
 from npsrgan.models.vgg19 import LAYERS
+from npsrgan.system.errors import UserError
 
 
 def option(default, text, choices=None):

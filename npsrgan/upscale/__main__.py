@@ -12,14 +12,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from npsrgan import files, images
+from npsrgan import images
 from npsrgan.data import ImageFolder
 from npsrgan.device import CPU, select
-from npsrgan.errors import UserError, command, of_one_item, path
 from npsrgan.fast import keep_memory, set_threads
 from npsrgan.inference import SMALLEST, blend, choose_tile, fold, free_memory
 from npsrgan.storage import load_generator
-from npsrgan.terminal import printable, progress, say
+from npsrgan.system import files
+from npsrgan.system.errors import UserError, command, of_one_item, path
+from npsrgan.system.terminal import printable, progress, say
 from npsrgan.upscale import picture
 from npsrgan.upscale.enlarge import enlarge, suitable
 

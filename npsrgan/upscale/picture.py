@@ -11,7 +11,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from npsrgan import images
-from npsrgan.errors import UserError
+from npsrgan.system.errors import UserError
 
 ANY, JPEG, WEBP = (("L", "LA", "RGB", "RGBA", "I;16"), 2**31 - 1), (("L", "RGB"), 65_500), (("RGB", "RGBA"), 16_383)
 FORMATS = {".png": ANY, ".jpg": JPEG, ".jpeg": JPEG, ".webp": WEBP, ".tif": ANY, ".tiff": ANY}     # PIL modes, longest side

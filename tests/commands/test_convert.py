@@ -21,11 +21,11 @@ from npsrgan.convert import __main__ as convert
 from npsrgan.convert import formats, networks, structure
 from npsrgan.convert import readings as ranges
 from npsrgan.convert.pickles import Stored
-from npsrgan.errors import UserError
 from npsrgan.inference import fold
 from npsrgan.layers import BatchNorm, Conv2d, PReLU
 from npsrgan.models import Discriminator, SRResNet
 from npsrgan.models.vgg19 import LAYERS, PLAN, random_vgg19
+from npsrgan.system.errors import UserError
 
 torch = pytest.importorskip("torch", reason="torch is not installed; the files to convert are made with it")
 import safetensors.torch  # noqa: E402

@@ -9,7 +9,7 @@ from test_convert import run
 
 from npsrgan import storage
 from npsrgan.convert import formats
-from npsrgan.errors import UserError
+from npsrgan.system.errors import UserError
 
 pytest.importorskip("torch", reason="torch is not installed, on which Keras runs here")
 os.environ.setdefault("KERAS_BACKEND", "torch")

@@ -17,10 +17,11 @@ import pytest
 from PIL import Image
 from runs import TOGETHER, arguments, differences, outcome, status
 
-from npsrgan import device, errors, files, storage
+from npsrgan import device, storage
 from npsrgan.data import dead_leaves, folder
 from npsrgan.models import Discriminator, SRResNet
 from npsrgan.models.vgg19 import random_vgg19
+from npsrgan.system import errors, files
 from npsrgan.train import __main__ as train
 from npsrgan.train import report
 from npsrgan.trainer import Trainer

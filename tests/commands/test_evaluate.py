@@ -15,7 +15,6 @@ from test_lpips import WEIGHTS, write_random_weights
 from npsrgan import images, storage
 from npsrgan.data import bicubic, degrade
 from npsrgan.device import CPU
-from npsrgan.errors import UserError
 from npsrgan.evaluate import __main__ as evaluate
 from npsrgan.evaluate import report
 from npsrgan.evaluate.benchmark import Benchmark
@@ -23,6 +22,7 @@ from npsrgan.evaluate.lpips import LPIPS
 from npsrgan.inference import blend, fold, super_resolve
 from npsrgan.metrics import luma, mesh, psnr, smooth_pixels, ssim
 from npsrgan.models import SRResNet
+from npsrgan.system.errors import UserError
 
 BENCHMARKS = Path(__file__).parents[3] / "shared" / "data" / "benchmarks"
 

@@ -13,7 +13,7 @@ import pytest
 from npsrgan.convert import __main__ as convert
 from npsrgan.convert import formats, pickles, pytorch
 from npsrgan.convert.pickles import Stored
-from npsrgan.errors import UserError
+from npsrgan.system.errors import UserError
 
 # ---------------------------------------------------------------- pickles that want more than tensors
 

@@ -34,9 +34,9 @@ from test_storage import keras_file
 from tqdm import tqdm
 
 from npsrgan import images, storage
-from npsrgan.errors import UserError
 from npsrgan.models import Discriminator, SRResNet
 from npsrgan.models.vgg19 import random_vgg19
+from npsrgan.system.errors import UserError
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="starts processes as POSIX does")
 MEMORY = 3 * 10**9      # bytes of address space that a command gets

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from test_dispatch import GPU
 
-from npsrgan.errors import UserError
 from npsrgan.evaluate.lpips import ALEXNET, BIAS, KERNEL, LINEAR, LPIPS
 from npsrgan.ops.operation import reference_only
+from npsrgan.system.errors import UserError
 
 WEIGHTS = Path(__file__).parents[3] / "shared" / "data" / "lpips" / "lpips_alex.npz"
 

@@ -9,7 +9,7 @@ from PIL.PngImagePlugin import PngInfo
 from test_images import RGB, save
 
 from npsrgan import images
-from npsrgan.errors import UserError
+from npsrgan.system.errors import UserError
 from npsrgan.upscale import picture
 
 GREY = RGB[..., 0]

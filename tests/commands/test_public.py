@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 import npsrgan
-from npsrgan.errors import UserError
 from npsrgan.models import SRResNet
+from npsrgan.system.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 RGB = np.random.default_rng(0).integers(0, 256, (20, 36, 3)).astype(np.uint8)

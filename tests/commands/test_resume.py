@@ -22,10 +22,11 @@ if __name__ == "__main__":
 
 from runs import TOGETHER, arguments, differences, make_photos, outcome, start
 
-from npsrgan import files, storage
+from npsrgan import storage
 from npsrgan.data import ImageFolder
 from npsrgan.models import SRResNet
 from npsrgan.models.vgg19 import random_vgg19
+from npsrgan.system import files
 from npsrgan.train import __main__ as train
 from npsrgan.trainer import Trainer
 

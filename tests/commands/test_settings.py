@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from npsrgan.errors import UserError
+from npsrgan.system.errors import UserError
 from npsrgan.train.settings import PRESETS, Settings, merge, parse
 
 

@@ -15,9 +15,10 @@ from test_inference import trained
 from test_picture import SRGB, png16
 
 import npsrgan
-from npsrgan import files, images, inference, storage
+from npsrgan import images, inference, storage
 from npsrgan.device import CPU
 from npsrgan.models import SRResNet
+from npsrgan.system import files
 from npsrgan.upscale import __main__ as upscale
 from npsrgan.upscale import enlarge
 

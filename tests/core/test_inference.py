@@ -5,10 +5,10 @@ from comparisons import double, relative_error, rounding
 
 from npsrgan import images, ops
 from npsrgan.device import CPU
-from npsrgan.errors import UserError
 from npsrgan.inference import blend, fold, super_resolve
 from npsrgan.layers import BatchNorm, Conv2d, LeakyReLU, Parameter, PixelShuffle, PReLU, Sequential
 from npsrgan.models import Discriminator, SRResNet
+from npsrgan.system.errors import UserError
 from npsrgan.tape import Tape, Tensor
 
 

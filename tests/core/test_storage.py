@@ -10,10 +10,10 @@ import pytest
 from comparisons import rounding
 
 from npsrgan import storage
-from npsrgan.errors import UserError
 from npsrgan.inference import fold
 from npsrgan.models import VGG19, Discriminator, SRResNet
 from npsrgan.models.vgg19 import LAYERS, PLAN, random_vgg19
+from npsrgan.system.errors import UserError
 
 ARRAYS = {"a/weight": np.arange(12, dtype=np.float32).reshape(3, 4), "a/state/mean": np.array([1.5, -0.0, 2.5]),
           "count": np.array(7), "none": np.zeros((0, 3), np.float16), "transposed": np.arange(6.0).reshape(2, 3).T}

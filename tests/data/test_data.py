@@ -13,8 +13,8 @@ from PIL import Image
 from npsrgan import images
 from npsrgan.data import Batches, DeadLeaves, ImageFolder, degrade, downscale, patch_pair, split, upscale, validation_pairs
 from npsrgan.data.dead_leaves import _power_law_noise, _radii, draw
-from npsrgan.errors import UserError
 from npsrgan.metrics import luma
+from npsrgan.system.errors import UserError
 
 NOISE = np.random.default_rng(0).integers(0, 256, (83, 107, 3)).astype(np.uint8)
 

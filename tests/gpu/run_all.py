@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from npsrgan.device import select  # noqa: E402
-from npsrgan.errors import UserError, command  # noqa: E402
+from npsrgan.system.errors import UserError, command  # noqa: E402
 
 SHARES = {"tests": 0.3, "benchmark": 0.4, "training": 0.3}        # of the time: who needs less leaves more to those behind
 ENDING = 0.06                                                     # of the time, for starting and ending

@@ -13,7 +13,7 @@ from npsrgan.bench import __main__ as bench
 from npsrgan.bench import gpu as bench_gpu
 from npsrgan.bench import rows as bench_rows
 from npsrgan.device import CPU, Device
-from npsrgan.errors import UserError
+from npsrgan.system.errors import UserError
 from npsrgan.train.settings import Settings
 from npsrgan.trainer import Trainer
 

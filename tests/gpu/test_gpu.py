@@ -14,12 +14,12 @@ from npsrgan import ops
 from npsrgan.bench import rows as bench_rows
 from npsrgan.data.feed import Feed
 from npsrgan.device import CPU, Device, to_numpy
-from npsrgan.errors import on_gpu
 from npsrgan.fast.cuda.upload import Upload
 from npsrgan.gradcheck import CASES, check
 from npsrgan.inference import fold, super_resolve
 from npsrgan.models import SRResNet
 from npsrgan.ops.operation import op, reference_only
+from npsrgan.system.errors import on_gpu
 from npsrgan.tape import Tape, Tensor
 from npsrgan.train import checkpoint
 from npsrgan.train.settings import PRESETS, Settings

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import numpy as np
 
-from npsrgan.errors import first_line
+from npsrgan.system.errors import first_line
 
 WARM_UP = 2         # plain steps before one is recorded: kernels are compiled, the pool grows to its size
 

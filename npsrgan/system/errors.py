@@ -7,7 +7,7 @@ import threading
 from contextlib import contextmanager
 from functools import wraps
 
-from npsrgan.terminal import guarded_output, say
+from npsrgan.system.terminal import guarded_output, say
 
 STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 

@@ -6,7 +6,7 @@ import stat
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from npsrgan.errors import UserError, describe, fatal
+from npsrgan.system.errors import UserError, describe, fatal
 
 try:
     import fcntl
