@@ -1,4 +1,4 @@
-"""How close two images are: PSNR and SSIM, as super-resolution papers report them.  And the mesh that a network draws.
+"""How close two images are: PSNR and SSIM, as super-resolution papers report them; and the mesh that a network draws.
 
 Images are uint8 (H, W, 3), RGB.  Papers compare the luma channel and leave out a border as wide as the scale.
 """
@@ -118,7 +118,7 @@ def _blur(x, weights=_GAUSSIAN):
 def _prepare(a, b, border, channel):
     """Both images checked, cropped, and as float64 (H, W, C)."""
     if a.shape != b.shape or a.ndim != 3 or a.shape[2] != 3 or a.dtype != np.uint8 or b.dtype != np.uint8:
-        raise ValueError(f"two uint8 (H, W, 3) images of one shape, please, not {a.dtype} {a.shape} and {b.dtype} {b.shape}")
+        raise ValueError(f"expected two uint8 (H, W, 3) images of one shape, not {a.dtype} {a.shape} and {b.dtype} {b.shape}")
     if min(a.shape[:2]) <= 2 * border:
         raise ValueError(f"an image of {a.shape[0]}x{a.shape[1]} pixels has no inside after cutting {border} from each side")
     if channel not in _CHANNELS:
