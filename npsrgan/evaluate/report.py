@@ -109,7 +109,7 @@ def table(benchmark, summary, rivals):
     text += [line(f"paper: {name}", [f"{decibels:.2f}", f"{similarity:.4f}"]) for name, (decibels, similarity) in paper.items()]
     if paper:
         text.append("(paper: Ledig et al. 2017, table 2; it computes SSIM by other software, and higher)")
-    text += [f"({name}: white grey noise of {sigma:g} levels on top of {method}, which no metric should reward)"
+    text += [f"({name}: white grey noise on top of {method}, sigma {sigma:g} levels, which no metric should reward)"
              for name, (method, sigma) in rivals.items()]
     for metric in ("lpips", "lpips_reduced") if len(rivals) > 1 and "lpips" in metrics else ():
         best = min(rivals, key=lambda name: summary[name][metric])
