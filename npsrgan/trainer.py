@@ -45,7 +45,8 @@ class Trainer:
                 network.to(device.array)
         averaged = [name for name in ("srresnet", "srgan") if name in self.networks and (name == "srgan" or s.schedule == "constant")]
         self.averages = {name: copy.deepcopy(self.networks[name]).eval().pack() for name in averaged if s.average}
-        self._run = _graphs(device, s.graph and not s.reference, say) if device.cuda else call
+        self.graphs = _graphs(device, s.graph and not s.reference, say) if device.cuda else None
+        self._run = self.graphs or call
         gan_rate = schedule(s.gan_schedule, s.gan_learning_rate, s.steps if s.together else s.gan_steps)
         rates = {"srresnet": schedule(s.schedule, s.learning_rate, s.steps), "srgan": gan_rate, "discriminator": gan_rate}
         self.adam = {name: Adam(network, rates[name]) for name, network in self.networks.items()}

@@ -10,7 +10,6 @@ way to them; their inputs may still lie in the card's cache, as they seldom do i
 Times are medians between CUDA events after a warm-up.  Memory is the most that the side's allocator took from the card, without what
 it took only to try out ways to convolve.
 """
-import gc
 import multiprocessing
 import platform
 import subprocess
@@ -42,20 +41,25 @@ class Ours:
 
     def __init__(self, precision):
         import cupy
-        self.cupy, self.graphs, self.precision = cupy, graph.Graphs(cupy), precision
+        self.cupy, self.graphs, self.precision, self.trainers = cupy, graph.Graphs(cupy), precision, None
         rows.settle(device.select("gpu")[0])
         self.event, self.elapsed = cupy.cuda.Event, cupy.cuda.get_elapsed_time
 
     def prepare(self, row):
         set_precision(row.precision or self.precision)
         run = row.prepare("ours")
+        self.trainers = getattr(run, "graphs", None)
         if repeated(row) == 1:          # a trainer has graphs of its own, and Adam is one kernel
             return run
         work = partial(_repeatedly, run)
         return lambda: self.graphs(work)["result"]
 
+    def used(self):
+        """The graphs that this row uses: our own, and those of its trainer."""
+        return [graphs for graphs in (self.graphs, self.trainers) if graphs]
+
     def pools(self):
-        return [self.cupy.get_default_memory_pool(), *(graphs.pool for graphs in _all_graphs())]
+        return [self.cupy.get_default_memory_pool(), *(graphs.pool for graphs in self.used())]
 
     def memory(self):
         """The bytes that all pools have taken from the card."""
@@ -63,15 +67,14 @@ class Ours:
 
     def notes(self):
         """What else is to be said, in lines."""
-        return [] if all(graphs.record for graphs in _all_graphs()) else ["not recorded as a CUDA graph"]
+        return [] if all(graphs.record for graphs in self.used()) else ["not recorded as a CUDA graph"]
 
     def settle(self):
-        """After a first run, which records nothing yet: give back what it took to try out ways to convolve."""
-        for pool in self.pools():
-            pool.free_all_blocks()
+        """Nothing was tried out in the first run."""
 
     def clear(self):
         self.graphs.forget()
+        self.trainers = None
         self.cupy.get_default_memory_pool().free_all_blocks()
 
 
@@ -79,10 +82,6 @@ def _repeatedly(run):
     for _ in range(IN_A_GRAPH - 1):
         run()
     return {"result": run()}
-
-
-def _all_graphs():
-    return [thing for thing in gc.get_objects() if type(thing) is graph.Graphs]
 
 
 class Torch:

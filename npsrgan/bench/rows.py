@@ -148,6 +148,7 @@ def training(method, batch=4):
         def run():
             losses = getattr(trainer, method)(lr, hr)
             return {name: losses[name] for name in sorted(losses)}
+        run.graphs = getattr(trainer, "graphs", None)
         return run
     return prepare
 
