@@ -30,7 +30,10 @@ CHOSEN = (
     "21_one_face",
     "22_downscaling",
     "23_gpu",
-    "24_two_plates",
+    "24_trade",
+    "25_mesh",
+    "26_two_plates",
+    "27_rrdb",
 )
 WITH_VGG19 = "15_what_they_draw_vgg19"       # drawn by VGG19=vgg19.h5 python lessons/15_what_a_loss_wants.py, and shown in that lesson
 WIDTH, LARGEST = 800, 60_000

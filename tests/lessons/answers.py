@@ -108,6 +108,11 @@ def small_stripes_are_grey(shrink):
     return shrink(image)[4:-4, 4:-4].std() < 10
 
 
+def relativistic_discriminator(real, fake):
+    above, below = real - ops.mean(fake), fake - ops.mean(real)
+    return ops.scale(ops.mean(ops.softplus(-above)) + ops.mean(ops.softplus(below)), 0.5)
+
+
 ANSWERS = {
     "00_what_it_is": {1: (1.259, 2), 2: (34.15, 14), 3: (1.32, 0),
                       4: (lambda a, b: 10 * np.log10(255**2 / np.mean((a.astype(float) - b) ** 2)),
@@ -152,5 +157,11 @@ ANSWERS = {
                            3: (lambda run: np.array_equal(run(5), run(None)), lambda run: run(5).shape == run(None).shape)},
     "22_bug_museum_pictures": {1: (44, 255), 2: (27.18, 28.5), 3: (8, 4), 4: (small_stripes_are_grey, lambda shrink: True)},
     "23_gpu": {1: (10, 11), 2: (42, 6), 3: (lambda thread: thread, lambda thread: 3 * thread)},
-    "24_reading_the_results": {1: (24.99, 28), 2: (0.509, 0.5 ** 0.5), 3: (63 / 64, 7 / 8)},
+    "24_reading_the_results": {1: (24.99, 28), 2: (0.509, 0.5 ** 0.5),
+                               3: (lambda e, d: 10 * np.log10(np.mean((e + d) ** 2) / np.mean(e**2)),
+                                   lambda e, d: 10 * np.log10(1 + np.mean(d**2) / np.mean(e**2)))},
+    "25_what_a_number_hides": {1: (8.23, 7.07), 2: (4, 16), 3: (lambda image, photo: np.mean((image.astype(float) - photo) ** 2),
+                                                         lambda image, photo: -image.astype(float).std())},
+    "26_two_number_plates": {1: (63 / 64, 7 / 8), 2: (lambda shape: (-1.0) ** np.indices(shape).sum(0), np.zeros)},
+    "27_what_came_after": {1: (239_616, 184_320), 2: (relativistic_discriminator, lambda real, fake: ops.mean(ops.softplus(-real)))},
 }
