@@ -1,3 +1,4 @@
+# %% [markdown]
 # # Lesson 25: What a number hides
 #
 # **The question.** When a table says that SRGAN's pictures are better, what may it not have noticed?
@@ -45,6 +46,7 @@ def strangeness(image):
     return float(np.linalg.norm(a - b) / np.linalg.norm(b))
 
 
+# %% [markdown]
 # ## A rival that knows nothing
 #
 # A measure of how natural a picture looks must tell texture from noise, or else noise will win. So
@@ -92,10 +94,11 @@ if "SRGAN" in table:
     verdict = "better" if table["SRGAN"][1] < table[best][1] else "no better"
     print(f"By this measure, the shipped SRGAN is {verdict} than that on this photograph.")
 
+# %% [markdown]
 # Noise made the measure better, and nobody would call it texture. LPIPS is not so easily pleased as
 # this stand-in, but it is pleased: the README of `npsrgan/evaluate/` has a table in which noise of 2 or
 # 3 levels earns nearly all that an earlier SRGAN earned. That is why the table of every evaluation has
-# a row `srresnet + noise`. A network that does not beat this row has not been shown to draw texture.
+# a row "srresnet + noise". A network that does not beat this row has not been shown to draw texture.
 
 # %%
 close = np.s_[100:200, 190:290]
@@ -107,6 +110,7 @@ if "srgan" in pictures:
     shown["SRGAN"] = pictures["srgan"][close]
 save(picture_row(shown | {"the photograph": photo[close]}, height=3), "25_noise")
 
+# %% [markdown]
 # ## A pattern that fits between the samples
 #
 # The first layer of LPIPS's network moves in steps of four pixels. A network that enlarges by 4 can
@@ -139,6 +143,7 @@ for period in (3.0, 4.0, 5.0, 6.0):
 assert variation(4.0) < 1e-6
 assert min(variation(3.0), variation(5.0), variation(6.0)) > 0.5
 
+# %% [markdown]
 # So a pattern of period 4 is not invisible to LPIPS, but it is confounded with a change that is the
 # same everywhere, which it forgives easily. Earlier weights of this project drew such a mesh. LPIPS
 # preferred them to SRResNet all the same, and a reader of the table alone could not have noticed.
@@ -206,6 +211,7 @@ save(
     "25_mesh",
 )
 
+# %% [markdown]
 # The drawn mesh costs little PSNR and *improves* the strangeness, because any detail does. Only the
 # number that was made for it tells (and the eye: the picture shows the spot with its contrast
 # tripled). The cure is in the network: `constrain` forbids the mesh, by letting all phases of a pixel
@@ -235,6 +241,7 @@ exercise(
     hint="row mod 2 and column mod 2",
 )
 
+# %% [markdown]
 # Write a measure that noise does not please: `my_measure(image, photo)`, two uint8 (H, W, 3) arrays to
 # a number, smaller for the better picture. It must prefer the original to everything, and must not
 # prefer the noisy picture to the one without noise. (It need not be a good measure of anything else.

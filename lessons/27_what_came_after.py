@@ -1,3 +1,4 @@
+# %% [markdown]
 # # Lesson 27: What came after
 #
 # **The question.** SRGAN is from 2017. What did ESRGAN, Real-ESRGAN and diffusion change, and why, in
@@ -34,6 +35,7 @@ from npsrgan.metrics import psnr
 from npsrgan.models.vgg19 import random_vgg19
 from npsrgan.tape import Tape
 
+# %% [markdown]
 # ## ESRGAN, first change: no batch norm
 #
 # Batch norm computes with the statistics of the batch in training, and with running averages in use
@@ -115,6 +117,7 @@ predict(
     because="9 * (16 * 8 + 24 * 8 + 32 * 16)",
 )
 
+# %% [markdown]
 # Nothing of its gradient needs to be written: the tape knows `concatenate`, `scale` and the rest. It
 # must be checked all the same. And the claim about the signal's size can be measured: send a signal
 # through twenty RRDBs, and through twenty that add without the 0.2.
@@ -149,6 +152,7 @@ predict(
 print(f"with the 0.2: {grown[0.2]:.2f} times")
 assert grown[1.0] > 100 > 3 > grown[0.2]
 
+# %% [markdown]
 # It trains. A few hundred small steps on dead leaves, by the pixel loss of ESRGAN, which is absolute
 # error in place of squared error:
 
@@ -172,6 +176,7 @@ print(f"bicubic: {psnr(upscale(lr_photo, 4), photo):.2f} dB")
 print(f"RRDBNet after {STEPS} steps: {psnr(made, photo):.2f} dB")
 assert np.mean(history[-20:]) < np.mean(history[:10]) / 2
 
+# %% [markdown]
 # ## Second change: a discriminator that compares
 #
 # SRGAN's $D$ judges each picture by itself: is it a photograph? ESRGAN's judges pairs: is this
@@ -217,6 +222,7 @@ predict(
 assert abs(change["relativistic"]) < 1e-12
 assert abs(change["SRGAN"]) > 0.1
 
+# %% [markdown]
 # ## Third change: features before the ReLU
 #
 # SRGAN compares VGG19's features after the ReLU, where many are zero: in the deep layers, most. A
@@ -239,6 +245,7 @@ predict(
 )
 assert zeros > 0.3 and zeros_before < 0.01
 
+# %% [markdown]
 # ## Real-ESRGAN: the other question
 #
 # A photograph from the web was not made small by a clean bicubic. It was blurred by a lens, has
@@ -285,6 +292,7 @@ shown = {
 }
 save(picture_row({title: picture[close] for title, picture in shown.items()}, height=3), "27_rrdb")
 
+# %% [markdown]
 # ## Diffusion: a sample without a second player
 #
 # Lesson 24 says what is wanted: not the mean of all answers, but one of them. A GAN gets there
@@ -346,6 +354,7 @@ axes[1].set(
 )
 save(figure, "27_diffusion")
 
+# %% [markdown]
 # No mode is lost, and nobody has to be fooled. The price is time: one picture takes tens or hundreds of
 # passes of a large network, where SRGAN takes one. Much of what came since tries to get by with fewer.
 #
@@ -370,6 +379,7 @@ exercise(
     hint="inputs 64, 96, 128, 160, 192; outputs 32, 32, 32, 32, 64",
 )
 
+# %% [markdown]
 # Write `relativistic_discriminator(real, fake)`, the mean of $-\log D_r$ and $-\log(1 - D_f)$, from
 # logits, as a tensor. It must stay finite for logits of 1000.
 
