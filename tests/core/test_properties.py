@@ -149,7 +149,7 @@ def test_every_operation_is_drawn():
     assert CASES.keys() == set(ops.__all__) | FUSED
 
 
-@pytest.mark.parametrize("examples", [20, pytest.param(1000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("examples", [20, pytest.param(100, marks=pytest.mark.long)])
 @pytest.mark.parametrize("name", CASES)
 def test_an_operation_equals_its_reference(monkeypatch, name, examples):
     operation = getattr(ops, name, None) or getattr(fused, name)
