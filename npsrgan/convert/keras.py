@@ -118,7 +118,7 @@ class Model:
     Raises structure.Unmapped for layers that there are no steps for.
     """
 
-    normed, plain_order = True, True       # so that no enlargement is looked for that the description would show
+    silent, normed, plain_order = True, True, True      # so that no enlargement is looked for that the description would show
 
     def __init__(self, description, stored):
         config = description["config"]

@@ -241,8 +241,7 @@ def choices(generator, fixed):
         usual = [1e-3, 1e-5] if generator.plain_order else [1e-5, 1e-3]
         # A template that many followed passes 0.8 as eps, where momentum was meant, but not in the upsampling.
         eps = [(one, other) for one in those("eps", [*usual, 0.8]) for other in ({1e-5, one} if above else [one])]
-    silent = not any(part.slope for part in generator.parts)
-    for one in those("activations", ["everywhere"] if generator.normed else ACTIVATIONS) if silent else [None]:
+    for one in those("activations", ["everywhere"] if generator.normed else ACTIVATIONS) if generator.silent else [None]:
         slopes = {"msrresnet": [0.1], "blocks": [0.0], None: [None]}.get(one, [0.0, 0.2, 0.1])
         skips = [True] if generator.middle else [False] if generator.chain else [False, True]
         residuals = [1.0, 0.1] if one == "blocks" and not generator.normed else [1.0]
@@ -275,7 +274,9 @@ def judge(generators, fixed, force=False):
     for base in BASES[1:]:
         plain[base] = psnr(images.to_uint8(Enlarge(scale, base)(Tensor(images.to_float(lr)[None])).array[0]), hr, scale, "rgb")
     candidates = [(generator, choice) for generator in generators for choice in choices(generator, fixed)]
-    inputs = [fixed["input"]] if fixed.get("input") else [name for name in INPUTS if not (generators[0].normed and name == "div2k")]
+    # [0, 255] is EDSR's habit.  A network with PReLU works there nearly as well as in its own units, because only biases tell them apart.
+    rare = ["div2k"] * generators[0].normed if generators[0].silent else ["bytes", "div2k"]
+    inputs = [fixed["input"]] if fixed.get("input") else [name for name in INPUTS if name not in rare]
     first, readings = None, []
     for generator, choice in tqdm(candidates, "trying on a photograph", delay=2, leave=False):
         program = Program()
@@ -311,8 +312,8 @@ def judge(generators, fixed, force=False):
         if force:       # scores say nothing then, so the likeliest
             return first, bicubic
         raise UserError(f"however it is read, the network makes a picture far worse than bicubic enlargement ({best.score:.1f} and "
-                        f"{bicubic:.1f} dB): its layers are probably in another order or of another kind; --force converts it as "
-                        f"{first.choice.words}")
+                        f"{bicubic:.1f} dB): its layers are probably in another order or of another kind, or it adds an enlargement "
+                        f"of its input that --base names; --force converts it as {first.choice.words}")
     if others and not force:
         raise UserError(f"a photograph does not tell how the weights are to be read: {best.choice.words} ({best.score:.1f} dB) or "
                         f"{others[0].choice.words} ({others[0].score:.1f} dB)?  Give {differing(best.choice, others[0].choice)}")

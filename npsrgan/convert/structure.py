@@ -72,6 +72,11 @@ class Generator(NamedTuple):
         return self.head.shape[1]
 
     @property
+    def silent(self):
+        """Whether its activations have no parameters, so that a state dict does not say where they stand."""
+        return not any(part.slope for part in self.parts)
+
+    @property
     def normed(self):
         """Whether it has batch norms."""
         return any(part.norm for part in self.parts)
@@ -114,7 +119,7 @@ def generators(kinds, plain_order=False):
         raise Unmapped(recognised(kinds))
     head, = heads
     c, colours = head.shape[:2]
-    shifts = [part for part in convs if part.shape == (3, 3, 1, 1)]
+    shifts = sorted((part for part in convs if part.shape == (3, 3, 1, 1)), key=lambda part: part["bias"].sum())      # the first subtracts
     rest = [part for part in convs if part is not head and part not in shifts]
     tails = {r: [part for part in rest if part.shape[:2] == (colours * r * r, c)] for r in (1, *SHUFFLES)}
     direct = next((r for r, found in tails.items() if len(found) == 1), 1)
