@@ -328,11 +328,13 @@ else:
     print("the weights are not at hand, so this part is skipped")
 
 # %% [markdown]
-# Lesson 24 explains the price in decibels, by calculation.
+# Look closely at flat areas of SRGAN's picture, such as the forehead. Is its texture skin, or does it
+# repeat every few pixels? Lesson 25 measures that. Lesson 24 explains the price in decibels,
+# by calculation.
 #
 # ## Exercises
 #
-# Put your answers in place of `None` and run the cell. Right and wrong answers are in
+# Put your answers in the place of `None` and run the cell. Right and wrong answers are in
 # [answers.py](../tests/lessons/answers.py).
 
 # %%

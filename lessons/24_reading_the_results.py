@@ -188,7 +188,7 @@ if trained:
 #
 # ## A path between two networks
 #
-# One need not choose once and for all. `blend(srresnet, srgan, amount)` makes a network whose
+# The choice need not be made once and for all. `blend(srresnet, srgan, amount)` makes a network whose
 # parameters are a mixture, `(1 - amount) * array + amount * second[name]`, and the mixture can be
 # chosen by eye, after training. It works because SRGAN started from SRResNet. Two networks that were
 # trained apart have no such path between them. (Weights are mixed here, not pictures as with the stone,

@@ -217,7 +217,27 @@ save(
 # tripled). The cure is in the network: `constrain` forbids the mesh, by letting all phases of a pixel
 # shuffle answer a flat area alike (lesson 10).
 #
-# The lesson of both experiments is the same. A number measures what it measures. Ask what the simplest
+# Does this number hide nothing? It does. It asks what repeats in the same phase *everywhere*. Draw the
+# same tile again, but with its sign chosen at random for each square of 32 x 32 pixels, as a network
+# might whose pattern depends on the brightness below:
+
+# %%
+signs = np.kron(np.random.default_rng(22).choice([-1, 1], (19, 16)), np.ones((32, 32)))[:600]
+in_parts = np.rint(smooth_answer + (signs * np.tile(tile, (150, 128)))[..., None])
+in_parts = np.clip(in_parts, 0, 255).astype(np.uint8)
+predict(
+    "The mesh with one sign measures as above. Which share of that is left with random signs?",
+    guess=None,
+    value=mesh(in_parts, smooth) / mesh(drawn, smooth),
+    because="squares with opposite signs cancel in the means",
+)
+assert mesh(in_parts, smooth) < 0.4 * mesh(drawn, smooth)
+
+# %% [markdown]
+# The eye sees both patterns alike. (`evaluate` therefore has a column for LPIPS at three quarters of the
+# size, where a period of 4 becomes one of 3, and the README says what that one misses.)
+#
+# The lesson of all three experiments is the same. A number measures what it measures. Ask what the simplest
 # thing is that would please it, try that, and look at the picture.
 #
 # ## Exercises
