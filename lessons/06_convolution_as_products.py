@@ -190,7 +190,7 @@ def seconds(function, *arguments, least=0.5):
 
 def memory():
     """Bytes a second in copying a large array, by all cores, and seconds of ReLU for a number of it."""
-    size = min(max(256 << 20, 4 * last_level_cache()), 1 << 30)
+    size = min(max(256 << 20, 4 * last_level_cache()), 1 << 29)
     large = np.ones(size // 4, np.float32)
     copy = np.zeros_like(large)
     cuts = np.linspace(0, large.size, cores + 1).astype(int)
