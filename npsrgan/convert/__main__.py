@@ -51,6 +51,8 @@ def main(arguments=None):
         network, about = load(source, options)
     except structure.Unmapped as error:
         raise UserError(f"{source} cannot be mapped: {error}") from None
+    for name, array in network.state_dict().items():
+        storage.require_sound(array, name, source)
     if options.feature_scale is not None and isinstance(network, VGG19):
         network.settings["feature_scale"] = options.feature_scale
     first, *others = about.split("\n")

@@ -2,9 +2,9 @@
 import math
 
 import numpy as np
-from tqdm import tqdm
 
 from npsrgan.convert.pickles import FUNCTIONS, Refused, Stored, load, mapped
+from npsrgan.system.terminal import progress
 
 _NAMES = "StructuredToParameterName@@"      # {name in the network: name of the variable}, in the network's order
 _SLICES = "UnpackBigParamInfor@@"           # {name: its shape and its slices}, of arrays too large for pickles of protocol 2
@@ -13,7 +13,7 @@ _SLICES = "UnpackBigParamInfor@@"           # {name: its shape and its slices}, 
 def read(path):
     """The dict in a .pdparams file, sliced arrays put together and in their place, Paddle's own entries left out."""
     size = path.stat().st_size
-    with mapped(path) as file, tqdm(desc="reading", total=size, unit="B", unit_scale=True, delay=2, leave=False) as bar:
+    with mapped(path) as file, progress(desc="reading", total=size, unit="B", unit_scale=True, delay=2, leave=False) as bar:
         found = load(_Watched(file, bar), FUNCTIONS)
     if not isinstance(found, dict):
         return found

@@ -730,3 +730,14 @@ def test_an_empty_name_is_not_the_current_folder(capsys, arguments):
     with pytest.raises(SystemExit) as end:
         convert.main(arguments)
     assert end.value.code == 2 and "must not be empty" in capsys.readouterr().err
+
+
+def test_weights_that_are_no_numbers_are_not_converted(tmp_path, capsys):
+    storage.save_network(tmp_path / "vgg.h5", random_vgg19("conv5_4"))
+    convert.main([str(tmp_path / "vgg.h5"), "-o", str(tmp_path / "vgg.pth"), "--to", "torch"])
+    state = torch.load(tmp_path / "vgg.pth")
+    next(iter(state.values())).view(-1)[0] = float("nan")
+    torch.save(state, tmp_path / "nan.pth")
+    with pytest.raises(SystemExit) as end:
+        convert.main([str(tmp_path / "nan.pth"), "-o", str(tmp_path / "y.h5")])
+    assert end.value.code == 2 and "holds numbers that are not finite" in capsys.readouterr().err and not (tmp_path / "y.h5").exists()
