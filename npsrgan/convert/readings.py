@@ -243,7 +243,7 @@ def choices(generator, fixed):
         eps = [(one, other) for one in those("eps", [*usual, 0.8]) for other in ({1e-5, one} if above else [one])]
     for one in those("activations", ["everywhere"] if generator.normed else ACTIVATIONS) if generator.silent else [None]:
         slopes = {"msrresnet": [0.1], "blocks": [0.0], None: [None]}.get(one, [0.0, 0.2, 0.1])
-        skips = [True] if generator.middle else [False] if generator.chain else [False, True]
+        skips = [True] if generator.middle else [False] if generator.chain or one == "msrresnet" else [False, True]
         residuals = [1.0, 0.1] if one == "blocks" and not generator.normed else [1.0]
         yield from (Choice(*chosen) for chosen in product(eps, [one], those("slope", slopes), those("residual", residuals), skips))
 
@@ -329,4 +329,4 @@ def differing(a, b):
     """The options that would tell two Choices apart."""
     named = ("input", "output", "eps", "slope", "activations", "residual", "base")
     names = [name for name in named if getattr(a, name) != getattr(b, name)]
-    return " and ".join(f"--{name}" for name in names) or "--force"
+    return " and ".join(f"--{name}" for name in names) or "--force for the first"

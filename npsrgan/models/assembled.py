@@ -7,6 +7,7 @@ import numpy as np
 from npsrgan import ops
 from npsrgan.layers import Conv2d, Layer, LeakyReLU, Parameter, PixelShuffle, PReLU
 from npsrgan.models.generator import Generator
+from npsrgan.tape import Tensor
 
 
 class Affine(Layer):
@@ -92,7 +93,8 @@ class Assembled(Generator):
             for k in self._sources(number):
                 self.last[k] = number
             k = self._sources(number)[0]
-            if kind in ("conv", "affine") and channels[k] != arguments[0] or kind == "add" and channels[k] != channels[number]:
+            if kind in ("conv", "affine") and channels[k] != arguments[0] or kind == "add" and (
+                    (channels[k], self.size[k]) != (channels[arguments[0]], self.size[arguments[0]])):
                 raise ValueError(f"step {number + 1}, {kind} {arguments}, does not fit {channels[k]} channels")
             channels.append(arguments[1] if kind == "conv" else channels[k] // arguments[0]**2 if kind == "shuffle" else channels[k])
             self.size.append(self.size[k] * (arguments[0] if kind in ("shuffle", "enlarge") else 1))
@@ -111,7 +113,7 @@ class Assembled(Generator):
 
     def features(self, lr):
         """The first half, at low resolution: (N, h, w, C) -> (N, h, w, all channels that the second half needs)."""
-        values = self._run({0: lr}, 0, self.cut)
+        values = self._run({0: lr if isinstance(lr, Tensor) else Tensor(lr)}, 0, self.cut)
         return ops.concatenate(*[values[k] for k in self.live]) if len(self.live) > 1 else values[self.cut]
 
     def enlarge(self, features):

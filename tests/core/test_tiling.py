@@ -13,7 +13,7 @@ from npsrgan.device import CPU
 from npsrgan.inference import fold
 from npsrgan.inference import tiles as tiling
 from npsrgan.inference.tiles import GIGABYTE, SMALLEST, choose_tile, free_memory, spans, super_resolve_tiles
-from npsrgan.models import Generator, SRResNet
+from npsrgan.models import Assembled, Generator, SRResNet
 from npsrgan.ops.operation import reference_only
 from npsrgan.tape import Tape, Tensor
 
@@ -178,3 +178,29 @@ def test_free_memory_ends_at_the_limit_of_the_process():
         assert 0 < free_memory(CPU) <= 10**8
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+ASSEMBLED = {
+    "an enlargement added": [["affine", 3], ["conv", 3, 4, 3], ["prelu", 4], ["conv", 4, 4, 3], ["leaky", 0.1],
+                             ["conv", 4, 4, 3], ["add", 3, 0.1], ["conv", 4, 16, 3], ["shuffle", 2], ["conv", 4, 12, 1],
+                             ["shuffle", 2], ["recall", 1],
+                             ["enlarge", 4, "bicubic"], ["add", 11, 1], ["squash", "tanh"], ["affine", 3]],
+    "nothing but an enlargement": [["affine", 3], ["enlarge", 3, "bicubic"]],
+    "resized": [["conv", 3, 4, 5], ["enlarge", 2, "nearest"], ["conv", 4, 4, 3], ["enlarge", 2, "bilinear"], ["conv", 4, 3, 3]],
+}
+
+
+@pytest.mark.parametrize("name", ASSEMBLED)
+def test_tiles_equal_the_whole_for_any_steps(name):
+    network = Assembled(4 if name != "nothing but an enlargement" else 3, ASSEMBLED[name])
+    for number, array in enumerate(network.state_dict().values()):
+        array += np.random.default_rng(number).uniform(-0.3, 0.3, array.shape).astype(np.float32)
+    lr = np.random.default_rng(1).integers(0, 256, (150, 20, 3), np.uint8)
+    whole = network(images.to_float(lr)[None]).array[0]
+    assert np.abs(assemble(fold(network), lr, 32)[0] - whole).max() < 1e-5 * max(1, np.abs(whole).max())
+
+
+def test_steps_that_do_not_fit_are_refused():
+    for steps in ([["conv", 4, 4, 3]], [["add", 1, 1]], [["conv", 3, 4, 3], ["add", 0, 1]], [["squeeze", 2]], [["recall", 3]]):
+        with pytest.raises(ValueError, match="step"):
+            Assembled(2, steps)
