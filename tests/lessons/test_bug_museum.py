@@ -54,3 +54,16 @@ def test_a_test_that_sees_nothing_is_no_exhibit():
         @exhibit
         def test_fails_always(bug):
             raise AssertionError
+
+
+def test_a_readers_test_must_tell_the_bug_from_its_absence():
+    with mock.patch.object(sys, "path", [str(LESSONS), *sys.path]):
+        from _museum import catches
+    check = catches(lambda bug: bug)
+
+    def asserts(bug):
+        assert not bug
+
+    assert check(asserts) is True and check(lambda bug: not bug) is True
+    assert check(lambda bug: None) == check(lambda bug: True) == "the test passes with the bug"
+    assert check(lambda bug: False) == "the test fails without the bug"
