@@ -29,7 +29,7 @@ def update(p, gradients, m, v, rate, count, beta1, beta2, eps):
 
 
 class Adam:
-    """Moves a network's parameters against their gradients, each at a pace set by the gradients it has seen.
+    """Moves a network's parameters against their gradients; each parameter's past gradients set the size of its step.
 
     learning_rate: a number, or a schedule: a function from the number of steps taken to the rate of the next one.
     """

@@ -262,7 +262,7 @@ def main(arguments=None):
                             "finite differences in float64: one line per operation and input, exit status 1 on a failure."
                             ).parse_args(arguments)
     checks = []
-    for title, mode in [("as one reads them", reference_only), ("their fast twins", any_size)]:
+    for title, mode in [("the reference", reference_only), ("their fast twins", any_size)]:
         print(f"\nOperations, {title}:")
         for case in CASES:
             with mode():

@@ -254,7 +254,7 @@ class Sequential(Layer):
         return [(str(index), step) for index, step in enumerate(self.steps)]
 
     def forward(self, x):
-        return in_turn(self.steps, x)
+        return apply_in_order(self.steps, x)
 
 
 class Residual(Sequential):
@@ -262,7 +262,7 @@ class Residual(Sequential):
 
     def forward(self, x):
         *steps, last = self.steps
-        y = in_turn(steps, x)
+        y = apply_in_order(steps, x)
         return last.apply(fused.batch_norm_add, y, x) if type(last) is BatchNorm else last(y) + x
 
 
@@ -275,7 +275,7 @@ PAIRS = {
 }
 
 
-def in_turn(steps, x):
+def apply_in_order(steps, x):
     """Pass x through layers, one after another, and through two at once where they have an operation together."""
     steps = list(steps)
     while steps:

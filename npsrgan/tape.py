@@ -20,7 +20,7 @@ active_tape = ContextVar("active_tape", default=None)      # of this thread
 
 
 class Tensor:
-    """An array with an identity: what the tape follows from operation to operation.
+    """An array with an identity, by which the tape follows it from operation to operation.
 
     `array` is a NumPy or CuPy array; the value lives there and nothing else does: a tensor holds no gradient.
     Tensors are compared and hashed by identity, so two tensors with equal values are still two tensors.

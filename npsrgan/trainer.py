@@ -18,11 +18,11 @@ from npsrgan.tape import Tape
 class Trainer:
     """The networks by name, an Adam for each, and how many steps were taken.
 
-    settings: a settings.Settings.   device: a device.Device.   say: told, in one line, where something else must stand in.
+    settings: a settings.Settings.   device: a device.Device.   say: called with one line where a substitute is used.
     fresh: False for a run that goes on, and does not need its first weights again.
 
     A step returns a row of the log: {name: loss}.  On a CPU the losses are numbers.  On a GPU they are arrays there, which the
-    next step overwrites: nothing has waited for them yet, and `numbers(row)` does.
+    next step overwrites: `numbers(row)` waits until they are computed.
     Raises UserError for files of weights that are missing or do not fit.
     """
 
@@ -168,7 +168,7 @@ class Trainer:
     def largest_batch(self, lr, hr):
         """After a MemoryError: the most images of this batch, halved and halved again, that a step has memory for; 0 if not even one.
 
-        It tries them, and the trainer is of no use afterwards.
+        It takes these steps: discard the trainer afterwards.
         """
         count = len(lr) // 2
         while count:

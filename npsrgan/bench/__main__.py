@@ -35,7 +35,7 @@ def serve(pipe, side, name, threads, channels_last):
     fast.set_threads(threads)
     if side == "torch":
         from npsrgan.bench import pytorch
-        pytorch.settle(threads, channels_last)
+        pytorch.configure(threads, channels_last)
     else:
         fast.keep_memory()          # as the training command does
     run = next(row for row in cpu_rows(quick=False) if row.name == name).prepare(side)

@@ -42,7 +42,7 @@ class Ours:
     def __init__(self, precision):
         import cupy
         self.cupy, self.graphs, self.precision, self.trainers = cupy, graph.Graphs(cupy), precision, None
-        rows.settle(device.select("gpu")[0])
+        rows.compute_on(device.select("gpu")[0])
         self.event, self.elapsed = cupy.cuda.Event, cupy.cuda.get_elapsed_time
 
     def prepare(self, row):
@@ -69,7 +69,7 @@ class Ours:
         """What else is to be said, in lines."""
         return [] if all(graphs.record for graphs in self.used()) else ["not recorded as a CUDA graph"]
 
-    def settle(self):
+    def release_trials(self):
         """Nothing was tried out in the first run."""
 
     def clear(self):
@@ -95,7 +95,7 @@ class Torch:
         self.event, self.elapsed = partial(torch.cuda.Event, enable_timing=True), lambda a, b: a.elapsed_time(b)
 
     def prepare(self, row):
-        self.twins.settle_on_gpu(self.best, row.precision or self.precision)
+        self.twins.configure_gpu(self.best, row.precision or self.precision)
         run = row.prepare("torch")
         return self.twins.captured(run, repeated(row)) if self.best or repeated(row) > 1 else run
 
@@ -105,12 +105,12 @@ class Torch:
     def notes(self):
         return []
 
-    def settle(self):
+    def release_trials(self):
         """Give back, and forget, what it took to try out ways to convolve."""
         self.torch.cuda.empty_cache()
         self.torch.cuda.reset_peak_memory_stats()
 
-    clear = settle
+    clear = release_trials
 
 
 SIDES = {"ours": Ours, "torch": Torch, "best": partial(Torch, best=True)}
@@ -138,7 +138,7 @@ def time_row(side, row):
     """(the first result, milliseconds of each run, the most bytes held, and what else is to be said)."""
     run = side.prepare(row)
     first = rows.plain(run())
-    side.settle()
+    side.release_trials()
     begun, runs = time.monotonic(), 0
     while runs < WARM_UP or time.monotonic() < begun + BUSY:
         run()

@@ -11,14 +11,14 @@ from npsrgan.models.vgg19 import LAYERS, VGG19
 _layout, _device, _adam = torch.contiguous_format, "cpu", {}
 
 
-def settle(threads, channels_last):
+def configure(threads, channels_last):
     """Set the number of threads, and how images and kernels lie in memory: as PyTorch has them by itself, or as we do."""
     global _layout
     _layout = torch.channels_last if channels_last else torch.contiguous_format
     torch.set_num_threads(threads)
 
 
-def settle_on_gpu(best, precision):
+def configure_gpu(best, precision):
     """Compute on the GPU: as users run it, with cudnn.benchmark on; or at its best, with our layout and Adam in one kernel, ready to be
     captured.  precision: of convolutions, "tf32" or "float32"; matrix products are in float32, PyTorch's default."""
     global _layout, _device, _adam
@@ -118,13 +118,13 @@ class Residual(nn.Module):
         return self.inner(x) + x
 
 
-def twin(layer):
+def module_of(layer):
     """The torch module of one of our layers, with the same weights."""
     kind = type(layer)
     if kind is layers.Residual:
-        return Residual(nn.Sequential(*map(twin, layer.steps)))
+        return Residual(nn.Sequential(*map(module_of, layer.steps)))
     if kind is layers.Sequential:
-        return nn.Sequential(*map(twin, layer.steps))
+        return nn.Sequential(*map(module_of, layer.steps))
     if kind is layers.Conv2d:
         k, _, inputs, outputs = layer.weight.shape
         module = nn.Conv2d(inputs, outputs, k, layer.stride, k // 2)
@@ -153,7 +153,7 @@ class SRResNet(nn.Module):
 
     def __init__(self, ours):
         super().__init__()
-        self.head, self.body, self.upsampling, self.tail = map(twin, (ours.head, ours.body, ours.upsampling, ours.tail))
+        self.head, self.body, self.upsampling, self.tail = map(module_of, (ours.head, ours.body, ours.upsampling, ours.tail))
         for conv, _, _ in self.upsampling:
             with torch.no_grad():
                 for parameter in conv.parameters():     # our channel (i*r + j)*C + c is their c*r*r + i*r + j
@@ -167,7 +167,7 @@ class SRResNet(nn.Module):
 def network(ours):
     """The twin of a network of ours."""
     if isinstance(ours, Discriminator):
-        module = nn.Sequential(twin(ours.features), twin(ours.classifier))
+        module = nn.Sequential(module_of(ours.features), module_of(ours.classifier))
         side = ours.settings["image_size"] // 16
         with torch.no_grad():           # its first linear layer sees the features (H, W, C) in PyTorch's order, (C, H, W)
             weight = module[1][1].weight
@@ -176,7 +176,7 @@ def network(ours):
         steps = []
         for name in LAYERS[:LAYERS.index(ours.settings["layer"]) + 1]:
             steps += [nn.MaxPool2d(2)] * (name.endswith("_1") and name != "conv1_1")
-            steps += [twin(getattr(ours, name)), nn.ReLU(inplace=True)]
+            steps += [module_of(getattr(ours, name)), nn.ReLU(inplace=True)]
         module = nn.Sequential(*steps).requires_grad_(False)
     else:
         module = SRResNet(ours)

@@ -38,7 +38,7 @@ class Row:
     result: dict = field(default_factory=dict)
 
 
-def settle(device):
+def compute_on(device):
     """Let our side compute on this device.Device from now on."""
     global _device
     _device = device

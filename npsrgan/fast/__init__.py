@@ -1,6 +1,6 @@
 """The fast twins: the same operations again, written for speed on NumPy arrays; importing this package registers them.
 
-`ops/` holds the version one reads; here a convolution becomes a few large matrix products, work is cut into pieces that
+`ops/` holds the reference. Here a convolution becomes a few large matrix products, work is cut into pieces that
 stay in a core's cache, and a small pool of threads shares the pieces.  Every twin returns what its reference returns,
 within rounding, and declines (returns NotImplemented) whatever it is not made for.
 

@@ -162,7 +162,7 @@ def _transform_tiles(x, piece, grid, top, left, matrix, out):
     """
     rows, k, c = piece.rows_count, matrix.shape[1], x.shape[3]
     matrix = _in(matrix, x.dtype)
-    comb, lines, half = _reading_room(piece.images_count, rows, grid[1], k, c, x.dtype)
+    comb, lines, half = _transform_buffers(piece.images_count, rows, grid[1], k, c, x.dtype)
     height, begin = comb.shape[1], 4 * piece.rows.start - top
     a, b = min(max(0, -begin), height), max(0, min(height, x.shape[1] - begin))
     comb[...] = 0
@@ -179,7 +179,7 @@ def _transform_tiles(x, piece, grid, top, left, matrix, out):
 
 
 @per_thread
-def _reading_room(n, rows, columns, k, c, dtype):
+def _transform_buffers(n, rows, columns, k, c, dtype):
     """Memory for `_transform_tiles`: the image, the operands and results of the first transform, the operand of the second."""
     # Pixels that are 4 apart in a row of the image have the same place in their tiles: the comb brings them together.
     comb = scratch("comb", (n, 4 * (rows - 1) + k, 4, columns + (k > 4), c), dtype)
@@ -193,7 +193,7 @@ def _reading_room(n, rows, columns, k, c, dtype):
 
 def _write_tiles(m, piece, grid, out):
     """Interpolate: A^T m A for each tile of m (36, tiles, O), written to its 4 x 4 pixels of `out`, cut off at the edge."""
-    half, half_turned, y, tiles, pixels = _writing_room(piece.images_count, piece.rows_count, grid[1], out.shape[3], out.dtype)
+    half, half_turned, y, tiles, pixels = _output_buffers(piece.images_count, piece.rows_count, grid[1], out.shape[3], out.dtype)
     matrix = _in(AT, out.dtype)
     _multiply(matrix, m.reshape(6, 6, -1), half)
     _multiply(matrix, half_turned, y)
@@ -206,7 +206,7 @@ def _write_tiles(m, piece, grid, out):
 
 
 @per_thread
-def _writing_room(n, rows, columns, o, dtype):
+def _output_buffers(n, rows, columns, o, dtype):
     """Memory for `_write_tiles`: results of the first transform, twice; of the second, twice; and whole tiles as an image."""
     half = scratch("half", (6, 4, n * rows * columns * o), dtype)
     y = scratch("comb", (4, 4, n, rows, columns, o), dtype)

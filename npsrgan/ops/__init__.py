@@ -1,4 +1,4 @@
-"""Every operation: its value and its gradient rules side by side, in the version one reads.
+"""Every operation: its value and its gradient rules side by side, written to be read.
 
 Images are (N, H, W, C), convolution kernels (kh, kw, C_in, C_out), linear weights (in, out).  Operations take tensors,
 arrays or numbers and return tensors; float32 in gives float32 out, values and gradients, and so does float64.

@@ -27,7 +27,7 @@ def op(reference):
 def composite(function):
     """Make an operation of a function on tensors that is nothing but operations in a row: for twins that do all of it at once.
 
-    Where no twin takes the arguments, the function runs, and the operations in it are recorded one by one, as ever.
+    Where no twin takes the arguments, the function runs, and its operations are recorded one by one.
     `operation.reference` is the function itself.
     """
     def run(operation, args, kwargs):

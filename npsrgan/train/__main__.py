@@ -90,12 +90,12 @@ def run(settings, resume, force, given, out, held):
                 finish(trainer, validation, out)
                 return 0
         status = stopped.status
-        say(f"stopped after step {trainer.steps} and saved; {way_on(out)}")
+        say(f"stopped after step {trainer.steps} and saved; {how_to_continue(out)}")
     except KeyboardInterrupt as error:
         status = getattr(error, "status", status)
-        say(f"interrupted; {way_on(out)}")
+        say(f"interrupted; {how_to_continue(out)}")
     except OSError as error:
-        raise UserError(f"writing to {shown(out)} failed ({error.strerror or error}); {way_on(out)}") from error
+        raise UserError(f"writing to {shown(out)} failed ({error.strerror or error}); {how_to_continue(out)}") from error
     return status
 
 
@@ -332,7 +332,7 @@ def finish(trainer, validation, out):
         + ", ".join(f"{name}.h5" for name in trainer.networks))
 
 
-def way_on(out):
+def how_to_continue(out):
     """What to do about a run that ended early."""
     newest = out / "checkpoint.h5"
     if not newest.exists() and not storage.previous(newest).exists():

@@ -20,7 +20,7 @@ class Diverged(UserError):
 def save(path, trainer):
     """Write a checkpoint: parameters, running statistics, Adam's moments and steps, and the settings.
 
-    Nothing random needs saving: every draw follows from the seed and the step.
+    No random state is saved: every draw is a function of the seed and the step.
     Raises Diverged, and writes nothing, if anything in it is not a finite number; UserError where the disk refuses.
     """
     for name, array in trainer.arrays().items():

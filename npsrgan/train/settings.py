@@ -22,8 +22,8 @@ def option(default, text, choices=None):
 class Settings:
     """Everything that decides what a run computes.  Sizes in pixels of the low resolution unless said otherwise."""
 
-    preset: str = option("demo", "where the other settings start from", ("demo", "seed", "paper", "photo"))
-    data: str | None = option(None, "folder of training images, searched recursively; without one, dead-leaves images are drawn")
+    preset: str = option("demo", "the preset that supplies all other settings", ("demo", "seed", "paper", "photo"))
+    data: str | None = option(None, "folder of training images, searched recursively; without one, dead-leaves images are generated")
     val: str | None = option(None, "folder of held-out images; without one, a twentieth of --data, chosen by file name, "
                                    "or, with no --data either, one photograph")
     val_count: int = option(16, "held-out images that are measured during training")
@@ -55,12 +55,12 @@ class Settings:
     pixel_weight: float = option(1.0, "weight of the mean squared error of pixels in SRGAN's loss")
     perceptual_weight: float = option(1.0, "weight of the mean squared error of VGG19's features in SRGAN's loss")
     adversarial_weight: float = option(1e-3, "weight of the adversarial loss in SRGAN's loss")
-    vgg: str | None = option(None, "HDF5 file of VGG19's weights; without one, a random VGG19 stands in")
+    vgg: str | None = option(None, "HDF5 file of VGG19's weights; without one, a VGG19 with random weights is used")
     vgg_layer: str = option("conv5_4", "convolution of VGG19 whose output after ReLU is compared, by squared error as in the paper; or "
                                        "several with weights, conv2_2:0.3,conv5_4:18: their outputs before ReLU, by absolute error")
     feature_scale: float | None = option(None, "factor on VGG19's features (default: the file's own; 1/12.75 for Keras's)")
     leaves: int = option(250, "dead-leaves images in the pool, where there is no --data")
-    seed: int = option(0, "what every random draw follows from")
+    seed: int = option(0, "random seed")
     device: str = option("auto", "where to compute", ("auto", "cpu", "gpu"))
     precision: str = option("tf32", "how convolutions on a GPU multiply: tf32, as PyTorch does, rounds factors to 10 bits after the point; "
                                     "no effect on a CPU", ("tf32", "float32"))

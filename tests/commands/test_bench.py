@@ -110,12 +110,12 @@ def test_twins_in_torch_compute_the_same():
     for parameter in vgg.parameters():
         parameter.array += rng.uniform(-0.1, 0.1, parameter.shape).astype(np.float32)
     for evaluation in (False, True):
-        bench_torch.settle(1, channels_last=evaluation)
+        bench_torch.configure(1, channels_last=evaluation)
         for ours in (generator.train(not evaluation), discriminator.features, vgg):
-            module = bench_torch.network(ours) if ours is not discriminator.features else bench_torch.twin(ours)
+            module = bench_torch.network(ours) if ours is not discriminator.features else bench_torch.module_of(ours)
             theirs = bench_rows.plain(bench_torch.array(module(bench_torch.tensor(image))))
             assert np.abs(ours(image).array - theirs).max() < 1e-4 * np.abs(theirs).max()
-    bench_torch.settle(1, channels_last=False)
+    bench_torch.configure(1, channels_last=False)
 
 
 def test_what_only_a_cpu_measures_is_not_asked_of_a_gpu(capsys):

@@ -48,7 +48,7 @@ class Side:
     def notes(self):
         return ["slow"]
 
-    def settle(self):
+    def release_trials(self):
         assert self.runs == 1
 
 
@@ -179,7 +179,7 @@ def test_the_twins_in_torch_train_as_we_do(channels_last):
     settings = Settings(steps=3, together=True, patch_size=8, channels=8, blocks=1, discriminator_channels=4, vgg_layer="conv2_2",
                         adversarial_weight=0.1, equal_phases=False)
     mine = Trainer(settings.validate(), DOUBLE, say=lambda line: None)
-    bench_torch.settle(1, channels_last)
+    bench_torch.configure(1, channels_last)
     try:
         theirs = bench_torch.Trainer(mine)
         for network in (*theirs.networks.values(), theirs.vgg):
@@ -191,7 +191,7 @@ def test_the_twins_in_torch_train_as_we_do(channels_last):
         last = theirs.networks["discriminator"][0][2].weight
         assert last.is_contiguous(memory_format=torch_format(channels_last))
     finally:
-        bench_torch.settle(1, channels_last=False)
+        bench_torch.configure(1, channels_last=False)
 
 
 def torch_format(channels_last):
@@ -223,11 +223,11 @@ def test_a_row_computes_where_it_is_told_to():
         uploaded.append(values.shape)
         return values.copy()
     try:
-        bench_rows.settle(Device(SimpleNamespace(array=array), "a stand-in"))
+        bench_rows.compute_on(Device(SimpleNamespace(array=array), "a stand-in"))
         for row in list(bench_rows.operation("prelu", bench_rows.ops.prelu, lambda: (np.ones((1, 2, 2, 3)), np.ones(3)), None)):
             row.prepare("ours")()
     finally:
-        bench_rows.settle(CPU)
+        bench_rows.compute_on(CPU)
     assert uploaded == [(1, 2, 2, 3), (3,), (1, 2, 2, 3), (3,), (1, 2, 2, 3)]
 
 
@@ -259,7 +259,7 @@ def test_our_side_replays_its_operations_and_counts_its_memory(monkeypatch):
         side.graphs.record = False          # as after a failure
         assert side.notes() == ["not recorded as a CUDA graph"]
     finally:
-        bench_rows.settle(CPU)
+        bench_rows.compute_on(CPU)
 
 
 def test_no_gpu_is_said():

@@ -1,9 +1,8 @@
-"""A training step as one CUDA graph: recorded once, and from then on launched as a whole.
+"""A training step as one CUDA graph: recorded once, then launched as a whole.
 
-A step of SRGAN is some 1300 kernels, many of them so short that the GPU is done before Python has asked for the next.  A graph
-holds them all, in their order and with their arguments, and starts them with one call.  What it holds are addresses: the inputs
-must lie where they lay, so they are copied there; and the memory of what was computed on the way must still be the graph's, so it
-comes from a pool that lives as long and serves nothing else.
+A step of SRGAN is some 1300 kernels, many of them so short that the GPU has finished before Python launches the next.  A graph
+holds all of them, in order and with their arguments, and starts them with one call.  A graph stores addresses, so inputs are
+copied into fixed buffers, and intermediate results come from a memory pool that lives as long as the graph and serves nothing else.
 """
 import gc
 import traceback
