@@ -22,9 +22,11 @@ CHOSEN = (
     "11_adam",
     "12_by_heart",
     "13_bisection",
+    "14_three_networks",
     "15_what_they_draw",
     "16_mode_collapse",
     "17_srgan",
+    "18_antialiasing",
     "19_leak",
     "20_networks",
     "21_one_face",
@@ -56,6 +58,8 @@ def main():
     (FOLDER / ".pictures").mkdir(exist_ok=True)
     if (OUTPUT / f"{WITH_VGG19}.png").exists():
         (FOLDER / ".pictures" / f"{WITH_VGG19[:2]}_vgg19.jpg").write_bytes(shrink(OUTPUT / f"{WITH_VGG19}.png"))
+    if (OUTPUT / "srgan_in_one_file.png").exists():
+        (FOLDER / ".pictures" / "one_file.jpg").write_bytes(shrink(OUTPUT / "srgan_in_one_file.png"))
     for name in CHOSEN:
         if (OUTPUT / f"{name}.png").exists():
             (FOLDER / ".pictures" / f"{name[:2]}.jpg").write_bytes(shrink(OUTPUT / f"{name}.png"))

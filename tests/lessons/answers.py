@@ -113,6 +113,16 @@ def relativistic_discriminator(real, fake):
     return ops.scale(ops.mean(ops.softplus(-above)) + ops.mean(ops.softplus(below)), 0.5)
 
 
+def shared(dy, x):
+    """Lesson 14: each of the four values has a quarter of the mean."""
+    return np.repeat(np.repeat(dy, 2, axis=1), 2, axis=2) / 4
+
+
+def both(low, high, flip, turns):
+    """Lesson 18."""
+    return tuple(np.rot90(picture[:, ::-1] if flip else picture, turns) for picture in (low, high))
+
+
 ANSWERS = {
     "00_what_it_is": {1: (1.259, 2), 2: (34.15, 14), 3: (1.32, 0),
                       4: (lambda a, b: 10 * np.log10(255**2 / np.mean((a.astype(float) - b) ** 2)),
@@ -145,10 +155,12 @@ ANSWERS = {
     "12_srresnet": {1: (18, 80), 2: (9.2, 16), 3: (lambda x, inner: x + inner(x), lambda x, inner: inner(x) + inner(inner(x)))},
     "13_when_a_gradient_is_wrong": {1: (1, 5), 2: (7, 100), 3: (batch_norm_rule, lambda dy, x, gamma: gamma / x.std() * (dy - dy.mean())),
                                     4: (find, lambda steps: "batch norm")},
+    "14_discriminator_and_vgg19": {1: (63_438_848, 18_874_368), 2: (shared, lambda dy, x: 4 * shared(dy, x)), 3: (-1, 0)},
     "15_what_a_loss_wants": {1: (0, 0.3), 2: (3.01, 6), 3: (0.615, 0.784), 4: (absolute, absolute_without_the_kink)},
     "16_two_players": {1: (0, 1), 2: (0.6931, 1.3863), 3: (lambda z: -ops.sigmoid(-z).array, lambda z: -ops.sigmoid(z).array),
                        4: (collapsed, lambda points: len(points) < 800)},
     "17_srgan": {1: (0.693, 0.5), 2: (1, 0), 3: (0.004, 250), 4: (sick, lambda row: row["adversarial"] > 3)},
+    "18_data_and_the_loop": {1: (181, 182), 2: (both, lambda low, high, flip, turns: (low, np.rot90(high, turns))), 3: (0.5625, 0.5)},
     "19_bug_museum_players": {1: (500, 50), 2: (450, 50),
                               3: (lambda reaches: not np.any(reaches(0.0)), lambda reaches: np.any(reaches(1.0)))},
     "20_bug_museum_networks": {1: (0.0709, 0.1), 2: (1, 100),
