@@ -6,8 +6,9 @@ as long as running them as scripts, and leaves in lessons/output/
     notebooks/NN_name.ipynb     with everything that the code printed and drew
     site/index.html             the path, then a page for each lesson and for each source file that a lesson names
 
-The pages need no network and no JavaScript; formulas are MathML.  --no-run leaves the code's results out.  LESSON: such as 05, to build
-only some.  Needs what lessons/requirements.txt lists.
+The pages need no network and no JavaScript; formulas are MathML.  LESSON, such as 05: run only these.  --no-run: run none.  A lesson
+that is not run shows what its notebook holds from an earlier run, unless it has changed since.  Needs what lessons/requirements.txt
+lists.
 """
 import argparse
 import base64
@@ -67,12 +68,12 @@ PAGE = """<!DOCTYPE html>
 def main(arguments=None):
     """Build what the command line asks for."""
     parser = argparse.ArgumentParser(prog="python lessons/build.py", description="Make notebooks and a website of the lessons.")
-    parser.add_argument("lessons", nargs="*", metavar="LESSON", help="number or file name of a lesson (default: all)")
-    parser.add_argument("--no-run", action="store_true", help="leave out what the code prints and draws")
+    parser.add_argument("lessons", nargs="*", metavar="LESSON", help="number or file name of a lesson to run (default: all)")
+    parser.add_argument("--no-run", action="store_true", help="run no lesson")
     asked = parser.parse_args(arguments)
     if missing:
         raise UserError(f"the package {missing} is missing: pip install -r lessons/requirements.txt")
-    print(f"open {build(chosen(asked.lessons), run=not asked.no_run)}")
+    print(f"open {build([] if asked.no_run else chosen(asked.lessons))}")
 
 
 def scripts():
@@ -89,15 +90,15 @@ def chosen(names):
     return [path for [path] in found.values()] or scripts()
 
 
-def build(lessons, run=True):
-    """Write the notebooks and pages of these lessons, and the index.  Returns the index's path.
+def build(run):
+    """Run some lessons; write all notebooks and pages, and the index.  Returns the index's path.
 
     Raises UserError, after everything is written, that names the lessons that failed.
     """
     shutil.rmtree(SITE, ignore_errors=True)
     for folder in (NOTEBOOKS, SITE):
         folder.mkdir(parents=True, exist_ok=True)
-    Site().write(lessons, run)
+    Site().write(run)
     return SITE / "index.html"
 
 
@@ -111,11 +112,18 @@ def notebook(lesson):
     return cells
 
 
+def unless_changed(cells, path):
+    """The notebook of an earlier run, if it has the same cells; else the one given."""
+    earlier = jupytext.read(path) if path.exists() else cells
+    return earlier if [cell.source for cell in earlier.cells] == [cell.source for cell in cells.cells] else cells
+
+
 def execute(cells):
     """Run a notebook from the folder that it will lie in; its outputs are kept in it.  Returns what went wrong, or None."""
     os.environ.pop("MPLBACKEND", None)      # figures belong into the notebook
     try:
-        ExecutePreprocessor(timeout=LONGEST, kernel_name="python3").preprocess(cells, {"metadata": {"path": str(NOTEBOOKS)}})
+        runner = ExecutePreprocessor(timeout=LONGEST, kernel_name="python3", extra_arguments=["--log-level=ERROR"])
+        runner.preprocess(cells, {"metadata": {"path": str(NOTEBOOKS)}})
     except CellExecutionError as error:
         return f"{error.ename}: {error.evalue}"
     return None
@@ -127,17 +135,20 @@ class Site:
     def __init__(self):
         self.sources = set()        # files of the repository that some page links to
 
-    def write(self, lessons, run):
+    def write(self, run):
         style = (LESSONS / "_site.css").read_text(encoding="utf-8") + HtmlFormatter(style="friendly").get_style_defs(".code")
         style += f"\n@media (prefers-color-scheme: dark) {{\n{HtmlFormatter(style='github-dark').get_style_defs('.code')}\n}}\n"
         (SITE / "style.css").write_text(style, encoding="utf-8")
         shutil.copytree(LESSONS / ".pictures", SITE / "pictures")
         failed = {}
-        for lesson in tqdm(lessons, "lessons", disable=None):
-            cells = notebook(lesson)
-            failed[lesson.stem] = execute(cells) if run else None
-            jupytext.write(cells, NOTEBOOKS / f"{lesson.stem}.ipynb")
-            self.lesson(lesson, cells, lessons)
+        for lesson in tqdm(scripts(), "lessons", disable=None):
+            cells, path = notebook(lesson), NOTEBOOKS / f"{lesson.stem}.ipynb"
+            if lesson in run:
+                failed[lesson.stem] = execute(cells)
+            else:
+                cells = unless_changed(cells, path)
+            jupytext.write(cells, path)
+            self.lesson(lesson, cells)
         index = self.markdown((LESSONS / "README.md").read_text(encoding="utf-8"))
         self.page("index.html", "Lessons", index, "")
         for source in sorted(self.sources):
@@ -146,7 +157,7 @@ class Site:
         if failed:
             raise UserError(f"these lessons failed, and their pages end where they did: {'; '.join(failed)}")
 
-    def lesson(self, lesson, cells, lessons):
+    def lesson(self, lesson, cells):
         """The page of one lesson."""
         body, pictures = [], 0
         for cell in cells.cells:
@@ -166,7 +177,7 @@ class Site:
                     body.append(f'<p><img src="{name}" alt="picture {pictures} of this lesson"></p>')
                 elif said := printed(output):
                     body.append(f'<pre class="output">{html.escape(said)}</pre>')
-        place = lessons.index(lesson)
+        lessons, place = scripts(), scripts().index(lesson)
         links = ['<a href="index.html">All lessons</a>']
         links += [f'<a rel="prev" href="{path.stem}.html">← {title(path)}</a>' for path in lessons[max(place - 1, 0):place]]
         links += [f'<a rel="next" href="{path.stem}.html">{title(path)} →</a>' for path in lessons[place + 1:place + 2]]

@@ -55,7 +55,7 @@ def site(build, tmp_path_factory):
     """The whole site, without what the code prints and draws."""
     folder = tmp_path_factory.mktemp("output")
     with mock.patch.multiple(build, NOTEBOOKS=folder / "notebooks", SITE=folder / "site"):
-        return build.build(LESSONS, run=False).parent
+        return build.build(run=[]).parent
 
 
 def script(program):
@@ -91,24 +91,30 @@ def test_every_lesson_becomes_a_notebook_with_its_cells_in_order(build, lesson):
 def test_a_lesson_runs_as_a_notebook_and_its_pictures_are_on_its_page(build, tmp_path):
     lesson = LESSONS[1]
     with mock.patch.multiple(build, NOTEBOOKS=build.OUTPUT / "notebooks", SITE=tmp_path / "site"):
-        build.build([lesson])
+        build.build(run=[lesson])
+    page = (tmp_path / "site" / f"{lesson.stem}.html").read_text(encoding="utf-8")
     outputs = [output for cell in json.loads((build.NOTEBOOKS / f"{lesson.stem}.ipynb").read_text(encoding="utf-8"))["cells"]
                for output in cell.get("outputs", [])]
     assert any("image/png" in output.get("data", {}) for output in outputs)
     assert any("exercise 1" in "".join(output.get("text", "")) for output in outputs)
-    page = (tmp_path / "site" / f"{lesson.stem}.html").read_text(encoding="utf-8")
     assert "exercise 1" in page
     pictures = re.findall(r'<img src="(pictures/[^"]+)"', page)
     assert pictures and all((tmp_path / "site" / picture).stat().st_size > 1000 for picture in pictures)
 
 
-def test_a_lesson_that_fails_is_named_and_its_page_is_written(build, tmp_path):
-    lesson = tmp_path / "50_broken.py"
+def test_a_lesson_that_fails_is_named_and_its_results_are_shown_until_it_changes(build, tmp_path):
+    lesson, page = tmp_path / "50_broken.py", tmp_path / "site" / "50_broken.html"
     lesson.write_text('# %% [markdown]\n# # Lesson 50: Broken\n\n# %%\nprint("before")\n\n# %%\n1 / 0\n', encoding="utf-8")
-    with mock.patch.multiple(build, NOTEBOOKS=tmp_path / "notebooks", SITE=tmp_path / "site"):
+    result = '<pre class="output">before</pre>'
+    with mock.patch.multiple(build, NOTEBOOKS=tmp_path / "notebooks", SITE=tmp_path / "site", scripts=lambda: [lesson]):
         with pytest.raises(build.UserError, match="50_broken .ZeroDivisionError: division by zero"):
-            build.build([lesson])
-    assert '<pre class="output">before</pre>' in (tmp_path / "site" / "50_broken.html").read_text(encoding="utf-8")
+            build.build(run=[lesson])
+        assert result in page.read_text(encoding="utf-8")
+        build.build(run=[])
+        assert result in page.read_text(encoding="utf-8")
+        lesson.write_text(lesson.read_text(encoding="utf-8").replace("1 / 0", "1 / 1"), encoding="utf-8")
+        build.build(run=[])
+        assert result not in page.read_text(encoding="utf-8")
 
 
 def test_every_link_of_the_site_leads_somewhere_and_none_to_the_network(site):
