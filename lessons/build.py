@@ -23,7 +23,7 @@ LESSONS = Path(__file__).resolve().parent
 ROOT = LESSONS.parent
 sys.path.insert(0, str(ROOT))
 
-from npsrgan.errors import UserError, command  # noqa: E402
+from npsrgan.system.errors import UserError, command  # noqa: E402
 
 try:
     import jupytext
