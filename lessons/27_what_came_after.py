@@ -4,7 +4,7 @@
 # **The question.** SRGAN is from 2017. What did ESRGAN, Real-ESRGAN and diffusion change, and why, in
 # terms of what was built here?
 #
-# You should know: all of the above, and above all batch norm (lesson 08), what a loss wants (lesson
+# You should know: everything so far, most of all batch norm (lesson 08), what a loss wants (lesson
 # 15), the two players (lesson 16) and reading the results (lesson 24).
 #
 # Papers: Wang et al. 2018 (ESRGAN); Jolicoeur-Martineau 2018, "The relativistic discriminator"; Wang et
@@ -62,8 +62,8 @@ from npsrgan.tape import Tape
 # | times 0.2, plus the input | $C$ | $C$ |
 #
 # (ESRGAN has five convolutions in a block, $C = 64$ and $g = 32$. Three are enough to see how it
-# works.) Before each convolution that follows the enlargement, ESRGAN repeats every pixel four times
-# in place of a pixel shuffle: four phases that are equal to begin with draw no mesh (lesson 25).
+# works.) To enlarge, ESRGAN does without the pixel shuffle: it repeats every pixel 2 x 2 times, and
+# then convolves. Four phases that are equal to begin with draw no mesh (lesson 25).
 #
 # Here is the whole generator, in some thirty lines:
 
@@ -120,7 +120,7 @@ predict(
 # %% [markdown]
 # Nothing of its gradient needs to be written: the tape knows `concatenate`, `scale` and the rest. It
 # must be checked all the same. And the claim about the signal's size can be measured: send a signal
-# through twenty RRDBs, and through twenty that add without the 0.2.
+# through twenty dense blocks, and through twenty that add without the 0.2.
 
 # %%
 exact = RRDBNet(c=4, growth=2, blocks=1).to(lambda array: array.astype(np.float64))
@@ -187,6 +187,8 @@ assert np.mean(history[-20:]) < np.mean(history[:10]) / 2
 #
 # $D$ wants $D_r$ to be 1 and $D_f$ to be 0, and $G$ wants the opposite of *both*. So $G$'s loss has two
 # terms, where SRGAN's had one:
+#
+# (ESRGAN's paper writes their sum; the half keeps the loss as large as SRGAN's.)
 #
 # $$L_G = -\frac{1}{2} \overline{\log(1 - D_r)} - \frac{1}{2} \overline{\log D_f}$$
 #
@@ -355,8 +357,9 @@ axes[1].set(
 save(figure, "27_diffusion")
 
 # %% [markdown]
-# No mode is lost, and nobody has to be fooled. The price is time: one picture takes tens or hundreds of
-# passes of a large network, where SRGAN takes one. Much of what came since tries to get by with fewer.
+# In this small world no mode is lost, and nobody has to be fooled. The price is time: one picture takes
+# tens or hundreds of passes of a large network, where SRGAN takes one. Much of what came since tries to
+# get by with fewer.
 #
 # What has not changed is everything in lesson 26. A better sample is still a sample.
 #
