@@ -22,7 +22,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_configure(config):
-    """The long forms run only where they are asked for, with `-m long`."""
+    """The long forms run only where they are asked for, with `-m long`.  What a newer Python or library will remove is an error."""
+    for category in ("DeprecationWarning", "PendingDeprecationWarning", "FutureWarning"):
+        config.addinivalue_line("filterwarnings", f"error::{category}")
     config.addinivalue_line("markers", "long: takes many minutes")
     config.option.markexpr = config.option.markexpr or "not long"
 
