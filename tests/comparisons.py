@@ -116,6 +116,7 @@ OPERATIONS = [Comparison(*line) for line in [
     ("multiply", [(), (2, 3)]),
     ("scale", [(3, 4)], {"factor": -1.7}),
     ("square", [(3, 4)]),
+    ("absolute", [(3, 4)]),
     ("log", [(3, 4)], {}, positive),
     ("sum", [(2, 3, 4)]),
     ("sum", [(2, 3, 4)], {"axis": 1}),

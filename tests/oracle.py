@@ -31,7 +31,7 @@ class operations:
     """Each operation of `npsrgan.ops`, in our layout, with our names of arguments."""
 
     add, subtract, multiply = torch.add, torch.subtract, torch.multiply
-    square, log, relu, sigmoid = torch.square, torch.log, torch.relu, torch.sigmoid
+    square, absolute, log, relu, sigmoid = torch.square, torch.abs, torch.log, torch.relu, torch.sigmoid
 
     def scale(x, factor):
         return factor * x

@@ -21,6 +21,7 @@ from comparisons import (  # noqa: E402
 
 from npsrgan import losses, ops  # noqa: E402
 from npsrgan.adam import Adam, schedule  # noqa: E402
+from npsrgan.fast import adam as fast_adam  # noqa: E402
 from npsrgan.layers import Linear  # noqa: E402
 from npsrgan.tape import Tape, Tensor  # noqa: E402
 
@@ -83,7 +84,7 @@ def test_loss(ours, theirs, size):
 @pytest.mark.parametrize("options", [{}, {"beta1": 0.5, "beta2": 0.9, "eps": 1e-3}], ids=["defaults", "others"])
 @pytest.mark.parametrize("kind", ["constant", "drop", "cosine"])
 def test_adam(kind, options, monkeypatch):
-    monkeypatch.setattr(Adam, "BLOCK", 1000)
+    monkeypatch.setattr(fast_adam, "BLOCK", 1000)
     steps, network = 100, Linear(60, 50)
     network.load_state_dict({"weight": wave(60, 50), "bias": wave(50, seed=1)})
     network.to(double)
