@@ -42,8 +42,8 @@ class ImageError(UserError):
 def read(path):
     """The image in a file, as it is meant to be seen: uint8 (H, W, 3), sRGB.
 
-    Grey and palette images become RGB, transparent ones are laid on white, 16-bit grey is scaled to 8 bits; the camera's
-    orientation tag and the colour profile are obeyed.  Of an animation, the first frame.
+    Grey and palette images become RGB, transparent ones are laid on white, 16-bit grey is scaled to 8 bits.  EXIF orientation
+    and the colour profile are applied.  Of an animation, the first frame is read.
     Raises ImageError for a file that is missing, damaged, truncated, of more than 67 megapixels or no image at all.
     """
     with opened(path) as image:

@@ -17,7 +17,7 @@ class ImageFolder:
 
     root:  the folder.
     names: paths relative to it, with forward slashes; None searches for all images, by what they are and not by what they are
-           called, and follows links.  What is left out is said in one line: hidden files, and what is no image.
+           called, and follows links.  One line reports what is left out: hidden files, and files that are no images.
     cache: bytes of decoded images to keep in memory.  The first images loaded stay; the others are decoded every time.
 
     Raises UserError where there is no such folder or no image in it.

@@ -70,9 +70,8 @@ def parse(arguments):
         epilog="""\
 Results are PNG files NAME_x4.png, beside the image; a folder's are in FOLDER_x4, beside the folder. An older result of the
 same name is replaced, an input never; photo.jpg and photo.png become photo_jpg_x4.png and photo_png_x4.png. Grey stays grey,
-16-bit grey stays 16 bits; transparency, colour profile, EXIF and XMP data, resolution, text and comments are kept, and the
-camera's orientation tag is obeyed. What cannot be kept is said. An image that fails is named and skipped, and the exit status
-is then 2.
+16-bit grey stays 16 bits; transparency, colour profile, EXIF and XMP data, resolution, text and comments are kept. EXIF
+orientation is applied, and anything lost is reported. An image that fails is reported and skipped; the exit status is then 2.
 
 Examples:
   python -m npsrgan.upscale photo.jpg                         makes photo_x4.png
