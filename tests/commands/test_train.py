@@ -248,6 +248,7 @@ def test_init_gives_both_generators_their_first_weights(photos, tmp_path):
     for options in ({}, TOGETHER):
         trainer = trainer_with(photos, init=tmp_path / "given.h5", **options)
         assert everything(trainer.networks["srresnet"]) == everything(trainer.networks["srgan"]) == everything(given)
+        assert all(layer.training for network in trainer.networks.values() for layer in network.layers())       # unlike what was loaded
     trainer = trainer_with(photos, init=tmp_path / "given.h5", steps=0, gan_steps=1, gan_learning_rate=1e-12)
     trainer.step(*batch())
     assert np.allclose(trainer.networks["srgan"].flat, given.flat, atol=1e-8)
