@@ -11,7 +11,6 @@ from npsrgan.models import VGG19, Assembled, SRResNet
 from npsrgan.models.vgg19 import LAYERS, PLAN
 from npsrgan.system.errors import UserError
 
-IMAGENET_MEAN, IMAGENET_STD = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])      # of RGB in [0, 1]
 _SHARED = 8             # times the size of the file: more than honest tensors take in memory, even 8-bit ones made float32
 _DEPTH = 12             # of containers in containers
 
@@ -123,7 +122,7 @@ def _vgg19(kinds, arrays):
     if kinds["norm"]:
         raise Unmapped(f"it is a VGG19 with {len(kinds['norm'])} batch norms, which the VGG19 of the perceptual loss has not")
     network = VGG19(LAYERS[len(shapes) - 1])
-    network.input_gain[...], network.input_shift[...] = 0.5 / IMAGENET_STD, (0.5 - IMAGENET_MEAN) / IMAGENET_STD
+    _, network.input_gain[...], network.input_shift[...] = readings.INPUTS["imagenet"]
     own = {name: arrays[name].read() for name, shape in (("input_gain", (3,)), ("input_shift", (3,)), ("feature_scale", ()))
            if name in arrays and arrays[name].shape == shape}
     if len(own) == 3:       # written by `to_torch`
