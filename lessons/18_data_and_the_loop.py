@@ -101,8 +101,8 @@ assert apart.max() <= 1 and np.mean(apart > 0) < 1e-3
 # result is a wave of 5 small pixels, 20 large ones, which was never there. This is **aliasing**.
 #
 # The stretched kernel takes the mean over a width in which such a wave goes up and down several
-# times, and nothing of it is left. That is **antialiasing**. Without the stretch only 4 pixels count
-# along each axis, whatever the scale.
+# times, and hardly anything of it is left. That is **antialiasing**. Without the stretch only 4
+# pixels count along each axis, whatever the scale.
 
 # %%
 wave = np.rint(127.5 + 100 * np.cos(2 * np.pi * np.arange(320) / 5))
@@ -335,6 +335,10 @@ print(f"60,000 steps of 8 patches: about {60_000 * 8 * min(times) / 3600:.0f} ho
 # | SRGAN, later | D(HR), D(SR) | D(HR) above D(SR), neither 0 or 1 | a smaller rate |
 # | SRGAN, to its end | PSNR | a little below SRResNet's | a smaller adversarial weight |
 # | always | waiting for data | near 0 % | a larger `--cache` |
+#
+# The demo, `python -m npsrgan.train`, goes through these stages in minutes. On its photograph bicubic
+# has 25.94 dB. SRResNet had 23.78 dB at step 100, 25.79 at 300, 26.29 at 450 and 26.85 at step 1000. At
+# step 400 it had 22.81: one low line among good ones is no illness, as long as the rate is still high.
 #
 # ## 7. Exercises
 
