@@ -20,13 +20,13 @@ def conv(k, inputs, outputs):
 
 # Numbers of parameters, by hand from Ledig et al. 2017, figure 4
 
-@pytest.mark.parametrize("c, blocks, scale", [(64, 16, 4), (64, 16, 2), (8, 0, 4), (6, 3, 2)])
+@pytest.mark.parametrize("c, blocks, scale", [(64, 16, 4), (64, 16, 2), (8, 0, 4), (6, 3, 2), (6, 1, 3), (6, 1, 8)])
 def test_srresnet_has_as_many_parameters_as_its_figure(c, blocks, scale):
     prelu, norm = c, 2 * c
     count = (conv(9, 3, c) + prelu
              + blocks * (conv(3, c, c) + norm + prelu + conv(3, c, c) + norm)
              + conv(3, c, c) + norm
-             + (scale // 2) * (conv(3, c, 4 * c) + prelu)
+             + sum(conv(3, c, r * r * c) + prelu for r in {2: [2], 3: [3], 4: [2, 2], 8: [2, 2, 2]}[scale])
              + conv(9, c, 3))
     assert SRResNet(c, blocks, scale).flat.size == count
     if (c, blocks, scale) == (64, 16, 4):
@@ -48,7 +48,7 @@ def test_vgg19_has_the_parameters_of_its_sixteen_convolutions():
 
 # Sizes of images
 
-@pytest.mark.parametrize("scale", [2, 4])
+@pytest.mark.parametrize("scale", [2, 3, 4, 8])
 @pytest.mark.parametrize("height, width", [(1, 1), (5, 8), (7, 3)])
 def test_srresnet_enlarges_any_image(scale, height, width):
     network = SRResNet(4, 1, scale).eval()
@@ -104,7 +104,7 @@ def test_a_flat_image_stays_flat_where_the_phases_are_equal():
         sr = network(np.full((1, 40, 40, 3), 0.3)).array[:, 16 * scale:-16 * scale, 16 * scale:-16 * scale]
         return np.ptp(sr, axis=(1, 2)).max() / np.abs(sr).max()
 
-    for scale in (2, 4):
+    for scale in (2, 3, 4, 8):
         assert flat(True, scale) < 1e-13 and flat(False, scale) > 1e-3
 
 
