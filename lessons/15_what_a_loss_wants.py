@@ -4,7 +4,7 @@
 # **The question.** Why does a network that was trained on squared error draw blurred faces? And what
 # does a loss that compares features of VGG19 want instead?
 #
-# You should know: convolution (lesson 05) and Adam (lesson 11).
+# You should know: convolution (lesson 05), Adam (lesson 11) and VGG19 (lesson 14).
 #
 # Papers: Ledig et al. 2017, sections 2.2.1 and 3.3; Johnson et al. 2016, "Perceptual losses for
 # real-time style transfer and super-resolution".

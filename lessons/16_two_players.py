@@ -4,7 +4,7 @@
 # **The question.** What does each of SRGAN's two networks want, and how is that written down so
 # that the one that is losing can still learn?
 #
-# You should know: the tape (lesson 03) and Adam (lesson 11).
+# You should know: the tape (lesson 03), Adam (lesson 11) and the discriminator (lesson 14).
 #
 # Papers: Goodfellow et al. 2014, "Generative adversarial nets", section 3; Ledig et al. 2017,
 # section 2.1 and equations 2 and 6.
@@ -56,6 +56,8 @@ from npsrgan.tape import Tape, Tensor
 # $s(z) = \log(1 + e^z)$, because
 #
 # $$-\log D = \log(1 + e^{-z}) = s(-z) \qquad -\log(1 - D) = \log(1 + e^z) = s(z)$$
+#
+# (Lesson 14 shows how to compute it so that no logit overflows.)
 
 
 # %%

@@ -47,7 +47,7 @@ from npsrgan.trainer import Trainer
 # SRGAN starts from an SRResNet that was trained on pixels alone. Here both are small, so that the
 # lesson takes seconds: 2 residual blocks of 24 channels, and a VGG19 with random weights, cut after
 # its first layer. The training images are *dead leaves*, drawn by the package; the photograph is only
-# looked at and measured on.
+# looked at and measured on. (Lesson 18 shows where batches come from.)
 
 # %%
 FIRST, SECOND = 600, 60  # steps of SRResNet on pixels alone, then of SRGAN, which starts from it
@@ -334,7 +334,7 @@ else:
 #
 # ## Exercises
 #
-# Put your answers in the place of `None` and run the cell. Right and wrong answers are in
+# Put your answers in place of `None` and run the cell. Right and wrong answers are in
 # [answers.py](../tests/lessons/answers.py).
 
 # %%

@@ -244,7 +244,7 @@ save(figure, "20_networks")
 # %% [markdown]
 # ## Exercises
 #
-# Put your answers in the place of `None` and run the cell. Right and wrong answers are in
+# Put your answers in place of `None` and run the cell. Right and wrong answers are in
 # [answers.py](../tests/lessons/answers.py).
 
 # %%

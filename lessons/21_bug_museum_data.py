@@ -94,7 +94,7 @@ save(picture_row(rows, columns=5, height=2), "21_one_face")
 #
 # *Symptom.* "The power failed while it was saving. Now the checkpoint cannot be opened."
 #
-# *The bug.* The new file is written in the place of the old one.
+# *The bug.* The new file is written over the old one.
 #
 # *The cure*, in `storage.write`: write beside the old file, flush, and rename. Renaming is one
 # operation of the file system. Whenever the process dies, either the old file is there or the new one,
@@ -214,7 +214,7 @@ def test_an_incomplete_file_is_refused(bug):
 # %% [markdown]
 # ## Exercises
 #
-# Put your answers in the place of `None` and run the cell. Right and wrong answers are in
+# Put your answers in place of `None` and run the cell. Right and wrong answers are in
 # [answers.py](../tests/lessons/answers.py).
 
 # %%

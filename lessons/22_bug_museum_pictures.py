@@ -234,7 +234,7 @@ def test_features_tell_two_pictures_apart(bug):
 # %% [markdown]
 # ## Exercises
 #
-# Put your answers in the place of `None` and run the cell. Right and wrong answers are in
+# Put your answers in place of `None` and run the cell. Right and wrong answers are in
 # [answers.py](../tests/lessons/answers.py).
 
 # %%

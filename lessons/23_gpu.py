@@ -471,7 +471,7 @@ save(figure, "23_gpu")
 # %% [markdown]
 # ## Exercises
 #
-# Put your answers in the place of `None` and run the cell. Right and wrong answers are in
+# Put your answers in place of `None` and run the cell. Right and wrong answers are in
 # [answers.py](../tests/lessons/answers.py).
 
 # %%

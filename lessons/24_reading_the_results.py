@@ -66,7 +66,7 @@ sample = np.where(known, truth, stone(1))
 hr = picture(truth)
 
 # %% [markdown]
-# Call the unknown part of the truth $a$, and its variance $s$. The mean has 0 in the place of $a$, so
+# Call the unknown part of the truth $a$, and its variance $s$. The mean has 0 in place of $a$, so
 # its squared error is $E[a^2] = s$. No picture can do better, which is why a pixel loss learns this
 # one.
 #
@@ -234,7 +234,7 @@ save(figure, "24_trade")
 #
 # ## Exercises
 #
-# Put your answers in the place of `None` and run the cell. Right and wrong answers are in
+# Put your answers in place of `None` and run the cell. Right and wrong answers are in
 # [answers.py](../tests/lessons/answers.py).
 
 # %%

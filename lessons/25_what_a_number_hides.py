@@ -242,7 +242,7 @@ assert mesh(in_parts, smooth) < 0.4 * mesh(drawn, smooth)
 #
 # ## Exercises
 #
-# Put your answers in the place of `None` and run the cell. Right and wrong answers are in
+# Put your answers in place of `None` and run the cell. Right and wrong answers are in
 # [answers.py](../tests/lessons/answers.py).
 
 # %%

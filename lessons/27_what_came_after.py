@@ -365,12 +365,12 @@ save(figure, "27_diffusion")
 #
 # ## Where to go from here
 #
-# Train `RRDBNet` in the place of SRResNet; put `relativistic_generator` into the step of lesson
+# Train `RRDBNet` in place of SRResNet; put `relativistic_generator` into the step of lesson
 # 17; train on `--degradation photo`. You have built everything that this needs.
 #
 # ## Exercises
 #
-# Put your answers in the place of `None` and run the cell. Right and wrong answers are in
+# Put your answers in place of `None` and run the cell. Right and wrong answers are in
 # [answers.py](../tests/lessons/answers.py).
 
 # %%
