@@ -46,6 +46,10 @@ def main(arguments=None):
         raise UserError(f"{out} is what is to be converted: give another file after -o")
     if options.feature_scale is not None and not 0 < options.feature_scale < math.inf:
         raise UserError(f"--feature-scale must be positive (it is {options.feature_scale:g})")
+    for name in ("eps", "slope", "residual"):
+        value = getattr(options, name)
+        if value is not None and not 0 <= value < math.inf:
+            raise UserError(f"--{name} must be a positive number or 0 (it is {value:g})")
     require_writable(out)
     try:
         network, about = load(source, options)

@@ -466,6 +466,13 @@ def test_what_is_no_better_than_bicubic_is_doubted(tmp_path, capsys):
     assert run(*words) == 0 and "no better than bicubic enlargement: perhaps its layers" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("words", [("--eps", "-1"), ("--slope", "nan"), ("--residual", "inf")])
+def test_numbers_that_no_network_has(tmp_path, capsys, words):
+    torch.save(Generator().state_dict(), tmp_path / "theirs.pth")
+    assert run(tmp_path / "theirs.pth", "-o", tmp_path / "ours.h5", "--force", *words) == 2
+    assert f"{words[0]} must be a positive number or 0" in capsys.readouterr().err
+
+
 def test_noise_is_in_no_units():
     with pytest.raises(UserError, match="far worse"):
         read(networks.to_torch(SRResNet(4, 1, 2)))
