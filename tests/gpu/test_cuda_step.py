@@ -63,4 +63,4 @@ def test_a_training_step(played):
         "convolution", "kernel_gradient", "add_planes", "column_sums", "sum_parts", "moments", "finish_moments", "normalise",
         "gradient_sums", "gradient", "relu", "relu_gradient", "leaky_relu", "leaky_relu_gradient", "prelu", "prelu_gradient",
         "softplus", "softplus_gradient", "pixel_shuffle", "pixel_shuffle_gradient", "max_pool2d", "max_pool2d_gradient", "add",
-        "squared_error", "finish_mean", "squared_error_gradient"}
+        "squared_error", "finish_mean", "squared_error_gradient", "adam"}
