@@ -21,7 +21,7 @@ from npsrgan.system.errors import UserError
 def called(module, name, *arguments, protocol=2):
     """A pickle that calls module.name(*arguments)."""
     found = (f"c{module}\n{name}\n".encode() if protocol == 2 else
-             pickle.dumps(module, 4)[2:-1].replace(b"\x94", b"") + pickle.dumps(name, 4)[2:-1].replace(b"\x94", b"") + b"\x93")
+             b"".join(pickle.SHORT_BINUNICODE + bytes([len(word)]) + word.encode() for word in (module, name)) + pickle.STACK_GLOBAL)
     return pickle.PROTO + bytes([protocol]) + found + pickle.dumps(arguments, 2)[2:-1] + pickle.REDUCE + pickle.STOP
 
 
