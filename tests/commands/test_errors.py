@@ -85,7 +85,7 @@ BAD_INPUT = {
     "init: a checkpoint": ({"init": "checkpoint.h5"}, r"checkpoint.h5 holds no weights but something else \(a checkpoint\?\)"),
     "init: no HDF5": ({"init": "file"}, r"file holds no weights of a known kind"),
     "init: nothing": ({"init": "nowhere.h5"}, r"there is no file .*nowhere.h5"),
-    "vgg: nothing": ({"vgg": "nowhere.h5"}, r"there is no file .*nowhere.h5; the README says where"),
+    "vgg: nothing": ({"vgg": "nowhere.h5"}, r"there is no file .*nowhere.h5; npsrgan/train/README.md says where"),
     "vgg: no HDF5": ({"vgg": "file"}, r"file holds no weights of a known kind"),
     "vgg: a pointer of Git LFS": ({"vgg": "pointer.h5"}, r"pointer.h5 is no weights but a pointer of Git LFS"),
     "vgg: lacks layers": ({"vgg": "vgg.h5", "vgg_layer": "conv1_2"}, r"missing conv1_2.weight; missing conv1_2.bias"),

@@ -163,7 +163,7 @@ def test_help_tells_every_setting_and_its_defaults(capsys, monkeypatch):
         parse(["--help"])
     assert caught.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
-    described = text[text.index(" --preset {demo,seed,paper,photo} where"):]
+    described = text[text.index(" --preset {demo,seed,paper,photo} the"):]
     for item in dataclasses.fields(Settings):
         flag, values = "--" + item.name.replace("_", "-"), [getattr(preset, item.name) for preset in PRESETS.values()]
         entry = described[re.search(rf" {flag}(,| [A-Z{{])", described).start():][:700]
