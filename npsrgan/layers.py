@@ -1,8 +1,8 @@
-"""Layers: operations together with the parameters they use, and how networks are made of them.
+"""Layers: operations together with their parameters, and networks built from them.
 
 A layer finds its parameters by walking its attributes in the order in which `__init__` defined them, so a parameter's
-name is its path (`body.0.1.gamma`) and the order never changes.  Lists and tuples are part of the path.  Arrays that are no
-parameters (running statistics) are *state*: saved and moved with the layer, never trained.
+name is its path (`body.0.1.gamma`) and the order never changes.  Lists and tuples are part of the path.  Arrays that are not
+parameters (running statistics) are *state*: saved and moved with the layer, but never trained.
 """
 from collections.abc import Collection, Mapping
 
@@ -14,13 +14,13 @@ from npsrgan.tape import Tensor
 
 
 class Parameter(Tensor):
-    """A tensor that training changes.  `name` is its path in the network, filled in by `Layer.pack`."""
+    """A trainable tensor.  `name` is its path in the network, set by `Layer.pack`."""
 
     name = None
 
 
 class Layer:
-    """Something with parameters, state and a `forward`.  Subclasses set attributes in `__init__` and define `forward`."""
+    """Base class of everything with parameters, state and a `forward`.  Subclasses set attributes in `__init__` and define `forward`."""
 
     training = True
     _flat = None
@@ -31,14 +31,14 @@ class Layer:
     def children(self):
         """(name, value) pairs in definition order: layers, parameters, arrays and settings.
 
-        The entries of a list or tuple are children of their own, named `name.0`, `name.1` and so on.
-        Raises TypeError for layers, parameters or arrays where they would be overlooked; see `_flattened`.
+        Each entry of a list or tuple is a child of its own, named `name.0`, `name.1` and so on.
+        Raises TypeError for layers, parameters or arrays that would be overlooked; see `_flattened`.
         """
         for name, value in vars(self).items():
             yield from _flattened(name, value)
 
     def walk(self, prefix=""):
-        """Yield (name, layer, value) for every parameter and state array of this layer and the layers inside it."""
+        """Yield (name, layer, value) for every parameter and state array of this layer and of the layers inside it."""
         for name, value in self.children():
             if isinstance(value, Layer):
                 yield from value.walk(f"{prefix}{name}.")
@@ -57,7 +57,7 @@ class Layer:
         return [p for _, p in self._named() if isinstance(p, Parameter)]
 
     def state(self):
-        """{name: array} of what is kept but not trained: running statistics.  The arrays themselves, not copies."""
+        """{name: array} of what is saved but not trained: running statistics.  The arrays themselves, not copies."""
         return {name: value for name, value in self._named() if not isinstance(value, Parameter)}
 
     def state_dict(self):
@@ -67,7 +67,7 @@ class Layer:
     def load_state_dict(self, arrays):
         """Write `arrays` {name: NumPy array} into the parameters and state, in place, converted to their dtype.
 
-        Raises ValueError that lists every name that is missing, unexpected or of another shape; then nothing was changed.
+        Raises ValueError, without changing anything, that lists every name that is missing, unexpected or of another shape.
         """
         mine = self.state_dict()
         wrong = [f"missing {name}" for name in mine if name not in arrays]
@@ -80,7 +80,7 @@ class Layer:
             array[...] = np.asarray(arrays[name].astype(array.dtype), like=array)
 
     def train(self, training=True):
-        """Use batch statistics, and keep running ones.  Returns the layer."""
+        """Use batch statistics and update the running ones.  Returns the layer."""
         for layer in self.layers():
             layer.training = training
         return self
@@ -91,16 +91,16 @@ class Layer:
 
     @property
     def flat(self):
-        """All parameters in one buffer, of which each parameter is a view: one array to update, to save, to reduce.
+        """All parameters in one buffer, of which each parameter is a view: one array to update, save or reduce.
 
-        Packs anew where a parameter is a view no longer: after a deep copy, or where a layer inside was packed by itself.
+        Packs again if a parameter is no longer a view, as after a deep copy or after an inner layer was packed on its own.
         """
         if self._flat is None or not all(np.may_share_memory(p.array, self._flat) for p in self.parameters()):
             self.pack()
         return self._flat
 
     def pack(self):
-        """Lay all parameters out in one new buffer and make each a view into it.  Returns the layer."""
+        """Lay out all parameters in one new buffer and make each a view into it.  Returns the layer."""
         named = [(name, p) for name, p in self._named() if isinstance(p, Parameter)]
         self._flat = np.concatenate([p.array.ravel() for _, p in named])
         for (name, p), view in zip(named, split(self._flat, [p.shape for _, p in named])):
@@ -111,7 +111,7 @@ class Layer:
         """Pass every array through `convert`, a function from array to array, and pack the results.  Returns the layer.
 
         `network.to(cupy.asarray)` moves a network to the GPU; `network.to(lambda a: a.astype(np.float64))` makes it double
-        precision (np.float64 itself does not do: of an array with one entry NumPy 2.0 makes a scalar).
+        precision (np.float64 itself does not work: it turns an array with one entry into a scalar in NumPy 2.0).
         """
         for name, layer, value in list(self.walk()):
             if isinstance(value, Parameter):
@@ -126,7 +126,7 @@ class Layer:
 
 def _flattened(name, value):
     """Yield (name, value), or the entries of a list or tuple one by one.  Raises TypeError for layers or parameters in any other
-    collection or object, and for state arrays in lists: they would be neither trained nor saved."""
+    collection or object, and for state arrays in lists, since these would be neither trained nor saved."""
     if isinstance(value, (list, tuple)):
         for index, entry in enumerate(value):
             if _is_state(name, entry):
@@ -202,13 +202,13 @@ class BatchNorm(Layer):
         return self.apply(ops.batch_norm, x)
 
     def apply(self, operation, x, *more):
-        """ops.batch_norm, or one that does more besides, with this layer's parameters and state."""
+        """Apply ops.batch_norm, or a fused operation that includes it, with this layer's parameters and state."""
         return operation(x, self.gamma, self.beta, *more, self.running_mean, self.running_var,
                          self.training, self.momentum, self.eps)
 
 
 class PReLU(Layer):
-    """ReLU whose slope below zero is learned, one per channel, from 0.25 on."""
+    """ReLU whose slope below zero is learned, one per channel, starting at 0.25."""
 
     def __init__(self, channels):
         self.slope = Parameter(np.full(channels, 0.25, np.float32))
@@ -258,7 +258,7 @@ class Sequential(Layer):
 
 
 class Residual(Sequential):
-    """x + inner(x), where `inner` is the layers one after another.  He et al. 2016, eq. 1."""
+    """x + inner(x), where `inner` applies the layers one after another.  He et al. 2016, eq. 1."""
 
     def forward(self, x):
         *steps, last = self.steps
@@ -266,7 +266,7 @@ class Residual(Sequential):
         return last.apply(fused.batch_norm_add, y, x) if type(last) is BatchNorm else last(y) + x
 
 
-# Neighbours that have an operation together.  (Exactly these: a subclass may do something else.)
+# Consecutive layers that have a fused operation.  (Exactly these types: a subclass may behave differently.)
 PAIRS = {
     (Conv2d, LeakyReLU): lambda conv, leaky, x: fused.conv2d_leaky_relu(x, conv.weight, conv.bias, leaky.slope, conv.stride),
     (BatchNorm, PReLU): lambda norm, prelu, x: norm.apply(fused.batch_norm_prelu, x, prelu.slope),
@@ -276,7 +276,7 @@ PAIRS = {
 
 
 def apply_in_order(steps, x):
-    """Pass x through layers, one after another, and through two at once where they have an operation together."""
+    """Pass x through layers, one after another, or through two at once if they have a fused operation."""
     steps = list(steps)
     while steps:
         pair = PAIRS.get(tuple(map(type, steps[:2])))
@@ -288,10 +288,10 @@ INITIALISATIONS = ("he", "normal")
 
 
 def initialise(network, seed=0, method="he"):
-    """Draw the weights of every convolution and linear layer, from `seed`; biases stay 0, PReLU 0.25, gamma 1, beta 0.
+    """Draw the weights of every convolution and linear layer from `seed`; biases stay 0, PReLU 0.25, gamma 1, beta 0.
 
     method "he":     normal with variance 2 / fan_in, which keeps the signal's size through ReLUs (He et al. 2015, eq. 10).
-    method "normal": normal(0, 0.01), as small as the tutorial's; only weights, never batch norm's gamma.
+    method "normal": normal(0, 0.01), as small as in the tutorial; only weights, never batch norm's gamma.
 
     Returns the network, packed.
     """

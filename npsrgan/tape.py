@@ -1,14 +1,14 @@
-"""The tape: operations are recorded as they run, and gradients are computed by walking the record backward.
+"""The tape: it records operations as they run, and computes gradients by walking the records backward.
 
-An operation, computed, appends its output, its inputs and, for each input, a *gradient rule*: a function from
-dL/d(output) to dL/d(input).  The order of execution already is a topological order of the graph, so the tape is a
-list, and the chain rule is one walk over it, newest record first.
+Each executed operation appends a record: its output, its inputs and, for each input, a *gradient rule*, a function from
+dL/d(output) to dL/d(input).  The order of execution is already a topological order of the graph, so the tape is a list,
+and the chain rule is one walk over it, newest record first.
 
     with Tape() as tape:
         loss = mean(square(subtract(generator(lr), hr)))
     gradients = tape.gradient(loss, generator.parameters())
 
-How a function on arrays becomes an operation that records itself: ops/operation.py.
+ops/operation.py turns functions on arrays into operations that record themselves.
 """
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -16,17 +16,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-active_tape = ContextVar("active_tape", default=None)      # of this thread
+active_tape = ContextVar("active_tape", default=None)      # one per thread
 
 
 class Tensor:
-    """An array with an identity, by which the tape follows it from operation to operation.
+    """An array with an identity, which lets the tape follow it from operation to operation.
 
-    `array` is a NumPy or CuPy array; the value lives there and nothing else does: a tensor holds no gradient.
-    Tensors are compared and hashed by identity, so two tensors with equal values are still two tensors.
+    `array` is a NumPy or CuPy array with the value.  A tensor holds nothing else, not even a gradient.
+    Tensors are compared and hashed by identity, so two tensors with equal values are still different tensors.
     """
 
-    __array_ufunc__ = None      # `array * tensor` is left to Tensor.__rmul__, not spread over the array's entries
+    __array_ufunc__ = None      # `array * tensor` calls Tensor.__rmul__ once, not once per entry of the array
 
     def __init__(self, array):
         self.array = array if hasattr(array, "dtype") else np.asarray(array)
@@ -42,7 +42,7 @@ class Tensor:
 
 
 class Record(NamedTuple):
-    """One executed operation: `rules[k]` takes dL/d(output) to dL/d(inputs[k]).  Inputs that are no tensors are None."""
+    """One executed operation: `rules[k]` maps dL/d(output) to dL/d(inputs[k]).  Inputs that are not tensors are None."""
 
     output: Tensor
     inputs: tuple
@@ -51,7 +51,7 @@ class Record(NamedTuple):
 
 
 class Tape:
-    """Records every operation executed inside `with Tape() as tape:` and answers gradient questions about them."""
+    """Records every operation executed inside `with Tape() as tape:` and computes gradients from the records."""
 
     def __init__(self):
         self._records = []
@@ -74,16 +74,16 @@ class Tape:
         return len(self._records)
 
     def gradient(self, loss, wrt, keep=False):
-        """dL/dt for each tensor t of `wrt`.
+        """dL/dt for each tensor t in `wrt`.
 
         loss: a tensor with one entry, computed on this tape.
-        wrt:  one tensor, or a list of them: parameters or intermediate results.
-        keep: False drops each record as the walk passes it, which frees memory on the way and leaves the tape
-              spent; True leaves the tape as it is, for another question.
+        wrt:  one tensor or a list of tensors: parameters or intermediate results.
+        keep: False drops each record once it has been processed, which frees memory as the walk proceeds and leaves the
+              tape spent; True keeps the tape for another call.
 
-        Returns one array, or a list of arrays, shaped like `wrt`.  Only rules on a path from `wrt` to the loss are
-        called: a frozen network costs no weight gradients.  The arrays may share memory: do not write into them.
-        Raises ValueError for a loss that is not a scalar or that does not depend on `wrt`, RuntimeError for a spent tape.
+        Returns one array or a list of arrays, shaped like `wrt`.  Only rules on a path from `wrt` to the loss are called,
+        so no weight gradients are computed for a frozen network.  The arrays may share memory: do not write into them.
+        Raises ValueError if the loss is not a scalar or does not depend on `wrt`, RuntimeError if the tape is spent.
         """
         sources = list(wrt) if isinstance(wrt, (list, tuple)) else [wrt]
         if self._spent:
@@ -97,7 +97,7 @@ class Tape:
         gradients = {loss: np.ones_like(loss.array)}
         for output, inputs, rules, name in (reversed(self._records) if keep else _pop_each(self._records)):
             needed = output in gradients and output in follow
-            follow.discard(output)      # every record that uses it lies behind us: let its array go
+            follow.discard(output)      # all records that use it have been processed: release its array
             if not needed:
                 continue
             dy = gradients[output] if output in sources else gradients.pop(output)
@@ -107,7 +107,7 @@ class Tape:
                 dx = rule(dy)
                 if dx.shape != tensor.shape:
                     raise ValueError(f"{name}: a rule returned a gradient of shape {dx.shape} for an input of shape {tensor.shape}")
-                # Where paths meet, their gradients add.  The sum is a new array: a rule may have handed the same one to others.
+                # Where paths meet, their gradients add.  The sum is a new array: a rule may have returned the same array to others.
                 gradients[tensor] = gradients[tensor] + dx if tensor in gradients else dx
         answers = [gradients[source] for source in sources]
         return answers if isinstance(wrt, (list, tuple)) else answers[0]
@@ -121,7 +121,7 @@ class Tape:
         return found
 
     def _check_paths(self, loss, sources):
-        """Refuse sources from which no chain of records leads to the loss, before anything is computed or dropped."""
+        """Raise ValueError if the loss does not depend on some source, before anything is computed or dropped."""
         ancestors = {loss}
         for record in reversed(self._records):
             if record.output in ancestors:
@@ -136,6 +136,6 @@ _SPENT = "this tape is spent: its records were dropped by an earlier gradient();
 
 
 def _pop_each(records):
-    """The records, newest first, each dropped from the list (and with it the arrays that its rules hold) when the next is asked for."""
+    """Yield the records, newest first, and remove each from the list, so that the arrays its rules hold can be freed."""
     while records:
         yield records.pop()

@@ -1,7 +1,7 @@
-"""Every operation: its value and its gradient rules side by side, written to be read.
+"""All operations, each with its value and its gradient rules side by side, written for readability.
 
 Images are (N, H, W, C), convolution kernels (kh, kw, C_in, C_out), linear weights (in, out).  Operations take tensors,
-arrays or numbers and return tensors; float32 in gives float32 out, values and gradients, and so does float64.
+arrays or numbers and return tensors.  Values and gradients have the dtype of the inputs, float32 or float64.
 """
 from npsrgan.ops.activations import leaky_relu, prelu, relu, sigmoid, softplus
 from npsrgan.ops.arithmetic import absolute, add, log, mean, multiply, scale, square, subtract, sum

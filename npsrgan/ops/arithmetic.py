@@ -5,7 +5,7 @@ from npsrgan.ops.operation import op
 
 
 def unbroadcast(dy, x):
-    """Sum `dy` over the axes along which `x` was broadcast: a value used many times collects the gradient of every use."""
+    """Sum `dy` over the axes along which `x` was broadcast: the gradients of all uses of a value add up."""
     shape = getattr(x, "shape", ())
     leading = dy.ndim - len(shape)
     axes = tuple(axis for axis in range(dy.ndim) if axis < leading or shape[axis - leading] != dy.shape[axis])
@@ -54,7 +54,7 @@ def square(x):
 
 @op
 def absolute(x):
-    """|x|, elementwise.  At 0, where it has no gradient, the rule gives 0."""
+    """|x|, elementwise.  At 0, where the derivative does not exist, the rule returns 0."""
     def d_x(dy): return dy * np.sign(x)
     return np.abs(x), (d_x,)
 
@@ -83,7 +83,7 @@ def mean(x, axis=None, keepdims=False):
 
 
 def _spread(dy, x, axis, keepdims):
-    """Give every entry of `x` the gradient of the sum it went into."""
+    """Give every entry of `x` the gradient of the sum that it is part of."""
     if axis is not None and not keepdims:
         dy = np.expand_dims(dy, axis)
     return np.zeros_like(x) + dy

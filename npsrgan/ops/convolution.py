@@ -10,12 +10,12 @@ def conv2d(x, w, b=None, stride=1, padding=None):
 
         y[n, h, k, :] = b + sum over i, j of  xp[n, stride*h + i, stride*k + j, :] @ w[i, j]
 
-    For one kernel offset (i, j) the pixels involved form a shifted, strided window of the padded image xp, and the sum
-    over input channels is a matrix product: so a convolution is kh * kw shifted products, added.
+    For one kernel offset (i, j), the pixels involved form a shifted, strided window of the padded image xp, and the sum
+    over input channels is a matrix product.  A convolution is therefore a sum of kh * kw shifted matrix products.
 
     x (N, H, W, C), w (kh, kw, C, O), b (O,) or None -> y (N, H', W', O) with H' = (H + 2*padding - kh) // stride + 1.
-    `padding` zeros stand on all four sides; default kh // 2 above and below and kw // 2 left and right, which keeps the
-    size at stride 1 and halves it (rounded up) at stride 2 for odd kernels.  Raises ValueError where shapes do not fit.
+    `padding` zeros are added on all four sides; the default is kh // 2 above and below and kw // 2 left and right, which
+    for odd kernels keeps the size at stride 1 and halves it (rounded up) at stride 2.  Raises ValueError if shapes do not match.
     """
     kh, kw, channels, _ = w.shape
     ph, pw = (kh // 2, kw // 2) if padding is None else (padding, padding)
@@ -34,7 +34,7 @@ def conv2d(x, w, b=None, stride=1, padding=None):
     if b is not None:
         y += b
 
-    def d_x(dy):        # each output pixel gives its gradient back to the window it was computed from
+    def d_x(dy):        # each output pixel passes its gradient back to the window it was computed from
         dxp = np.zeros_like(xp)
         for i, j in offsets:
             dxp[window(i, j)] += dy @ w[i, j].T

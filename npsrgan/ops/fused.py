@@ -1,6 +1,6 @@
-"""Operations that often follow each other, under one name: a GPU's twins do them in one pass over memory.
+"""Fused operations: pairs that often occur together, which the GPU twins compute in one pass over memory.
 
-Each is the operations in its body, no more; without such a twin, as on a CPU, those run and are recorded one by one.
+Each function only chains the operations in its body.  Without a twin, as on a CPU, these run and are recorded one by one.
 """
 from npsrgan.ops.activations import leaky_relu, prelu, relu
 from npsrgan.ops.arithmetic import add

@@ -11,7 +11,7 @@ def keep_running(average, value, momentum):
 
 
 def mean_of_rows(x):
-    """The mean over every axis but the last, (..., C) -> (C,).  One axis at a time, so that no sum has many terms to round."""
+    """The mean over every axis but the last, (..., C) -> (C,).  Reduced axis by axis, which limits rounding errors."""
     while x.ndim > 1:
         x = x.mean(x.ndim - 2)
     return x
@@ -23,9 +23,9 @@ def batch_norm(x, gamma, beta, running_mean=None, running_var=None, training=Tru
 
     x (..., C): statistics are taken over every axis but the last; gamma, beta, running_mean, running_var (C,).
 
-    In training the mean and variance are the batch's own, so every output depends on every input of its channel: that is
-    what the two extra terms of d_x say.  The running arrays are updated in place, momentum * old + (1 - momentum) * batch,
-    with the unbiased variance.  In evaluation the running arrays are used as constants.
+    In training, the mean and variance are those of the batch, so every output depends on every input of its channel: this
+    gives the two extra terms of d_x.  The running arrays are updated in place to momentum * old + (1 - momentum) * batch,
+    with the unbiased variance.  In evaluation, the running arrays are used as constants.
     """
     axes, m = tuple(range(x.ndim - 1)), x.size // x.shape[-1]
     if training:

@@ -1,6 +1,6 @@
-"""Operations: functions on arrays with gradient rules, made functions on tensors that the tape records.
+"""Operations: functions on arrays with gradient rules, turned into functions on tensors that the tape records.
 
-`@op` is all that a new operation needs.  `composite` and `twin` are for faster versions: see ops/fused.py and fast/.
+A new operation needs only `@op`.  `composite` and `twin` are for faster versions: see ops/fused.py and fast/.
 """
 import inspect
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ _twins_enabled = ContextVar("twins_enabled", default=True)
 
 
 def op(reference):
-    """Make an operation on tensors of a function on arrays that returns (value, (rule, rule, ...)).
+    """Turn a function on arrays that returns (value, (rule, rule, ...)) into an operation on tensors.
 
     The k-th rule belongs to the k-th positional argument; arguments after the last rule (strides, axes) have no gradient.
     The operation takes tensors, arrays and numbers, always returns a Tensor, and is recorded when a tape is active.
@@ -25,9 +25,9 @@ def op(reference):
 
 
 def composite(function):
-    """Make an operation of a function on tensors that is nothing but operations in a row: for twins that do all of it at once.
+    """Turn a function on tensors that only chains operations into one operation, so that a twin can compute it in one step.
 
-    Where no twin takes the arguments, the function runs, and its operations are recorded one by one.
+    If no twin handles the arguments, the function runs, and its operations are recorded one by one.
     `operation.reference` is the function itself.
     """
     def run(operation, args, kwargs):
@@ -37,9 +37,9 @@ def composite(function):
 
 
 def with_twins(function):
-    """Let a function that changes arrays in place, and that no tape records, have twins too.
+    """Allow twins for a function that changes arrays in place and is not recorded on a tape.
 
-    A twin that has done the work returns None.  `function` itself is `.reference`.
+    A twin that has done the work returns None.  `call.reference` is the function itself.
     """
     @wraps(function)
     def call(*args):
@@ -55,7 +55,7 @@ def _operation(function, run):
 
     @wraps(function)
     def operation(*args, **kwargs):
-        if kwargs:                       # a tensor passed by keyword still belongs to its position
+        if kwargs:                       # rules belong to positions: make keyword arguments positional
             bound = signature.bind(*args, **kwargs)
             args, kwargs = bound.args, bound.kwargs
         return run(operation, args, kwargs)
@@ -70,7 +70,7 @@ def _arrays(args):
 
 
 def _record(operation, args, value, rules):
-    """The value as a tensor, which the active tape, if there is one, remembers."""
+    """Return the value as a tensor, and record it on the active tape, if there is one."""
     output = Tensor(value)
     tape = active_tape.get()
     if tape is not None:
@@ -82,8 +82,8 @@ def _record(operation, args, value, rules):
 def twin(operation):
     """Register a faster function for an operation: same arguments, same (value, rules), equal results within rounding.
 
-    Twins are asked first, the newest before the older; one that does not handle its arguments (another kind of array,
-    a shape it is slow on) returns NotImplemented, and at last the reference runs.
+    Twins are tried first, the newest before the older.  A twin returns NotImplemented for arguments that it does not handle
+    (another kind of array, a shape on which it is slow).  If all twins do, the reference runs.
     """
     def register(function):
         operation.twins.insert(0, function)
@@ -92,13 +92,13 @@ def twin(operation):
 
 
 def evaluate(operation, arrays, kwargs):
-    """(value, rules) of an operation on arrays: a twin's, or the reference's."""
+    """(value, rules) of an operation on arrays, from a twin or the reference."""
     result = _ask_twins(operation, arrays, kwargs)
     return operation.reference(*arrays, **kwargs) if result is NotImplemented else result
 
 
 def _ask_twins(operation, arrays, kwargs):
-    """The answer of the first twin that gives one; else NotImplemented."""
+    """The result of the first twin that handles the arguments; otherwise NotImplemented."""
     for function in operation.twins if _twins_enabled.get() else ():
         result = function(*arrays, **kwargs)
         if result is not NotImplemented:
@@ -108,9 +108,9 @@ def _ask_twins(operation, arrays, kwargs):
 
 @contextmanager
 def reference_only():
-    """Inside `with reference_only():` every operation runs the function in ops/, none of its fast twins: a breakpoint there is hit.
+    """Inside `with reference_only():`, operations run the functions in ops/, not their fast twins, so breakpoints there are hit.
 
-    It holds for the thread that enters it.  `python -m npsrgan.train --reference` trains in it.
+    It applies only to the thread that enters it.  `python -m npsrgan.train --reference` trains in it.
     """
     token = _twins_enabled.set(False)
     try:
@@ -120,6 +120,6 @@ def reference_only():
 
 
 def may_overwrite():
-    """Whether an operation may write its value over an input that nobody else holds.  A tape's rules would find other values there,
-    and `reference_only` asks for the plain operation."""
+    """Whether an operation may overwrite an input that nothing else refers to: not while a tape records, because the rules need
+    the input's values, and not in `reference_only`, which requires the plain operation."""
     return active_tape.get() is None and _twins_enabled.get()

@@ -6,10 +6,10 @@ from npsrgan.ops.operation import op
 
 @op
 def max_pool2d(x, size=2, stride=2):
-    """The largest value of each size x size window, windows `stride` apart; a rest at the right or bottom edge is left out.
+    """The largest value of each size x size window, windows `stride` apart; a remainder at the right or bottom edge is ignored.
 
-    x (N, H, W, C) -> (N, (H - size) // stride + 1, (W - size) // stride + 1, C).  Of equal values the first, in reading
-    order, wins: it alone gets the gradient.
+    x (N, H, W, C) -> (N, (H - size) // stride + 1, (W - size) // stride + 1, C).  Among equal values, only
+    the first in row-major order receives the gradient.
     """
     h, k = (x.shape[1] - size) // stride + 1, (x.shape[2] - size) // stride + 1
     windows = [np.s_[:, i:i + stride * (h - 1) + 1:stride, j:j + stride * (k - 1) + 1:stride]

@@ -1,4 +1,4 @@
-"""Operations that move values about and change none."""
+"""Operations that rearrange values without changing them."""
 import numpy as np
 
 from npsrgan.ops.operation import op
@@ -6,7 +6,7 @@ from npsrgan.ops.operation import op
 
 @op
 def reshape(x, shape):
-    """The same entries, in reading order, under another shape."""
+    """The same entries, in row-major order, with another shape."""
     def d_x(dy): return dy.reshape(x.shape)
     return x.reshape(shape), (d_x,)
 
@@ -30,7 +30,7 @@ def slice(x, index):
 
 @op
 def concatenate(*xs, axis=-1):
-    """Join arrays along an axis; backward, each gets its own stretch of the gradient."""
+    """Join arrays along an axis; in the backward pass, each gets its own slice of the gradient."""
     ends = np.cumsum([x.shape[axis] for x in xs]).tolist()
 
     def d(k):
@@ -44,9 +44,9 @@ def pixel_shuffle(x, r=2):
 
         y[n, r*h + i, r*w + j, c] = x[n, h, w, (i*r + j)*C + c]
 
-    x (N, H, W, r*r*C) -> (N, r*H, r*W, C).  Shi et al. 2016, section 3.2.  The block's position is the slow part of the
-    channel index, as in TensorFlow's depth_to_space, so that C values that are neighbours stay neighbours; PyTorch and
-    Paddle put it in the fast part: their channel c*r*r + i*r + j is our (i*r + j)*C + c.
+    x (N, H, W, r*r*C) -> (N, r*H, r*W, C).  Shi et al. 2016, section 3.2.  The position in the block is the slow
+    part of the channel index, as in TensorFlow's depth_to_space, so that the C values of a pixel stay contiguous.  In PyTorch
+    and Paddle it is the fast part: their channel c*r*r + i*r + j is our (i*r + j)*C + c.
     """
     n, h, w, channels = x.shape
     c = channels // (r * r)
