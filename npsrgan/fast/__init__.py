@@ -1,16 +1,16 @@
-"""The fast twins: the same operations again, written for speed on NumPy arrays; importing this package registers them.
+"""The fast twins: the same operations written for speed on NumPy arrays.  Importing this package registers them.
 
-`ops/` holds the reference. Here a convolution becomes a few large matrix products, work is cut into pieces that
-stay in a core's cache, and a small pool of threads shares the pieces.  Every twin returns what its reference returns,
-within rounding, and declines (returns NotImplemented) whatever it is not made for.
+`ops/` holds the reference.  Here a convolution becomes a few large matrix products, work is split into pieces that fit in
+a core's cache, and a small thread pool shares the pieces.  Every twin returns what its reference returns, within rounding,
+and returns NotImplemented for inputs it does not support.
 
-    memory.py         keep_memory(): for commands that run long
+    memory.py         keep_memory(): for long-running commands
     threads.py        the pool: set_threads(n), parallel(work, jobs)
-    im2col.py         convolution as one matrix product per piece of image: every shape
+    im2col.py         convolution as one matrix product per piece of image, for every shape
     winograd.py       3x3 at stride 1 with a quarter of the multiplications
-    planes.py         few outputs: the 9x9 convolution from 64 channels to 3
-    convolution.py    chooses how to convolve, and registers the twin of conv2d
-    blocks.py         elementwise work and sums, block by block in the cache
+    planes.py         convolution with few outputs, such as the 9x9 from 64 channels to 3
+    convolution.py    chooses the convolution method and registers the twin of conv2d
+    blocks.py         elementwise operations and sums in cache-sized blocks
     activations.py    ReLU, LeakyReLU, PReLU
     normalisation.py  batch normalisation
     linear.py         the fully connected layer

@@ -1,4 +1,4 @@
-"""The twin of Adam's update: block by block in the cache, all threads busy, no gradient copied."""
+"""The twin of Adam's update: cache-sized blocks on all threads, without copying the gradients."""
 import numpy as np
 
 from npsrgan import adam
@@ -6,12 +6,12 @@ from npsrgan.fast.blocks import suits
 from npsrgan.fast.threads import parallel
 from npsrgan.ops.operation import twin
 
-BLOCK = 1 << 16     # entries updated at a time: few enough to stay in the cache through all formulas, enough to hide the calls
+BLOCK = 1 << 16     # entries per update: few enough to stay in the cache, enough to hide the call overhead
 
 
 @twin(adam.update)
 def update(p, gradients, m, v, rate, count, beta1, beta2, eps):
-    """As the reference."""
+    """See the reference."""
     starts = np.cumsum([0, *(gradient.size for gradient in gradients)]).tolist()
     if not suits(p, m, v) or starts[-1] != p.size:
         return NotImplemented

@@ -1,7 +1,7 @@
-"""Elementwise work and sums over rows, in blocks that stay in the cache through several NumPy calls, on all threads.
+"""Elementwise operations and sums over rows, on all threads, in blocks that stay in the cache across several NumPy calls.
 
-One NumPy call reads and writes whole arrays; three calls in a row move a large array through the memory bus three times.
-Cut into blocks, the second and third call find their operands in the cache.
+A NumPy call reads and writes whole arrays, so three calls in a row move a large array over the memory bus three times.
+If the array is split into blocks, the second and third calls find their operands in the cache.
 """
 import weakref
 from contextlib import contextmanager
@@ -10,13 +10,13 @@ import numpy as np
 
 from npsrgan.fast.threads import parallel
 
-BLOCK = 1 << 16         # entries: three or four float32 operands of this size fit into a core's second-level cache
-SMALL = 1 << 14         # arrays with fewer entries are not worth the threads
+BLOCK = 1 << 16         # entries: three or four float32 operands of this size fit in a core's L2 cache
+SMALL = 1 << 14         # arrays with fewer entries do not repay the threading overhead
 
 
 @contextmanager
 def any_size():
-    """Inside `with any_size():` the twins take arrays however small, so that small arrays can check them."""
+    """Inside `with any_size():` the twins accept arrays of any size, so that tests can use small arrays."""
     global SMALL
     usual, SMALL = SMALL, 0
     try:
@@ -26,19 +26,19 @@ def any_size():
 
 
 def suits(*arrays):
-    """NumPy arrays of one floating type, float32 or float64: what the twins are for."""
+    """Whether all arguments are NumPy arrays of one dtype, float32 or float64: the twins' supported inputs."""
     return all(type(a) is np.ndarray and a.dtype == arrays[0].dtype and a.dtype in (np.float32, np.float64) for a in arrays)
 
 
 def large(x):
-    """A NumPy array of float32 or float64 that is worth the threads."""
+    """Whether x is a float32 or float64 NumPy array large enough to repay the threading overhead."""
     return suits(x) and x.size >= SMALL
 
 
 def by_rows(work, *arrays):
-    """[work(rows of each array) ...] over blocks of rows; an array (..., C) counts as (rows, C).  Results in order of blocks.
+    """Call work(rows of each array) on each block of rows and return the results in block order.  Arrays (..., C) become (rows, C).
 
-    To be written into, an array must be contiguous: another is reshaped into a copy.
+    An array that `work` writes to must be contiguous; reshaping any other would make a copy.
     """
     tables = [a.reshape(-1, a.shape[-1]) for a in arrays]
     rows, columns = tables[0].shape
@@ -47,10 +47,10 @@ def by_rows(work, *arrays):
 
 
 def column_sums(work, *arrays):
-    """The rows of work(rows of each array), (rows, C), summed over all rows: (C,).
+    """Sum work(rows of each array), (rows, C), over all rows: (C,).
 
-    Each block is summed as a product with a vector of ones, which is fast and adds in many short chains; the sums of the
-    blocks are added in double precision.  NumPy's own float32 sum over leading axes adds in one long chain.
+    Each block is summed by a product with a vector of ones, which is fast and accumulates in many short chains.  The block
+    sums are added in double precision.  NumPy's own float32 sum over leading axes accumulates in one long chain.
     """
     def total(*rows):
         terms = work(*rows)
@@ -59,9 +59,9 @@ def column_sums(work, *arrays):
 
 
 def shared(compute):
-    """Let several gradient rules share work: compute(dy), remembered for the dy it was last asked about, while that lives.
+    """Let several gradient rules share work: cache compute(dy) for the latest dy as long as that array exists.
 
-    dy is held weakly.  Its identity alone would not do: the next array may be made where the last one was.
+    dy is held by a weak reference.  Its id would not be enough, because a new array may reuse the address of a freed one.
     """
     last = nothing = (lambda: None), None
 

@@ -1,4 +1,4 @@
-"""The twin of conv2d: chooses how to convolve by the shapes."""
+"""The twin of conv2d: chooses the convolution method by the shapes."""
 from functools import partial
 
 import numpy as np
@@ -8,17 +8,17 @@ from npsrgan.fast import im2col, planes, winograd
 from npsrgan.fast.blocks import column_sums, suits
 from npsrgan.ops.operation import twin
 
-FEW = 16        # channels: with fewer, Winograd's transforms cost more than the multiplications they save
+FEW = 16        # channels: below this, Winograd's transforms cost more than the multiplications they save
 
 
 @twin(ops.conv2d)
 def conv2d(x, w, b=None, stride=1, padding=None):
-    """As the reference, on NumPy arrays of float32 or float64."""
+    """See the reference.  Supports NumPy arrays of float32 or float64."""
     kh, kw, channels, o = w.shape
     ph, pw = (kh // 2, kw // 2) if padding is None else (padding, padding)
     h, k = (x.shape[1] + 2 * ph - kh) // stride + 1, (x.shape[2] + 2 * pw - kw) // stride + 1
     if not suits(x, w, w if b is None else b) or x.shape[3] != channels or h < 1 or k < 1:
-        return NotImplemented       # the reference explains what does not fit
+        return NotImplemented       # the reference reports the error
 
     forward, adjoint, kernel_gradient = choose(kh, kw, channels, o, stride, max(ph, pw))
 
@@ -29,7 +29,7 @@ def conv2d(x, w, b=None, stride=1, padding=None):
 
 
 def choose(kh, kw, channels, o, stride, padding):
-    """The fastest ways, as measured, to correlate, to go back to x and to go back to w."""
+    """The fastest measured methods for the correlation, its gradient with respect to x and its gradient with respect to w."""
     forward, adjoint, kernel_gradient = im2col.correlate, im2col.correlate_adjoint, im2col.correlate_kernel_gradient
     if stride > 1:
         return partial(forward, stride=stride), partial(adjoint, stride=stride), partial(kernel_gradient, stride=stride)

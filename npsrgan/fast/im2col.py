@@ -1,17 +1,17 @@
-"""Convolution as matrix products: lay the window under each output pixel out as a row, and multiply by the kernel.
+"""Convolution as matrix products (im2col): lay out the window of each output pixel as a row and multiply by the kernel.
 
-    columns[p, :] = the kh * kw * C values under output pixel p;      y[p, :] = columns[p, :] @ w.reshape(kh * kw * C, O)
+    columns[p, :] = the kh * kw * C values in the window of output pixel p;      y[p, :] = columns[p, :] @ w.reshape(kh * kw * C, O)
 
 Chellapilla, Puri and Simard 2006, "High Performance Convolutional Neural Networks for Document Processing".  The columns
-of a whole batch would be kh * kw times as large as the batch; so the work is done in pieces that stay in the cache.
+of a whole batch would be kh * kw times as large as the batch, so the work is split into pieces that fit in the cache.
 """
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from npsrgan.fast.threads import get_threads, parallel, scratch, shares
 
-CACHE = 1 << 19         # bytes of columns in a piece: about half of a core's second-level cache
-FEWEST_PIXELS = 256     # but at least so many rows for a matrix product: fewer would not pay for reading the kernel
+CACHE = 1 << 19         # bytes of columns in a piece: about half of a core's L2 cache
+FEWEST_PIXELS = 256     # minimum rows of a matrix product: fewer do not repay the cost of reading the kernel
 
 
 def correlate(x, w, out, top, left, stride=1, bias=None):
@@ -38,10 +38,10 @@ def correlate(x, w, out, top, left, stride=1, bias=None):
 
 
 def correlate_adjoint(dy, w, out, top, left, stride=1):
-    """The gradient of `correlate` with respect to x: every output pixel gives its gradient back to its window.
+    """The gradient of `correlate` with respect to x: each output pixel passes its gradient back to its window.
 
-    Pixels of x that are `stride` apart meet the same entries of the kernel.  So x falls into stride * stride phases, and
-    the gradient of each is an ordinary correlation of dy with its share of the kernel, turned by 180 degrees.
+    Pixels of x that are `stride` apart use the same kernel entries.  So x splits into stride * stride phases, and the
+    gradient of each phase is an ordinary correlation of dy with its share of the kernel, rotated by 180 degrees.
     """
     turned = w[::-1, ::-1].transpose(0, 1, 3, 2)
     for r, first_row, up in _phases(w.shape[0], top, stride):
@@ -56,23 +56,23 @@ def correlate_adjoint(dy, w, out, top, left, stride=1):
 
 
 def _phases(k, before, stride):
-    """For each phase r of one axis: r, the first entry of its share of the turned kernel, and the share's padding before.
+    """For each phase r of one axis: r, the first entry of its share of the rotated kernel, and the padding before it.
 
-    Pixel stride*a + r of x lies under kernel entry i of output pixel h when  stride*h + i - before = stride*a + r.
+    Kernel entry i of output pixel h covers pixel stride*a + r of x when  stride*h + i - before = stride*a + r.
     So i = first, first + stride, ... with first = (r + before) mod stride, and h = a + (r + before - i) / stride.
     """
     for r in range(stride):
         first = (r + before) % stride
         count = len(range(first, k, stride))
-        # Turned, the last entry comes first: it belongs to the smallest h, which is a - (count - 1 - (r + before) // stride).
+        # After rotation the last entry comes first.  It belongs to the smallest h, a - (count - 1 - (r + before) // stride).
         yield r, k - 1 - (first + stride * (count - 1)), count - 1 - (r + before) // stride
 
 
 def correlate_kernel_gradient(x, dy, size, top, left, stride=1):
-    """The gradient of `correlate` with respect to w, (kh, kw, C, O): columns, transposed, times dy.
+    """The gradient of `correlate` with respect to w, (kh, kw, C, O): the transposed columns times dy.
 
-    Each thread adds up a fixed stretch of the pieces, and the threads' sums are added in order: the bits do not depend on
-    who was faster.
+    Each thread sums a fixed range of pieces, and the threads' sums are added in a fixed order, so the result is bitwise
+    reproducible.
     """
     channels, o = x.shape[3], dy.shape[3]
     rows = size[0] * size[1] * channels
@@ -92,11 +92,11 @@ def correlate_kernel_gradient(x, dy, size, top, left, stride=1):
 
 
 def _columns(x, piece, width, size, top, left, stride):
-    """The windows under a piece (images, output rows) of the output, as a matrix: (pixels, kh * kw * C)."""
+    """The windows of a piece (images, output rows) of the output, as a matrix (pixels, kh * kw * C)."""
     images, rows = piece
     (kh, kw), channels = size, x.shape[3]
     n, h = images.stop - images.start, rows.stop - rows.start
-    # The rows of x under the piece, with zeros around them.
+    # The rows of x that the piece reads, zero-padded.
     begin, height = stride * rows.start - top, stride * (h - 1) + kh
     padded = scratch("padded", (n, height, stride * (width - 1) + kw, channels), x.dtype)
     a, b = _overlap(begin, height, x.shape[1])
@@ -112,13 +112,13 @@ def _columns(x, piece, width, size, top, left, stride):
 
 
 def _overlap(begin, length, limit):
-    """The part [a, b) of range(length) for which begin + a ... lies inside range(limit)."""
+    """The part [a, b) of range(length) for which range(begin + a, begin + b) lies inside range(limit)."""
     a = min(max(0, -begin), length)
     return a, max(a, min(length, limit - begin))
 
 
 def _pieces(shape, bytes_per_pixel):
-    """Cut an output (N, H', W', O) into pieces of about CACHE bytes of columns: rows of an image, or several whole images."""
+    """Split an output (N, H', W', O) into pieces of about CACHE bytes of columns: rows of one image, or several whole images."""
     n, h, width = shape[:3]
     pixels = max(FEWEST_PIXELS, CACHE // bytes_per_pixel)
     if pixels >= 2 * h * width and n > 1:

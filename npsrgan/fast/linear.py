@@ -1,7 +1,7 @@
-"""The twin of linear: the weights a few rows at a time, on all threads.
+"""The twin of linear: processes the weights a few rows at a time, on all threads.
 
-With few rows in x (a batch of images, not of pixels) the products do little more than read or write the weights once.  Cut
-into small ones, they take OpenBLAS's way without repacking, which is two to three times as fast here.
+When x has few rows (a batch of images, not of pixels), reading or writing the weights dominates the products.  Small products
+take OpenBLAS's path without repacking, which is two to three times as fast here.
 """
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Memory that is freed and asked for again in every step of a training run."""
+"""Keeps memory that every training step frees and allocates again."""
 import ctypes
 import sys
 
@@ -6,11 +6,11 @@ M_MMAP_MAX, M_TRIM_THRESHOLD = -4, -1       # of glibc's <malloc.h>
 
 
 def keep_memory():
-    """Let this process keep the memory it frees, for its own next arrays.  For commands that repeat the same work for hours.
+    """Let this process keep freed memory for its next arrays.  For commands that repeat the same work for hours.
 
-    By default the C library returns a large array to the system as soon as it is freed; the next one is made of new pages,
-    each of which the system must first fill with zeros.  A training step frees and makes thousands of them.  The process
-    still never holds more than its peak.  Only glibc (Linux) has this setting; elsewhere nothing happens.  Returns whether it did.
+    By default the C library returns a large array to the system as soon as it is freed.  The next array then gets new pages,
+    which the system must first fill with zeros.  A training step frees and allocates thousands of arrays.  The process still
+    never holds more than its peak.  Only glibc (Linux) has this setting; elsewhere nothing happens.  Returns whether it was set.
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -1,4 +1,4 @@
-"""Twins of the operations that gather pixels or move them: max_pool2d, pixel_shuffle, and of `add`."""
+"""Twins of max_pool2d, pixel_shuffle and add."""
 import numpy as np
 
 from npsrgan import ops
@@ -9,7 +9,7 @@ from npsrgan.ops.operation import twin
 
 @twin(ops.add)
 def add(a, b):
-    """a + b of one shape."""
+    """a + b for arrays of the same shape."""
     if not large(a) or not suits(a, b) or a.shape != b.shape:
         return NotImplemented
     y = np.empty(a.shape, a.dtype)
@@ -21,7 +21,7 @@ def add(a, b):
 
 @twin(ops.max_pool2d)
 def max_pool2d(x, size=2, stride=2):
-    """Windows that do not overlap.  Backward, the winner of each window is found again: the first entry equal to the maximum."""
+    """Supports non-overlapping windows.  The backward pass finds each maximum again: the first entry equal to y."""
     if not large(x) or stride != size or min(x.shape[1:3]) < size:
         return NotImplemented
     n, h, k, c = x.shape[0], x.shape[1] // size, x.shape[2] // size, x.shape[3]
@@ -43,7 +43,7 @@ def max_pool2d(x, size=2, stride=2):
         dx[:, h * size:], dx[:, :, k * size:] = 0, 0
 
         def backward(rows):
-            left = dy[:, rows].copy()       # what no pixel of the window has taken yet
+            left = dy[:, rows].copy()       # the gradient not yet assigned to a pixel of the window
             for pixel, gradient in zip(windows(x, rows), windows(dx, rows)):
                 np.multiply(left, pixel == y[:, rows], out=gradient)
                 left -= gradient
@@ -57,7 +57,7 @@ def max_pool2d(x, size=2, stride=2):
 
 @twin(ops.pixel_shuffle)
 def pixel_shuffle(x, r=2):
-    """One copy, the rows of pixels shared among the threads."""
+    """A single copy; the threads share the rows of pixels."""
     n, h, w, channels = x.shape
     c = channels // (r * r)
     if not large(x) or c * r * r != channels:
@@ -65,7 +65,7 @@ def pixel_shuffle(x, r=2):
     y = np.empty((n, h * r, w * r, c), x.dtype)
 
     def by_pixels(work, packed, spread):
-        """Call work on blocks of rows of both, under indices (row, i, column, j * c + channel)."""
+        """Call work on blocks of rows of both arrays, viewed with indices (row, i, column, j * c + channel)."""
         by_rows(lambda packed, spread: work(packed.reshape(-1, w, r, r * c).transpose(0, 2, 1, 3),
                                             spread.reshape(-1, r, w, r * c)),
                 packed.reshape(n * h, -1), spread.reshape(n * h, -1))

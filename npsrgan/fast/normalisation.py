@@ -1,4 +1,4 @@
-"""The twin of batch_norm: two passes over memory forward, two backward, and nothing saved but the channels' statistics."""
+"""The twin of batch_norm: two passes over memory forward and two backward; only the channel statistics are saved."""
 import numpy as np
 
 from npsrgan import ops
@@ -9,7 +9,7 @@ from npsrgan.ops.operation import twin
 
 @twin(ops.batch_norm)
 def batch_norm(x, gamma, beta, running_mean=None, running_var=None, training=True, momentum=0.9, eps=1e-5):
-    """As the reference.  With s = 1 / sqrt(var + eps) and x_hat = (x - mean) * s recomputed where it is needed:
+    """See the reference.  With s = 1 / sqrt(var + eps); x_hat = (x - mean) * s is recomputed where needed:
 
     y = (x - mean) * gamma*s + beta,     dx = gamma*s * (dy - d_beta/m - (x - mean) * s*d_gamma/m)
     """
@@ -27,7 +27,7 @@ def batch_norm(x, gamma, beta, running_mean=None, running_var=None, training=Tru
     scale = gamma * inv_std
 
     @shared
-    def sums(dy):       # d_gamma and d_beta, which d_x needs too
+    def sums(dy):       # d_gamma and d_beta, also needed for d_x
         def work(x, dy):
             ones, centred = np.ones(len(x), x.dtype), x - mean
             centred *= dy
@@ -63,9 +63,9 @@ def batch_norm(x, gamma, beta, running_mean=None, running_var=None, training=Tru
 
 
 def _moments(x):
-    """Mean and variance of each channel, in one pass: each block's own, put together as in Chan, Golub and LeVeque 1979.
+    """Mean and variance of each channel in one pass: block statistics, combined as in Chan, Golub and LeVeque 1979.
 
-    With n_b entries, mean and sum of squared deviations S_b in block b:   S = sum of S_b + n_b * (mean_b - mean)^2.
+    For block b with n_b entries, mean_b and sum of squared deviations S_b:   S = sum of S_b + n_b * (mean_b - mean)^2.
     """
     def work(x):
         ones = np.ones(len(x), x.dtype)

@@ -1,12 +1,12 @@
 """Convolution with few outputs, such as the generator's last, 9x9 with 64 -> 3: planes first, shifts afterwards.
 
-Cut the kernel into blocks.  Each block is a small convolution of its own; all blocks together are one, with many outputs,
-which is what matrix products are good at.  Then each block's plane is moved to the block's place and added:
+Split the kernel into blocks.  Each block is a small convolution; all blocks together form one convolution with many outputs,
+which suits matrix products.  Then each block's plane is shifted to the block's position and added:
 
     y[n, h, k, :] = sum over blocks (a, b) of  z[n, h + s*a, k + s*b, (a, b), :],     z = x correlated with all blocks at once
 
-Kernels of 6x6, 9x9 and so on are cut into blocks of 3x3 (s = 3), for which Winograd's method saves three quarters of the
-multiplications; others into single taps (s = 1).  The price is z, which for 9x9 is 9 times as large as y.
+Kernels of 6x6, 9x9 and so on are split into 3x3 blocks (s = 3), for which Winograd's method saves three quarters of the
+multiplications; other kernels are split into single taps (s = 1).  The cost is z, which for 9x9 is 9 times as large as y.
 """
 import numpy as np
 
@@ -15,7 +15,7 @@ from npsrgan.fast.threads import get_threads, parallel, shares
 
 
 def correlate(x, w, out, top, left, bias=None):
-    """As `im2col.correlate`, for stride 1."""
+    """Like `im2col.correlate`, for stride 1."""
     inner, grid, blocks = _cut(w)
     (n, height, width, o), s = out.shape, blocks.shape[0]
     z = np.empty((n, height + w.shape[0] - s, width + w.shape[1] - s, blocks.shape[3]), x.dtype)
@@ -39,7 +39,7 @@ def correlate_adjoint(dy, w, out, top, left):
 
 
 def correlate_turned(dy, w, out, top, left):
-    """The gradient of any correlation with respect to x, for an x of few channels: a correlation, of dy, with few outputs."""
+    """The gradient of any correlation with respect to an x with few channels: a correlation of dy with few outputs."""
     turned = w[::-1, ::-1].transpose(0, 1, 3, 2)
     return correlate(dy, turned, out, w.shape[0] - 1 - top, w.shape[1] - 1 - left)
 
@@ -58,14 +58,14 @@ def _block_size(size):
 
 
 def _cut(w):
-    """How to convolve with the blocks; the grid of blocks (a, b); the blocks themselves, (s, s, C, a*b*O)."""
+    """The module that convolves with the blocks, the grid of blocks (a, b), and the blocks (s, s, C, a*b*O)."""
     (kh, kw, c, o), s = w.shape, _block_size(w.shape[:2])
     blocks = w.reshape(kh // s, s, kw // s, s, c, o).transpose(1, 3, 4, 0, 2, 5)
     return winograd if s == 3 else im2col, (kh // s, kw // s), np.ascontiguousarray(blocks).reshape(s, s, c, -1)
 
 
 def _spread(dy, grid, s):
-    """The gradient of z: every plane gets dy, at its place.  (N, H, W, O) -> (N, H + s*(a - 1), W + s*(b - 1), a*b*O)."""
+    """The gradient of z: every plane gets dy at its own offset.  (N, H, W, O) -> (N, H + s*(a - 1), W + s*(b - 1), a*b*O)."""
     n, height, width, o = dy.shape
     dz = np.zeros((n, height + s * (grid[0] - 1), width + s * (grid[1] - 1), *grid, o), dy.dtype)
 

@@ -1,7 +1,7 @@
-"""A small pool of threads.  NumPy lets go of the interpreter's lock while it computes, so threads do use all cores.
+"""A small thread pool.  NumPy releases the GIL while it computes, so threads can use all cores.
 
-The caller works too: with n threads, n - 1 helpers and the caller take jobs from one list.  While a pool is busy, BLAS
-runs each product on the one thread that asked for it; its setting is put back when the last busy pool is done.
+The caller works too: with n threads, n - 1 helpers and the caller take jobs from one list.  While a pool is busy, BLAS runs
+each product on the calling thread only; its previous setting is restored when the last busy pool is done.
 """
 import math
 import os
@@ -12,10 +12,10 @@ from functools import wraps
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-SMALL_PRODUCT = 10**6       # OpenBLAS is faster on matrix products of at most so many multiplications: it copies nothing first
+SMALL_PRODUCT = 10**6       # multiplications: up to this size OpenBLAS skips the initial copy and is faster
 
 _lock = threading.Lock()
-_local = threading.local()          # .inside: this thread is working for a pool; .buffers: its scratch memory
+_local = threading.local()          # .inside: this thread is running a pool's jobs; .buffers: its scratch memory
 _helpers = None
 _threads = None
 
@@ -31,9 +31,9 @@ def get_threads():
 
 
 def set_threads(n):
-    """Let the fast twins use `n` threads; None: one for each core this process may use (the default).
+    """Set the number of threads the fast twins use.  None, the default: one per core available to this process.
 
-    The same number of threads gives the same bits.  Raises ValueError for n < 1.
+    Results are bitwise reproducible for a given number of threads.  Raises ValueError for n < 1.
     """
     global _threads, _helpers
     if n is not None and n < 1:
@@ -45,9 +45,9 @@ def set_threads(n):
 
 
 def parallel(work, jobs):
-    """[work(job) for job in jobs], by all threads at once; jobs are begun in order and results come back in order.
+    """[work(job) for job in jobs] on all threads.  Jobs start in order, and results are returned in order.
 
-    A job must not depend on another.  Called from inside a job, it runs in that job's thread.  The first exception
+    Jobs must be independent.  A call from inside a job runs in that job's thread.  The first exception
     raised by a job, in the order of jobs, is raised here after all threads have stopped.
     """
     jobs = list(jobs)
@@ -79,30 +79,30 @@ def parallel(work, jobs):
 
 
 def shares(count, parts=None):
-    """Cut range(count) into at most `parts` (default: one per thread) stretches of nearly equal length: [(begin, end), ...]."""
+    """Split range(count) into at most `parts` (default: one per thread) ranges of nearly equal length: [(begin, end), ...]."""
     parts = max(1, min(get_threads() if parts is None else parts, count))
     return [(count * i // parts, count * (i + 1) // parts) for i in range(parts)]
 
 
 def scratch(role, shape, dtype):
-    """Uninitialised memory that belongs to this thread and role, used again and again: no page faults, warm in its cache."""
+    """Uninitialised memory for this thread and role.  Reuse avoids page faults and keeps it warm in the cache."""
     buffers = _local.__dict__.setdefault("buffers", {})
     size = math.prod(shape) * np.dtype(dtype).itemsize
     if role not in buffers or buffers[role].nbytes < size:
-        buffers[role] = np.empty(1 << (size - 1).bit_length(), np.uint8)     # a power of two, so that it seldom grows
+        buffers[role] = np.empty(1 << (size - 1).bit_length(), np.uint8)     # a power of two, so that it rarely grows
     return buffers[role][:size].view(dtype).reshape(shape)
 
 
 def per_thread(build):
-    """Remember, for each thread, what build(*arguments) returned: scratch memory and views into it.
+    """Cache, for each thread, the result of build(*arguments): scratch memory and views into it.
 
-    Making a view takes Python longer than NumPy needs to fill a small one, and holds up the other threads meanwhile.
+    Creating a view takes Python longer than NumPy needs to fill a small one, and blocks the other threads meanwhile.
     """
     @wraps(build)
     def get(*arguments):
         built = _local.__dict__.setdefault(build, {})
         if arguments not in built:
-            if len(built) >= 100:       # images of ever new sizes must not fill the memory
+            if len(built) >= 100:       # limit the memory used by images of many sizes
                 built.clear()
             built[arguments] = build(*arguments)
         return built[arguments]
@@ -118,7 +118,7 @@ def _pool():
 
 
 class _OneBlasThread:
-    """BLAS on one thread while any pool is busy.  Counted, for several Python threads may compute at the same time."""
+    """Limits BLAS to one thread while any pool is busy.  Counts the busy pools, because several Python threads may run pools at once."""
 
     def __init__(self):
         self.busy, self.lock, self.libraries, self.before = 0, threading.Lock(), None, None
@@ -126,7 +126,7 @@ class _OneBlasThread:
     def __enter__(self):
         with self.lock:
             if self.busy == 0:
-                if self.libraries is None:      # looked up once: it takes a while
+                if self.libraries is None:      # looked up once, because it is slow
                     self.libraries = ThreadpoolController().select(user_api="blas").lib_controllers
                 self.before = [library.num_threads for library in self.libraries]
                 self._set([1] * len(self.libraries))
@@ -141,14 +141,14 @@ class _OneBlasThread:
     def _set(self, numbers):
         for library, number in zip(self.libraries, numbers):
             library.set_num_threads(number)
-            # Newer threadpoolctl lets only the thread that set a limit change it; here another may be the last to leave.
+            # Newer threadpoolctl lets only the thread that set a limit change it, but here another thread may be the last to leave.
             getattr(library, "clear_controlling_thread", lambda: None)()
 
 
 _one_blas_thread = _OneBlasThread()
 
 
-def _after_fork():      # the helpers did not come along
+def _after_fork():      # a fork does not copy the helper threads
     global _helpers, _lock, _one_blas_thread
     _helpers, _lock, _one_blas_thread = None, threading.Lock(), _OneBlasThread()
     _local.__dict__.clear()

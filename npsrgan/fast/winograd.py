@@ -1,18 +1,18 @@
 """3x3 convolution, stride 1, with a quarter of the multiplications: Winograd's F(4x4, 3x3).
 
-Lavin and Gray 2016, "Fast Algorithms for Convolutional Neural Networks", sections 4.1 to 4.3.  Seen as polynomials, four
+Lavin and Gray 2016, "Fast Algorithms for Convolutional Neural Networks", sections 4.1 to 4.3.  As polynomials, four
 outputs of a three-tap filter need products at only six points: evaluate both at the points, multiply, interpolate.  In
-two dimensions, for each 6x6 tile d of the image (tiles are 4 apart, so neighbours overlap by 2):
+two dimensions, for each 6x6 tile d of the image (tiles are 4 pixels apart, so neighbours overlap by 2):
 
-    Y = A^T [ (G g G^T) * (B^T d B) ] A             one 4x4 tile of output; `*` entry by entry, summed over input channels
+    Y = A^T [ (G g G^T) * (B^T d B) ] A             one 4x4 output tile; `*` is elementwise, summed over input channels
 
 The sum over channels makes each of the 36 entries a matrix product, (tiles, C) @ (C, O): 36 multiplications for 16
 outputs, where the definition takes 144.  The weight gradient is the same formula by the chain rule:
 
     dg = G^T [ sum over tiles of  (B^T d B) * (A dY A^T) ] G
 
-The data gradient is again a 3x3 convolution, of dy with the turned kernel.
-The points are 0, 1, -1, sqrt 2, -sqrt 2 and infinity; Lavin and Gray's 2 in place of sqrt 2 loses more to rounding.
+The data gradient is again a 3x3 convolution, of dy with the kernel rotated by 180 degrees.
+The points are 0, 1, -1, sqrt 2, -sqrt 2 and infinity; Lavin and Gray's 2 instead of sqrt 2 gives a larger rounding error.
 """
 from typing import NamedTuple
 
@@ -29,9 +29,9 @@ G = np.array([[1 / 2, 0, 0], [-1 / 2, -1 / 2, -1 / 2], [-1 / 2, 1 / 2, -1 / 2],
 AT = np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, _r, -_r, 0], [0, 1, 1, 2, 2, 0], [0, 1, -1, 2 * _r, -2 * _r, 1]])
 GG = np.kron(G, G)      # both sides of the kernel's transform as one matrix, (36, 9)
 
-TILES = 192             # tiles in a piece, where they make no small product: enough rows for an efficient one
-WAKING = 3 * 10**7      # multiplications that one thread does in about the time it takes to hand pieces to the others
-LARGE_KERNEL = 8 << 20  # bytes of transformed kernel that are better read once than once for each piece
+TILES = 192             # tiles in a piece when products are not small: enough rows for efficiency
+WAKING = 3 * 10**7      # multiplications one thread does in about the time it takes to hand pieces to the others
+LARGE_KERNEL = 8 << 20  # bytes: a larger transformed kernel is better read once than once per piece
 
 
 def correlate(x, w, out, top, left, bias=None):
@@ -43,13 +43,13 @@ def correlate(x, w, out, top, left, bias=None):
 
 
 def correlate_adjoint(dy, w, out, top, left):
-    """The gradient of `correlate` with respect to x: dy correlated with the kernel turned by 180 degrees."""
+    """The gradient of `correlate` with respect to x: dy correlated with the kernel rotated by 180 degrees."""
     turned = w[::-1, ::-1].transpose(0, 1, 3, 2)
     return _correlate(dy, _transform_kernel(turned), out, 2 - top, 2 - left)
 
 
 def _correlate(x, kernel, out, top, left, bias=None):
-    """As `correlate`, but with the transformed kernel, (36, C, O)."""
+    """Like `correlate`, but takes the transformed kernel, (36, C, O)."""
     c, o = kernel.shape[1:]
     grid, pieces = _pieces(out.shape, _tiles_in_a_piece(c, o), _threads(out.shape, c * o))
 
@@ -58,7 +58,7 @@ def _correlate(x, kernel, out, top, left, bias=None):
 
     def write(piece, m):
         if bias is not None:
-            m[7] += bias            # entry (1, 1), the point 1: all its powers are 1, so all 16 outputs get the bias
+            m[7] += bias            # entry (1, 1) is the point 1; all its powers are 1, so all 16 outputs get the bias
         _write_tiles(m, piece, grid, out)
 
     if kernel.nbytes > LARGE_KERNEL:        # in stages, each over all tiles
@@ -90,7 +90,7 @@ def correlate_kernel_gradient(x, dy, size, top, left):
         parallel(lambda piece: read(piece, v[:, piece.tiles], q[:, piece.tiles]), pieces)
         parallel(lambda entry: np.matmul(v[entry].T, q[entry], out=product[entry]), range(36))
     else:
-        def work(stretch):      # each thread adds up a fixed stretch of the pieces: the same bits, whoever is faster
+        def work(stretch):      # each thread sums a fixed range of pieces: bitwise reproducible
             total, product = np.zeros((36, c, o), x.dtype), scratch("product", (36, c, o), x.dtype)
             for piece in pieces[slice(*stretch)]:
                 v, q = (_buffer(role, piece.count, channels, x.dtype) for role, channels in (("v", c), ("m", o)))
@@ -115,7 +115,7 @@ def _transform_kernel(w):
         taps.reshape(3, 3, -1, o)[...] = w[:, :, slice(*share)]
         _multiply(GG, taps.reshape(9, -1), kernel[:, slice(*share)].reshape(36, -1))
 
-    parallel(work, shares(c, c * o >> 14))      # small kernels are not worth waking the helpers for
+    parallel(work, shares(c, c * o >> 14))      # small kernels do not repay waking the helpers
     return kernel
 
 
@@ -125,7 +125,7 @@ def _tiles_in_a_piece(c, o):
 
 
 class _Piece(NamedTuple):
-    """Some rows of tiles of some images, and the places of its tiles in the order (image, row, column) of all tiles."""
+    """Some rows of tiles of some images, and the range of its tiles in the order (image, row, column) of all tiles."""
 
     images: slice
     rows: slice
@@ -137,12 +137,12 @@ class _Piece(NamedTuple):
 
 
 def _threads(shape, kernel_size):
-    """One thread where there is so little to do that waking the others takes longer."""
+    """The number of threads: one if the work takes less time than waking the others."""
     return get_threads() if 36 / 16 * shape[0] * shape[1] * shape[2] * kernel_size > WAKING else 1
 
 
 def _pieces(shape, tiles, threads):
-    """The (rows, columns) of 4x4 tiles that cover each image of a shape (N, H, W, O), and pieces of about so many tiles."""
+    """The grid (rows, columns) of 4x4 tiles that covers each image of a shape (N, H, W, O), and pieces of about `tiles` tiles."""
     n, rows, columns = shape[0], -(-shape[1] // 4), -(-shape[2] // 4)
     pieces = []
     if 2 * rows * columns <= tiles and n >= threads:       # several whole images
@@ -171,17 +171,17 @@ def _transform_tiles(x, piece, grid, top, left, matrix, out):
         source = x[piece.images, begin + a:begin + b, 4 * first + phase - left::4]
         source = source[:, :, :comb.shape[3] - first]
         comb[:, a:b, phase, first:first + source.shape[2]] = source
-    # First along the columns of each tile: (6, k) @ (k rows, the pixels of a row of tiles), for each place in the tile ...
+    # First transform the columns of each tile: (6, k) @ (k rows, the pixels of a row of tiles), for each column of the tile.
     for these, results in lines:
         np.matmul(matrix, these, out=results)
-    # ... then along the rows.
+    # Then transform the rows.
     _multiply(matrix, half, out.reshape(6, 6, -1))
 
 
 @per_thread
 def _transform_buffers(n, rows, columns, k, c, dtype):
-    """Memory for `_transform_tiles`: the image, the operands and results of the first transform, the operand of the second."""
-    # Pixels that are 4 apart in a row of the image have the same place in their tiles: the comb brings them together.
+    """Memory for `_transform_tiles`: the image, operands and results of the first transform, and the operand of the second."""
+    # Pixels 4 apart in an image row have the same position in their tiles: the comb places them next to each other.
     comb = scratch("comb", (n, 4 * (rows - 1) + k, 4, columns + (k > 4), c), dtype)
     half, s = scratch("half", (6, k, n, rows, columns * c), dtype), comb.strides
     lines = []
@@ -192,7 +192,7 @@ def _transform_buffers(n, rows, columns, k, c, dtype):
 
 
 def _write_tiles(m, piece, grid, out):
-    """Interpolate: A^T m A for each tile of m (36, tiles, O), written to its 4 x 4 pixels of `out`, cut off at the edge."""
+    """Interpolate: A^T m A for each tile of m (36, tiles, O), written to its 4x4 pixels of `out` and cropped at the edge."""
     half, half_turned, y, tiles, pixels = _output_buffers(piece.images_count, piece.rows_count, grid[1], out.shape[3], out.dtype)
     matrix = _in(AT, out.dtype)
     _multiply(matrix, m.reshape(6, 6, -1), half)
@@ -207,7 +207,7 @@ def _write_tiles(m, piece, grid, out):
 
 @per_thread
 def _output_buffers(n, rows, columns, o, dtype):
-    """Memory for `_write_tiles`: results of the first transform, twice; of the second, twice; and whole tiles as an image."""
+    """Memory for `_write_tiles`: two views each of the first and second transforms' results, and whole tiles as an image."""
     half = scratch("half", (6, 4, n * rows * columns * o), dtype)
     y = scratch("comb", (4, 4, n, rows, columns, o), dtype)
     pixels = scratch("half", (n, 4 * rows, 4 * columns, o), dtype)          # when `half` is no longer needed
@@ -215,7 +215,7 @@ def _output_buffers(n, rows, columns, o, dtype):
 
 
 def _multiply(matrix, columns, out):
-    """out = matrix @ columns, by stretches of columns."""
+    """out = matrix @ columns, computed for a range of columns at a time."""
     matrix, step = _in(matrix, columns.dtype), SMALL_PRODUCT // matrix.size
     if columns.shape[-1] <= step:
         np.matmul(matrix, columns, out=out)
