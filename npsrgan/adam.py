@@ -16,9 +16,9 @@ def update(p, gradients, m, v, rate, count, beta1, beta2, eps):
         v^ = v / (1 - beta2^t)
         p <- p - rate * m^ / (sqrt(v^) + eps)
 
-    p, m, v: flat arrays.  gradients: an array for each parameter, in their order in p.  rate and count, which is t: numbers, or
-    arrays of one entry, which a CUDA graph reads anew in every step.
-    Raises ValueError for gradients that do not have as many entries as p.
+    p, m, v: flat arrays.  gradients: one array per parameter, in their order in p.  rate, count (t): numbers, or arrays with
+    one entry that a CUDA graph reads again in every step.
+    Raises ValueError if the gradients do not have as many entries as p.
     """
     g = np.concatenate([gradient.ravel() for gradient in gradients])
     if g.size != p.size:
@@ -29,7 +29,7 @@ def update(p, gradients, m, v, rate, count, beta1, beta2, eps):
 
 
 class Adam:
-    """Moves a network's parameters against their gradients; each parameter's past gradients set the size of its step.
+    """The optimiser of a network: updates each parameter with a step size adapted to its past gradients.
 
     learning_rate: a number, or a schedule: a function from the number of steps taken to the rate of the next one.
     """
@@ -46,7 +46,7 @@ class Adam:
     def step(self, gradients, rate=None, count=None):
         """Update the network.  gradients: one array per parameter, in the order of `network.parameters()`.
 
-        rate, count: for a step that a CUDA graph repeats, its inputs; whoever passes them also counts in `steps`.
+        rate, count: inputs of a step that a CUDA graph repeats; a caller that passes them must also update `steps`.
         """
         if count is None:
             rate, count = self.rate, self.steps + 1
@@ -58,10 +58,10 @@ SCHEDULES = ("constant", "drop", "cosine")
 
 
 def schedule(kind, rate, steps):
-    """A function from steps taken to learning rate, over a training of `steps` steps.
+    """A function from the number of steps taken to the learning rate, for a run of `steps` steps.
 
-    "constant": `rate` throughout.  "drop": a tenth of it in the second half (Ledig et al. 2017, section 3.2).
-    "cosine": from `rate` down to a hundredth of it along half a cosine.
+    "constant": `rate` throughout.  "drop": one tenth of it in the second half (Ledig et al. 2017, section 3.2).
+    "cosine": from `rate` down to one hundredth of it along half a cosine period.
     """
     if kind == "constant":
         return lambda t: rate

@@ -1,11 +1,11 @@
-"""Gradient checks: every rule against central finite differences, in float64, through the tape.
+"""Gradient checks: every rule is compared with central finite differences, in float64, through the tape.
 
     python -m npsrgan.gradcheck          one line per operation and input, and per network; exit status 1 on a failure
 
-For an operation, every entry of small inputs is moved by +-1e-6 and the change of a scalar loss compared with the rule's
-answer.  The loss is sum(cotangent * output) with a *random* cotangent: with all ones, a batch norm whose gradient is zero
-would pass, because the sum of its output never changes.  Inputs keep 0.1 away from kinks.  For a network, which has too
-many entries, the same is done along random directions in the space of all its parameters.
+For an operation, every entry of small inputs is changed by +-1e-6, and the change of a scalar loss is compared with the
+result of the rule.  The loss is sum(cotangent * output) with a *random* cotangent: with all ones, a batch norm whose gradient is zero
+would pass, because the sum of its output never changes.  Inputs stay at least 0.1 away from kinks.  A network has
+too many entries, so it is checked along random directions in the space of all its parameters.
 """
 import argparse
 import sys
@@ -25,11 +25,11 @@ from npsrgan.tape import Tape, Tensor
 
 EPS = 1e-6
 TOLERANCE = 1e-7        # for errors relative to the largest entry of the gradient
-ZERO = 1e-9             # for gradients that theory says are zero
+ZERO = 1e-9             # for gradients that are zero in theory
 
 
 class Check(NamedTuple):
-    """The worst disagreement found: between `analytic`, the rules' answer, and `numeric`, the finite difference."""
+    """The largest error found between `analytic`, the result of the rules, and `numeric`, the finite difference."""
 
     name: str
     what: str           # the input, or the direction
@@ -41,7 +41,7 @@ class Check(NamedTuple):
 
     @property
     def passed(self):
-        """NaN never passes."""
+        """Whether the error is below the limit.  NaN never passes."""
         return self.error < self.limit
 
     def __str__(self):
@@ -55,7 +55,7 @@ def check(function, *inputs, name=None, zero=(), seed=0, eps=EPS):
     """Check the gradient of `function` with respect to each of its inputs, entry by entry.
 
     function: takes tensors, returns a tensor of any shape.     inputs: float64 arrays, not too large.
-    zero:     positions of inputs whose gradient theory says is zero; there the largest entry is the error.
+    zero:     positions of inputs whose gradient is zero in theory; for these, the error is the largest entry.
     Returns one Check per input.  error = max|analytic - numeric| / max|numeric|.
     """
     name = name or getattr(function, "__name__", "function")
@@ -98,11 +98,11 @@ def _difference(loss, tensor, index, eps):
 def check_directions(loss, wrt, name="network", random_directions=5, seed=0, eps=EPS):
     """Check the gradient of a scalar along directions of unit norm over all tensors of `wrt` together.
 
-    loss: a function of nothing that returns a scalar tensor computed from them (float64; changed, then restored).
+    loss: a function without arguments that returns a scalar tensor computed from them (float64; changed, then restored).
     wrt:  a network, for all of its parameters, or a list of tensors.
-    One direction is the gradient's own, the others are random.  error = |difference| / (|gradient| |direction|).  A network
-    of ReLUs has kinks: where eps and eps / 2 disagree, the direction crosses one and another is drawn, at most 3 in 10.
-    Returns one Check per direction.  Raises ValueError where there is no tensor to check.
+    One direction is the gradient's own, the others are random.  error = |difference| / (|gradient| |direction|).  A
+    network with ReLUs has kinks: if eps and eps / 2 disagree, the direction crosses one and is redrawn, at most 3 times in all.
+    Returns one Check per direction.  Raises ValueError if there is no tensor to check.
     """
     tensors = wrt.parameters() if isinstance(wrt, Layer) else list(wrt)
     if not tensors:
@@ -142,7 +142,7 @@ def check_directions(loss, wrt, name="network", random_directions=5, seed=0, eps
 
 
 def normal(*shape, seed=0):
-    """Standard normal entries, each moved at least 0.1 away from zero, where activations have their kinks."""
+    """Standard normal entries, moved away from zero by 0.1, because activations have their kinks there."""
     x = np.random.default_rng([seed, *shape]).standard_normal(shape)
     return x + 0.1 * np.sign(x)
 
@@ -153,7 +153,7 @@ def positive(*shape):
 
 
 def distinct(*shape):
-    """Entries that differ by at least 0.2, so that no maximum changes hands."""
+    """Entries that differ by at least 0.2, so that no maximum changes position."""
     return 0.2 * np.random.default_rng(shape).permutation(int(np.prod(shape))).reshape(shape)
 
 
@@ -167,12 +167,12 @@ class Case(NamedTuple):
     zero: tuple = ()
 
     def run(self):
-        """Check this case; a list of Checks."""
+        """Check this case.  Returns a list of Checks."""
         return check(lambda *tensors: self.operation(*tensors, **self.options), *self.inputs, name=self.name, zero=self.zero)
 
 
 def _bias_before_batch_norm(x, w, b, gamma, beta):
-    """A bias in front of a batch norm is subtracted with the mean: its gradient is zero."""
+    """Batch norm subtracts the bias before it together with the mean, so the bias has zero gradient."""
     return ops.batch_norm(ops.conv2d(x, w, b), gamma, beta)
 
 
@@ -257,7 +257,7 @@ def network_checks():
 
 @command
 def main(arguments=None):
-    """Run every check, print a line each, exit with status 1 if one failed."""
+    """Run every check, print one line for each, and return 1 if any failed."""
     argparse.ArgumentParser(prog="python -m npsrgan.gradcheck", description="Check every hand-written gradient against central "
                             "finite differences in float64: one line per operation and input, exit status 1 on a failure."
                             ).parse_args(arguments)

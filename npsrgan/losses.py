@@ -5,8 +5,8 @@ from npsrgan.ops.operation import composite
 
 @composite
 def mean_squared_error(a, b):
-    """Mean of (a - b)^2 over all entries: on images the pixel loss (Ledig et al. 2017, eq. 4), on VGG19's features the
-    perceptual loss (eq. 5)."""
+    """Mean of (a - b)^2 over all entries: the pixel loss on images (Ledig et al. 2017, eq. 4), the perceptual loss on
+    VGG19 features (eq. 5)."""
     return mean(square(a - b))
 
 
@@ -14,19 +14,19 @@ def weighted_absolute_error(a, b, weights):
     """The sum over layers of weight * mean |a - b|: the perceptual loss on several layers of VGG19.
 
     a, b: lists of features, one per layer, of `VGG19.before_relu`.  weights: numbers, one per layer.
-    Wang et al. 2018 (ESRGAN), section 3.3, has one layer; Wang et al. 2021 (Real-ESRGAN), section 3.3, has five.
+    Wang et al. 2018 (ESRGAN), section 3.3, use one layer; Wang et al. 2021 (Real-ESRGAN), section 3.3, use five.
     """
     return sum(scale(mean(absolute(x - y)), weight) for x, y, weight in zip(a, b, weights, strict=True))
 
 
 def generator_adversarial(fake_logits):
-    """Mean of -log D(sr): what the generator pays for being found out (eq. 6).
+    """Mean of -log D(sr): the adversarial loss of the generator (eq. 6).
 
-    Non-saturating (Goodfellow et al. 2014, section 3).  -log sigmoid(z) = softplus(-z), which has a gradient at any z.
+    Non-saturating (Goodfellow et al. 2014, section 3).  -log sigmoid(z) = softplus(-z) is computed without overflow at any z.
     """
     return mean(softplus(-fake_logits))
 
 
 def discriminator_adversarial(real_logits, fake_logits):
-    """The mean of -log D(hr) and -log(1 - D(sr)): what the discriminator pays for its errors (eq. 2)."""
+    """The mean of -log D(hr) and -log(1 - D(sr)): the loss of the discriminator (eq. 2)."""
     return scale(mean(softplus(-real_logits)) + mean(softplus(fake_logits)), 0.5)

@@ -16,18 +16,18 @@ from npsrgan.tape import Tape
 
 
 class Trainer:
-    """The networks by name, an Adam for each, and how many steps were taken.
+    """The networks by name, an Adam optimiser for each, and the number of steps taken.
 
-    settings: a settings.Settings.   device: a device.Device.   say: called with one line where a substitute is used.
-    fresh: False for a run that goes on, and does not need its first weights again.
+    settings: a settings.Settings.   device: a device.Device.   say: called with one line if a substitute is used.
+    fresh: False for a resumed run, which does not need its initial weights.
 
-    A step returns a row of the log: {name: loss}.  On a CPU the losses are numbers.  On a GPU they are arrays there, which the
+    A step returns a row of the log: {name: loss}.  On a CPU the losses are numbers.  On a GPU they are arrays in its memory, which the
     next step overwrites: `numbers(row)` waits until they are computed.
-    Raises UserError for files of weights that are missing or do not fit.
+    Raises UserError if a weight file is missing or does not match.
     """
 
     def __init__(self, settings, device, say=print, fresh=True):
-        self.settings, self.device, self.inputs = settings, device, {}      # inputs: what it trains on, in words, for checkpoints
+        self.settings, self.device, self.inputs = settings, device, {}      # inputs: a description of the training data, for checkpoints
         self.srresnet_steps = self.srgan_steps = 0
         s, self.vgg = settings, None
         self.networks = {"srresnet": _generator(s)}
@@ -53,22 +53,22 @@ class Trainer:
 
     @property
     def steps(self):
-        """Steps of the run taken so far; one in which both generators train counts once."""
+        """Steps of the run so far; a step that trains both generators counts once."""
         return self.srresnet_steps if self.settings.together else self.srresnet_steps + self.srgan_steps
 
     def trained(self, name):
-        """The network of this name as it is validated, saved and handed on: the average of its weights, where one is kept."""
+        """The network of this name as it is validated, saved and passed on: with averaged weights, if an average is kept."""
         return self.averages.get(name, self.networks[name])
 
     def feed(self, batches):
-        """Iterate over `batches`, (step, lr, hr) in main memory, with lr and hr where `step` wants them.  See data.feed.Feed."""
+        """Iterate over `batches`, (step, lr, hr) in main memory, and move lr and hr to the device.  See data.feed.Feed."""
         if not self.device.cuda:
             return Feed(batches)
         from npsrgan.fast.cuda.upload import Upload
         return Upload(batches, self.device.module, self._run.stream)
 
     def step(self, lr, hr, audit=False):
-        """The next step of the run, on a batch from `feed` or from main memory.  Returns a row of the log; audit: see `srgan_step`."""
+        """Take the next step of the run, on a batch from `feed` or from main memory.  Returns a row of the log; audit: see `srgan_step`."""
         lr, hr = (self.device.array(array) if isinstance(array, np.ndarray) else array for array in (lr, hr))
         if self.settings.together:
             return self.srresnet_step(lr, hr) | self.srgan_step(lr, hr, audit)
@@ -91,9 +91,9 @@ class Trainer:
         return row
 
     def srgan_step(self, lr, hr, audit=False):
-        """One step of both players, from one forward pass (Ledig et al. 2017, eqs. 2, 3 and 6).
+        """One step of generator and discriminator, from one forward pass (Ledig et al. 2017, eqs. 2, 3 and 6).
 
-        lr, hr: as in `srresnet_step`.  Returns the losses; with `audit` also D's mean verdicts and what `_audit` measures.
+        lr, hr: as in `srresnet_step`.  Returns the losses; with `audit`, also D's mean outputs and the measurements of `_audit`.
         """
         work = self._train_srgan_and_audit if audit else self._train_srgan
         row = self._take(work, lr, hr, "srgan", "discriminator", record=not audit)
@@ -102,7 +102,7 @@ class Trainer:
         return row
 
     def _take(self, work, lr, hr, *names, record=True):
-        """Do the work of a step, which moves the named networks.  Their rates and counts of steps are its inputs, as lr and hr are."""
+        """Run the work of a step, which updates the named networks.  Its inputs are lr, hr and the networks' rates and step counts."""
         adams = [self.adam[name] for name in names]
         row = self._run(work, lr, hr, *(number for adam in adams for number in (adam.rate, adam.steps + 1)), record=record)
         for adam in adams:
@@ -110,7 +110,7 @@ class Trainer:
         return row if self.device.cuda else numbers(row)
 
     def _average(self, name, steps):
-        """Move the average of a generator, if one is kept, towards the newest weights.  Early averages are over all steps so far."""
+        """Update the moving average of a generator's weights, if one is kept.  Its decay is smaller in the first steps."""
         if name in self.averages:
             average, newest = self.averages[name], self.networks[name]
             decay = min(self.settings.average, (1 + steps) / (10 + steps))
@@ -118,7 +118,7 @@ class Trainer:
             for mine, statistic in zip(average.state().values(), newest.state().values()):
                 keep_running(mine, statistic, decay)
 
-    # The work of a step.  A CUDA graph may repeat it: the same in every step, and nothing in it waits for a result.
+    # The work of a step.  A CUDA graph may repeat it, so it must be the same in every step and never wait for a result.
 
     def _train_srresnet(self, lr, hr, rate, count):
         srresnet = self.networks["srresnet"]
@@ -129,8 +129,8 @@ class Trainer:
         return {"srresnet_pixel": loss.array}
 
     def _train_srgan(self, lr, hr, rate_g, count_g, rate_d, count_d, audit=False):
-        """Both losses hang on one tape.  The generator's question names the generator's parameters and no others, the
-        discriminator's its own: neither player's gradient can leak into the other."""
+        """Both losses are recorded on one tape.  The gradient of each loss is requested for its own network's parameters only,
+        so neither gradient can leak into the other network."""
         s, generator, discriminator = self.settings, self.networks["srgan"], self.networks["discriminator"]
         hr_features = [features.array for features in self._features(hr)] if self.vgg else None
         with Tape() as tape:
@@ -158,7 +158,7 @@ class Trainer:
         return row
 
     def _features(self, image):
-        """What the perceptual loss compares, a list of tensors: one layer after its ReLU, or several layers before theirs."""
+        """The features that the perceptual loss compares, a list of tensors: of one layer after ReLU, or of several before it."""
         layers = self.settings.vgg_weights
         return self.vgg.before_relu(image, layers) if layers else [self.vgg(image)]
 
@@ -166,9 +166,9 @@ class Trainer:
         return self._train_srgan(*inputs, audit=True)
 
     def largest_batch(self, lr, hr):
-        """After a MemoryError: the most images of this batch, halved and halved again, that a step has memory for; 0 if not even one.
+        """After a MemoryError: halve the batch until a step fits in memory, and return its number of images, or 0 if none fits.
 
-        It takes these steps: discard the trainer afterwards.
+        This takes training steps: discard the trainer afterwards.
         """
         count = len(lr) // 2
         while count:
@@ -177,12 +177,12 @@ class Trainer:
                 numbers(self.step(lr[:count], hr[:count]))
                 return count
             except MemoryError as error:
-                traceback.clear_frames(error.__traceback__)     # which hold all arrays of the step
+                traceback.clear_frames(error.__traceback__)     # its frames hold all arrays of the step
                 count //= 2
         return 0
 
     def arrays(self):
-        """{name: array} of all that training changes: the arrays themselves, not copies."""
+        """{name: array} of everything that training changes: the arrays themselves, not copies."""
         arrays = {}
         for name, network in self.networks.items():
             adam = self.adam[name]
@@ -194,23 +194,23 @@ class Trainer:
 
 
 def call(work, *arrays, record=True):
-    """How a step runs on a CPU.  On a GPU it runs as a CUDA graph: see fast/cuda/graph.py."""
+    """Run a step on a CPU.  On a GPU it runs as a CUDA graph: see fast/cuda/graph.py."""
     return work(*arrays)
 
 
 def _graphs(device, record, say):
-    from npsrgan.fast.cuda.graph import Graphs  # only now: on a CPU nothing of it loads
+    from npsrgan.fast.cuda.graph import Graphs  # not needed on a CPU
     return Graphs(device.module, record, say)
 
 
 def numbers(row):
-    """{name: float} of a row of losses, wherever they are.  On a GPU, this waits until they are computed."""
+    """{name: float} of a row of losses, on either device.  On a GPU, this waits until they are computed."""
     return {name: float(value) for name, value in row.items()}
 
 
 def _audit(tape, parts, sr):
-    """The norm, at SR, of the gradient of each weighted part of the generator's loss, and the cosine of the angle between the
-    adversarial one and the content's (all others): near -1, the players undo each other's work; at 0, each has its own."""
+    """The norm of the gradient of each weighted part of the generator's loss with respect to SR, and the cosine of the angle
+    between the adversarial gradient and the content gradient (all other parts): at -1 they cancel, at 0 they are independent."""
     gradients = {name: tape.gradient(part, sr, keep=True) for name, part in parts.items()}
     content = sum(gradient for name, gradient in gradients.items() if name != "adversarial")
 
@@ -223,7 +223,7 @@ def _audit(tape, parts, sr):
 
 
 def load_vgg19(settings, say):
-    """The VGG19 that the settings ask for; where they name no file, a random one, announced through `say`."""
+    """The VGG19 specified by the settings; if they name no file, a random one, announced through `say`."""
     deepest = max(settings.vgg_weights or [settings.vgg_layer], key=LAYERS.index)
     if settings.vgg:
         return storage.load_vgg19(settings.vgg, deepest, settings.feature_scale)
@@ -233,13 +233,13 @@ def load_vgg19(settings, say):
 
 
 def _generator(settings):
-    """A new generator, as the settings say."""
+    """A new generator, as specified by the settings."""
     s = settings
     return GENERATORS[s.generator](s.channels, s.blocks, s.scale, s.seed, s.weight_init, s.equal_phases)
 
 
 def _initial_weights(settings, like):
-    """The arrays of the generator in --init, which must be of the same class and sizes as the generator `like`."""
+    """The arrays of the generator in --init, which must have the same class and sizes as the generator `like`."""
     generator, wanted = storage.load_network(settings.init, type(like)), like.settings
     generator.settings = {name: value for name, value in generator.settings.items() if name != "equal_phases"}
     wanted = {name: value for name, value in wanted.items() if name != "equal_phases"}

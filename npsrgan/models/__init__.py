@@ -5,6 +5,6 @@ from npsrgan.models.generator import Generator
 from npsrgan.models.srresnet import SRResNet
 from npsrgan.models.vgg19 import VGG19
 
-GENERATORS = {"SRResNet": SRResNet}     # by the name of the class; all that a new generator must be added to, to be trained
+GENERATORS = {"SRResNet": SRResNet}     # by class name; to train a new generator, add it here
 
 __all__ = ["GENERATORS", "VGG19", "Assembled", "Discriminator", "Generator", "SRResNet"]

@@ -1,4 +1,4 @@
-"""The generator for weights from elsewhere: a list of steps."""
+"""A generator for converted weights: a list of steps."""
 from fractions import Fraction
 from math import ceil
 
@@ -27,9 +27,9 @@ def _cubic(x):
 
 
 class Enlarge(Layer):
-    """Interpolation to r times the size, where pixels are squares that tile the image and edge pixels repeat outside.
+    """Interpolation to r times the size, with half-pixel centres and replicated edge pixels.
 
-    As interpolate(..., align_corners=False) of PyTorch and UpSampling2D of Keras.  kind: "nearest", "bilinear" or "bicubic".
+    The same as interpolate(..., align_corners=False) in PyTorch and UpSampling2D in Keras.  kind: "nearest", "bilinear" or "bicubic".
     """
 
     REACH = {"nearest": 0, "bilinear": 1, "bicubic": 2}
@@ -37,7 +37,7 @@ class Enlarge(Layer):
     def __init__(self, r, kind):
         self.r, self.reach = r, self.REACH[kind]
         kernel = {"nearest": np.ones_like, "bilinear": lambda x: np.maximum(1 - np.abs(x), 0), "bicubic": _cubic}[kind]
-        centres = (np.arange(r) + 0.5) / r - 0.5        # of the r pixels that a pixel at 0 becomes
+        centres = (np.arange(r) + 0.5) / r - 0.5        # of the r output pixels of an input pixel at 0
         self.taps = [[(n + self.reach, float(kernel(np.float64(n - centre)))) for n in range(-self.reach, self.reach + 1)]
                      for centre in centres]
 
@@ -47,7 +47,7 @@ class Enlarge(Layer):
             first, last = x[*before, :1], x[*before, -1:]
             x = ops.concatenate(*[first] * self.reach, x, *[last] * self.reach, axis=len(before))
 
-        def pixel(rows, columns):       # one of the r * r that a pixel becomes, for all pixels at once
+        def pixel(rows, columns):       # one of the r * r output pixels of an input pixel, for all pixels at once
             terms = [ops.scale(x[:, i:i + height, j:j + width], a * b) for i, a in rows for j, b in columns if a * b]
             return sum(terms[1:], terms[0])
         return ops.pixel_shuffle(ops.concatenate(*[pixel(rows, columns) for rows in self.taps for columns in self.taps]), self.r)
@@ -68,23 +68,23 @@ LAYERS = {"conv": Conv2d, "prelu": PReLU, "leaky": LeakyReLU, "shuffle": PixelSh
 
 
 class Assembled(Generator):
-    """A generator assembled from steps: what `convert` writes for networks that are not the paper's.  It is not for training.
+    """A generator assembled from steps, as `convert` writes it for networks other than the paper's.  It is not for training.
 
-    (N, h, w, 3) in [-1, 1] -> (N, scale*h, scale*w, 3), about [-1, 1].  (Parts of one may have other channels and units.)
+    (N, h, w, 3) in [-1, 1] -> (N, scale*h, scale*w, 3), about [-1, 1].  (Parts of a generator may have other channels and units.)
 
-    scale: of the whole.   inputs: channels of the image.
-    steps: [[kind, argument, ...], ...].  Each takes the value of the one before; value 0 is the image, value k that of step k.
+    scale: of the whole network.   inputs: channels of the image.
+    steps: [[kind, argument, ...], ...].  Each takes the previous step's value; value 0 is the image, value k the output of step k.
 
         conv in out kernel   prelu channels   leaky slope   shuffle r   affine channels   enlarge r kind   squash kind
         recall k             value k
-        add k factor         value k, plus factor times the last value
+        add k factor         value k plus factor times the previous value
 
-    Raises ValueError for steps that are unknown or do not fit together.
+    Raises ValueError if a step is unknown or does not fit the others.
     """
 
     def __init__(self, scale, steps, inputs=3):
-        self.steps, self.layer, self.size, channels = steps, {}, [1], [inputs]      # size: pixels for each pixel of the image
-        self.last = [0]                                                             # the last step that needs a value
+        self.steps, self.layer, self.size, channels = steps, {}, [1], [inputs]      # size: side of a value, relative to the image
+        self.last = [0]                                                             # the last step that needs each value
         for number, (kind, *arguments) in enumerate(steps):
             if kind in LAYERS:
                 self.layer[number] = LAYERS[kind](*arguments)
@@ -99,7 +99,7 @@ class Assembled(Generator):
             channels.append(arguments[1] if kind == "conv" else channels[k] // arguments[0]**2 if kind == "shuffle" else channels[k])
             self.size.append(self.size[k] * (arguments[0] if kind in ("shuffle", "enlarge") else 1))
             self.last.append(number + 1)
-        # The second half begins with the convolution before the first enlargement.  From the first, it gets all that it needs.
+        # The second half starts with the convolution before the first enlargement.  The first half passes on every value it needs.
         larger = next((k for k, size in enumerate(self.size) if size > 1), len(steps) + 1)
         self.cut = max(larger - 2, 0)
         self.live = {k: channels[k] for k in range(self.cut + 1) if self.last[k] >= self.cut}
@@ -131,12 +131,12 @@ class Assembled(Generator):
         return ceil(reach[-1])
 
     def _sources(self, number):
-        """The values that a step needs: the one it works on, then another."""
+        """The numbers of the values that a step needs: its input first, then the one to add to, if any."""
         kind, *arguments = self.steps[number]
         return [arguments[0]] if kind == "recall" else [number, arguments[0]] if kind == "add" else [number]
 
     def _run(self, values, start, stop):
-        """Some of the steps, on {number: value}.  Returns the values that are needed later."""
+        """Run steps `start` to `stop` - 1 on {number: value}.  Returns the values that later steps need."""
         for number in range(start, stop):
             kind, *arguments = self.steps[number]
             x = values[self._sources(number)[0]]

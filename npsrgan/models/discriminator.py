@@ -3,12 +3,12 @@ from npsrgan.layers import BatchNorm, Conv2d, Flatten, Layer, LeakyReLU, Linear,
 
 
 class Discriminator(Layer):
-    """Real photograph or the generator's work?  Ledig et al. 2017, section 2.1 and figure 4.
+    """Classifies images as real or generated.  Ledig et al. 2017, section 2.1 and figure 4.
 
     (N, image_size, image_size, 3) in [-1, 1] -> (N, 1), a logit: positive for real, sigmoid(logit) = D(image).
 
     channels:   width of the first layer; the last has 8 times as many.
-    image_size: side of the square images, divisible by 16: four convolutions halve it.
+    image_size: side of the square images, divisible by 16, because four convolutions halve it.
     slope:      of LeakyReLU below zero (0.2 in the paper).     seed, init: see `layers.initialise`.
     """
 

@@ -1,4 +1,4 @@
-"""What a generator must offer, so that it can be trained, saved, converted, evaluated and applied to images of any size."""
+"""The interface of a generator that can be trained, saved, converted, evaluated and applied to images of any size."""
 from npsrgan.layers import Conv2d, Layer, PixelShuffle
 
 
@@ -7,33 +7,33 @@ class Generator(Layer):
 
     To add one, write a subclass and add it to `models.GENERATORS`.  A subclass has
 
-        __init__(channels, blocks, scale, seed, init, equal_phases), which training calls (further arguments need defaults)
-        settings                the arguments to build it again, "scale" among them: what a file of weights keeps
+        __init__(channels, blocks, scale, seed, init, equal_phases), called by training (other arguments need defaults)
+        settings                the arguments to rebuild it, including "scale", as saved in weight files
         features(lr)            the first half, at low resolution: (N, h, w, 3) -> (N, h, w, C)
         enlarge(features)       the second half: (N, h, w, C) -> (N, scale*h, scale*w, 3)
         second_half             the layers of `enlarge` in the order in which they run, for `radius`
-        live_channels           channels of all arrays that `features` holds at a time, for the size of tiles
+        live_channels           channels of all arrays that `features` holds at once, for the tile size
 
-    and defines its layers in the order in which they run.  `radius`, the overlap of tiles, is right for convolutions of stride 1 and
-    pixel shuffles.
+    and defines its layers in the order in which they run.  `radius`, the overlap of tiles, is correct for convolutions of stride 1
+    and pixel shuffles.
     """
 
     def forward(self, lr):
         return self.enlarge(self.features(lr))
 
     def radius(self, half=False):
-        """How many pixels of the input a pixel of the result sees beyond its own place; half: as `enlarge` sees the features."""
+        """The receptive radius, in input pixels; half: of `enlarge` alone, in pixels of the features.  See `receptive_radius`."""
         return receptive_radius(*(self.second_half if half else [self]))
 
     def constrain(self):
-        """Project the weights, in place, onto those that are allowed.  Called after every update; by default all are allowed."""
+        """Project the weights, in place, onto the allowed set.  Called after every update; by default, all weights are allowed."""
 
 
 def receptive_radius(*layers):
-    """How many pixels of the input a pixel of the output sees beyond its own place, in evaluation mode: 40 for 16 blocks.
+    """How many input pixels an output pixel depends on in each direction, in evaluation mode: 40 for 16 blocks.
 
-    Of networks without strides, whose layers are defined in the order in which they run.  Counted backward from the output:
-    a k x k convolution sees k // 2 pixels further at its own resolution, and before a pixel shuffle by r, r pixels were one.
+    For networks without strides whose layers are defined in the order in which they run.  Counted backward from the output:
+    a k x k convolution adds k // 2 pixels at its own resolution, and a pixel shuffle by r divides the radius by r, rounded up.
     """
     radius = 0
     for layer in reversed([inner for outer in layers for inner in outer.layers()]):

@@ -4,14 +4,14 @@ from npsrgan.models.generator import Generator
 
 
 class SRResNet(Generator):
-    """Low resolution in, `scale` times the resolution out.  Ledig et al. 2017, section 2.1 and figure 4.
+    """The generator of SRGAN: enlarges images by `scale`.  Ledig et al. 2017, section 2.1 and figure 4.
 
-    (N, h, w, 3) in [-1, 1] -> (N, scale*h, scale*w, 3), about [-1, 1]: nothing at the end forces it there.
+    (N, h, w, 3) in [-1, 1] -> (N, scale*h, scale*w, 3), about [-1, 1], since no activation bounds the output.
 
     channels: width of every hidden layer.       blocks: number of residual blocks.
     scale:    2, 3, 4 or 8, in steps of SHUFFLES.   seed, init: see `layers.initialise`.
 
-    equal_phases: keep the convolutions in front of the pixel shuffles free of checkerboard patterns; see `constrain`.
+    equal_phases: keep the convolutions before the pixel shuffles free of checkerboard patterns; see `constrain`.
     """
 
     SHUFFLES = {2: [2], 3: [3], 4: [2, 2], 8: [2, 2, 2]}        # scale: the factors of the pixel shuffles, one after another
@@ -30,8 +30,8 @@ class SRResNet(Generator):
         self.tail = Conv2d(c, 3, 9)
         initialise(self, seed, init)
         if init == "he":
-            # Behind the residual blocks no batch norm holds the signal's size.  Left as loud as it arrives there, the first picture
-            # is noise of twice the contrast of a photograph, and hundreds of steps go into unlearning it.
+            # After the residual blocks, no batch norm limits the scale of the signal.  Without this factor, the initial output is
+            # noise with twice the contrast of a photograph, and training takes hundreds of steps to unlearn it.
             for layer in [*self.upsampling.layers(), self.tail]:
                 if isinstance(layer, Conv2d):
                     layer.weight.array *= 0.3
@@ -58,10 +58,10 @@ class SRResNet(Generator):
     def constrain(self):
         """With `equal_phases`, project the weights, in place, onto those for which a flat image stays flat.
 
-        The r*r channels that a pixel shuffle interleaves are the phases of the enlarged image.  Where its input is constant, a
-        convolution answers with one number per output channel: the sum of its taps times the input, plus the bias.  Phases that
-        answer differently draw a pattern with a period of r pixels.  So from each phase's sum, and bias, the deviation from the
-        mean over all phases is subtracted, spread evenly over the taps.  To be called after every update of the weights.
+        The r*r channels that a pixel shuffle interleaves are the phases of the enlarged image.  For a constant input, a
+        convolution returns one number per output channel: the sum of its taps times the input, plus the bias.  If phases differ
+        in it, the output has a pattern with a period of r pixels.  Therefore the deviation of each phase's sum, and bias, from
+        the mean over all phases is subtracted, spread evenly over the taps.  Call it after every update of the weights.
         The condition is from Sugawara, Shiota and Kiya 2019, "Checkerboard artifacts free convolutional neural networks".
         """
         if "equal_phases" not in self.settings:

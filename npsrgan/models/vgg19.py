@@ -1,4 +1,4 @@
-"""VGG19, the eye that the perceptual loss looks through."""
+"""VGG19, whose features the perceptual loss compares."""
 from itertools import pairwise
 
 import numpy as np
@@ -12,15 +12,15 @@ LAYERS = [f"conv{block}_{i + 1}" for block, _, depth in PLAN for i in range(dept
 
 
 class VGG19(Layer):
-    """The convolutions of VGG19 up to `layer`, whose output after ReLU are the features.  Simonyan and Zisserman 2015, table 1.
+    """The convolutions of VGG19 up to `layer`, whose outputs after ReLU are the features.  Simonyan and Zisserman 2015, table 1.
 
-    (N, H, W, 3) RGB in [-1, 1] -> (N, H', W', C): H' is H halved once for every block before the layer's.
+    (N, H, W, 3) RGB in [-1, 1] -> (N, H', W', C): H' is H, halved once for each block before that of `layer`.
 
     layer:         "conv1_1" to "conv5_4".
     feature_scale: factor on the features, 1/12.75 for the original weights (Ledig et al. 2017, section 2.2.1).
-    The weights' own input normalisation is kept with them: x -> input_gain * x + input_shift, per RGB channel (3,).
+    The input normalisation that the weights expect is stored with them: x -> input_gain * x + input_shift, per RGB channel (3,).
 
-    Frozen: its parameters are never asked about, so no weight gradient is ever computed.
+    Frozen: gradients of its parameters are never requested, so none are computed.
     """
 
     def __init__(self, layer="conv5_4", feature_scale=1.0):
@@ -46,7 +46,7 @@ class VGG19(Layer):
     def before_relu(self, image, names):
         """The outputs of several convolutions before their ReLU, from shallow to deep: a list of tensors (N, H', W', C).
 
-        Less is lost there than behind it: Wang et al. 2018 (ESRGAN), section 3.3.  names: layers, the deepest of them `layer`.
+        ReLU discards information: Wang et al. 2018 (ESRGAN), section 3.3.  names: layers, the deepest of which is `layer`.
         """
         x, found = image * self.input_gain + self.input_shift, []
         for name in self._names:
@@ -59,9 +59,9 @@ class VGG19(Layer):
         return found
 
     def stage(self, name, x):
-        """One convolution and its ReLU, and where another block follows, pooling.
+        """One convolution and its ReLU, with pooling if another block follows.
 
-        Pooling goes first: the ReLU of the largest value is the largest ReLU, and a quarter as many are to be computed.
+        Pooling comes before ReLU: the result is the same, and ReLU has only a quarter as many values to process.
         """
         convolution = getattr(self, name)
         if name in self._pooled:
@@ -70,11 +70,11 @@ class VGG19(Layer):
 
 
 def random_vgg19(layer="conv2_2", seed=0, feature_scale=1.0):
-    """A VGG19 with random weights, for where there is no file: He initialisation, then each layer scaled so that its
-    output has unit variance on random images.  Its features see colours, edges and textures, not things."""
+    """A VGG19 with random weights, for use without a weight file: He initialisation, then each layer scaled so that its
+    output has unit variance on random images.  Its features respond to colours, edges and textures, not to objects."""
     vgg = initialise(VGG19(layer, feature_scale), seed)
     noise = np.random.default_rng([seed, 19]).uniform(-1, 1, (4, 32, 32, 3)).astype(np.float32)
-    x = 4 * noise.mean((1, 2), keepdims=True) + 0.5 * noise       # flat colours and some noise: nearer to a photo than noise alone
+    x = 4 * noise.mean((1, 2), keepdims=True) + 0.5 * noise       # flat colours and some noise: closer to a photo than pure noise
     for name in vgg._names:
         convolution = getattr(vgg, name)
         deviation = float(ops.relu(convolution(x)).array.std())

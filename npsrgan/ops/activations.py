@@ -41,7 +41,7 @@ def sigmoid(x):
 
 @op
 def softplus(x):
-    """log(1 + exp(x)).  Split so that exp never overflows: the loss stays accurate and its gradient nonzero at any logit."""
+    """log(1 + exp(x)).  Split so that exp never overflows: the loss and its gradient stay accurate at any logit."""
     small = np.exp(-np.abs(x))                                     # in (0, 1]
 
     def d_x(dy): return dy * np.where(x > 0, 1, small) / (1 + small)       # = dy * sigmoid(x)
