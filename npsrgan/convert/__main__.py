@@ -1,9 +1,9 @@
-"""Other people's weights into ours, and ours into files for other programs.
+"""Converts other projects' weights to ours, and ours to files for other programs.
 
     python -m npsrgan.convert SOURCE -o FILE.h5
     python -m npsrgan.convert FILE.h5 -o FILE.onnx --to onnx
 
-Needs neither PyTorch, Paddle nor TensorFlow, and runs nothing that a file contains.
+Needs neither PyTorch, Paddle nor TensorFlow, and runs no code from a file.
 """
 import argparse
 import io
@@ -39,7 +39,7 @@ GENERATORS = [
 
 @command
 def main(arguments=None):
-    """The command.  Returns the exit status 0; what goes wrong is raised (see `errors.command`)."""
+    """The command.  Returns exit status 0; errors are raised (see `errors.command`)."""
     options = parse(arguments)
     source, out = Path(options.source), Path(options.out)
     if out.exists() and source.exists() and out.samefile(source):
@@ -72,7 +72,7 @@ def main(arguments=None):
 
 
 def parse(arguments=None):
-    """The command line as a namespace."""
+    """Parse the command line into a namespace."""
     parser = argparse.ArgumentParser(
         prog="python -m npsrgan.convert", formatter_class=argparse.RawDescriptionHelpFormatter, description=DESCRIPTION)
     option = parser.add_argument
@@ -94,7 +94,7 @@ def parse(arguments=None):
 
 
 def load(path, options):
-    """The network in a file of any kind, and a sentence about what was found."""
+    """The network in a file of any supported kind, and a sentence about what was found."""
     source = formats.read(path)
     if source.kind == "npsrgan":
         if options.to == "npsrgan":
@@ -107,7 +107,7 @@ def load(path, options):
 
 
 def exported(network, to):
-    """The bytes of a file for other programs.  Raises UserError for networks that cannot be written so."""
+    """The bytes of a file for other programs.  Raises UserError for a network that the format cannot hold."""
     if to == "onnx":
         return onnx.contents(networks.assembled(network))
     arrays = networks.to_torch(network)

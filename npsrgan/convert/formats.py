@@ -1,4 +1,4 @@
-"""Files of weights from elsewhere, read without the libraries that wrote them and without running anything inside them."""
+"""Reads weight files without the libraries that wrote them and without running anything inside them."""
 from typing import NamedTuple
 
 from npsrgan import storage
@@ -7,11 +7,11 @@ from npsrgan.convert.pickles import one_sentence
 
 
 class Source(NamedTuple):
-    """What is in a file: `kind` in words, and `contents`, nested dicts and lists with `Stored` arrays in them.
+    """What a file holds: `kind`, in words, and `contents`, nested dicts and lists of `Stored` arrays.
 
-    ordered:     whether names come in the order in which the layers were defined.
-    plain_order: whether channels come in TensorFlow's order before a pixel shuffle, which is ours, and not in PyTorch's.
-    npsrgan's own files, which `storage` reads, are only told apart: kind "npsrgan", no contents.
+    ordered:     whether the names are in the order in which the layers were defined.
+    plain_order: whether channels before a pixel shuffle are in TensorFlow's order, which is ours, rather than PyTorch's.
+    npsrgan's own files are only recognised (kind "npsrgan", no contents); `storage` reads them.
     """
 
     kind: str
@@ -21,10 +21,10 @@ class Source(NamedTuple):
 
 
 def read(path):
-    """What a file of weights holds: a Source.
+    """Read a weight file into a Source.
 
-    Raises UserError, in one sentence, for a file that holds no weights (and says what it is), is damaged or cut short, or
-    wants to be run (`pickles.Refused`).
+    Raises UserError, in one sentence, for a file that holds no weights (the message says what it is), is damaged or truncated,
+    or asks to run code (`pickles.Refused`).
     """
     kind = storage.recognise(path)
     with one_sentence(path):

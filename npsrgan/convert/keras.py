@@ -1,7 +1,7 @@
-"""Keras's files: HDF5 with or without the model's description, and .keras, a zip archive of the description and HDF5.
+"""Keras files: HDF5, with or without the model's description, and .keras, a zip archive of the description and an HDF5 file.
 
-With the description, a JSON text, the model's layers are added to a program step by step.  Without it there are names and
-arrays, which then go the way of a state dict.  Keras's kernels are (height, width, in, out), as ours are.
+If there is a description (JSON), the model's layers are added to a program step by step.  If not, there are only names and
+arrays, which are treated as a state dict.  Keras kernels are (height, width, in, out), as ours are.
 """
 import io
 import json
@@ -16,7 +16,7 @@ from npsrgan.convert.pickles import Refused, Stored
 from npsrgan.convert.readings import Program
 from npsrgan.convert.structure import Unmapped, listed, naturally
 
-_OBJECTS, _DESCRIPTION, _INFLATED = 20_000, 8_000_000, 8       # in a file, bytes of JSON, times the size on the disk: at most
+_OBJECTS, _DESCRIPTION, _INFLATED = 20_000, 8_000_000, 8       # limits: objects in a file, bytes of JSON, ratio to the size on disk
 _LEAVES = {"kernel": "weight", "gamma": "weight", "beta": "bias", "alpha": "weight", "moving_mean": "running_mean",
            "moving_variance": "running_var", "bias": "bias"}
 _IGNORED = ("Dropout", "SpatialDropout2D", "GaussianNoise", "ActivityRegularization", "Identity")
@@ -27,12 +27,12 @@ _UNREADABLE = {"SeparableConv2D": "MobileNet blocks", "DepthwiseConv2D": "Mobile
 
 
 def read(path):
-    """What is in an HDF5 file: a Model, where it has a description, else {name: Stored} as a state dict."""
+    """The contents of an HDF5 file: a Model if it has a description, else {name: Stored} like a state dict."""
     return _read(path, path)
 
 
 def read_zip(path):
-    """The same of a .keras file."""
+    """The same for a .keras file."""
     with zipfile.ZipFile(path) as archive:
         for name in ("config.json", "model.weights.h5"):
             size = archive.getinfo(name).file_size
@@ -61,7 +61,7 @@ def _read(path, place, description=None):
 
 
 def _arrays(file, place):
-    """{path in the file: Stored}, each checked: HDF5 can describe arrays that are nowhere, or in other files."""
+    """{path in the file: Stored}, each checked: HDF5 can describe arrays that do not exist or lie in other files."""
     found = {}
 
     def visit(name, item):
@@ -83,7 +83,7 @@ def _dataset(place, name):
 
 
 def _leaf(layer, leaf):
-    """PyTorch's name of an array.  Newer files number them."""
+    """PyTorch's name for an array.  Newer files number their arrays."""
     if leaf.isdigit():
         names = ["weight", "bias", *["running_mean", "running_var"] * ("batch_norm" in layer)]
         return dict(enumerate(names)).get(int(leaf), leaf)
@@ -91,7 +91,7 @@ def _leaf(layer, leaf):
 
 
 def _as_pytorch(array):
-    """A kernel transposed, a slope for each channel flat."""
+    """In PyTorch's layout: kernels transposed, per-channel slopes flattened."""
     if len(array.shape) == 4:
         height, width, before, after = array.shape
         return Stored((after, before, height, width), lambda: array.read().transpose(3, 2, 0, 1))
@@ -101,7 +101,7 @@ def _as_pytorch(array):
 
 
 def _tensors(node, layers):
-    """Every (layer, number of its use) that a node's description names as an input, in whichever way its version of Keras does."""
+    """Every (layer, index of its use) that a node's description names as an input, in any Keras version's notation."""
     if isinstance(node, dict) and node.get("class_name") == "__keras_tensor__":
         yield tuple(node["config"]["keras_history"][:2])
     elif isinstance(node, list) and len(node) > 1 and isinstance(node[0], str) and node[0] in layers and isinstance(node[1], int):
@@ -115,10 +115,10 @@ def _tensors(node, layers):
 class Model:
     """A Keras model of one image: its description, and {layer's name in the file: {leaf: Stored}}.
 
-    Raises structure.Unmapped for layers that there are no steps for.
+    Raises structure.Unmapped for layers that have no corresponding steps.
     """
 
-    silent, normed, plain_order = True, True, True      # so that no enlargement is looked for that the description would show
+    silent, normed, plain_order = True, True, True      # no search for an enlargement: the description would show it
 
     def __init__(self, description, stored):
         config = description["config"]
@@ -127,7 +127,7 @@ class Model:
         new, counts = any(leaf.isdigit() for arrays in stored.values() for leaf in arrays), {}
         for layer in config["layers"]:
             kind, name = layer["class_name"], layer["config"].get("name", layer.get("name"))
-            # Newer files name arrays by the kind of layer and its number, older ones by the layer's name.
+            # Newer files name arrays by the layer's kind and number, older ones by its name.
             snake = re.sub(r"([a-z])([A-Z])", r"\1_\2", re.sub(r"(.)([A-Z][a-z0-9]+)", r"\1_\2", re.sub(r"\W+", "", kind))).lower()
             counts[snake] = counts.get(snake, -1) + 1
             numbered = f"{snake}_{counts[snake]}" if counts[snake] else snake
@@ -151,7 +151,7 @@ class Model:
         self.convolutions = [node for node in self.order if self.layers[node[0]]["class_name"] == "Conv2D"]
 
     def _in_order(self, last):
-        """The nodes (layer, number of its use) that lead to the last one, each behind those that it needs, the deepest first."""
+        """The nodes (layer, index of its use) that lead to the last one, each after its inputs, deepest first."""
         places = {name: place for place, name in enumerate(self.layers)}
         order, waiting = [], [last]
         while waiting:
@@ -167,7 +167,7 @@ class Model:
 
     @property
     def scale(self):
-        """How many times it enlarges."""
+        """The factor by which it enlarges."""
         program = Program()
         self.core(program)
         return program.network(1, self.colours).size[-1]
@@ -237,7 +237,7 @@ class Model:
             self._unknown(program, node, kind, function)
 
     def _activation(self, program, node, activation):
-        """Add an activation by name, by its description, or by the slope that it has."""
+        """Add an activation given by its name, its description or its slope."""
         if isinstance(activation, dict):
             inner = activation.get("config")
             activation = inner if isinstance(inner, str) else (inner or {}).get("negative_slope", activation["class_name"].lower())
@@ -250,7 +250,7 @@ class Model:
             raise Unmapped(f"{node[0]} has an activation {activation!r}")
 
     def _unknown(self, program, node, kind, function):
-        """A function whose code is not looked at.  Where channels become fewer it is a pixel shuffle, at the ends a change of units."""
+        """Add a function whose code is not read: a pixel shuffle if it reduces the channels, a change of units at either end."""
         after = self._needed(node)
         r = round((self.channels[node] / after) ** 0.5) if after else 1
         if after and r > 1 and r * r * after == self.channels[node]:
@@ -263,7 +263,7 @@ class Model:
             raise Unmapped(f"{node[0]} is a layer {function} that there are no steps for{looks}")
 
     def _needed(self, node):
-        """How many channels the next layer with weights takes, or the image that the model makes."""
+        """The number of channels that the next layer with weights takes, or that the output image has."""
         position = self.order.index(node)
         if self.channels[node] == self.colours or position > self.order.index(self.convolutions[-1]) and (
                 self.channels[node] % self.colours == 0):

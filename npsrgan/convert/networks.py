@@ -1,4 +1,4 @@
-"""From a file's contents to a network of ours, and from ours to PyTorch's layout."""
+"""Turns a file's contents into one of our networks, and one of our networks into PyTorch's layout."""
 import math
 
 import numpy as np
@@ -11,16 +11,16 @@ from npsrgan.models import VGG19, Assembled, SRResNet
 from npsrgan.models.vgg19 import LAYERS, PLAN
 from npsrgan.system.errors import UserError
 
-_SHARED = 8             # times the size of the file: more than honest tensors take in memory, even 8-bit ones made float32
-_DEPTH = 12             # of containers in containers
+_SHARED = 8             # times the file's size: more than valid tensors take in memory, even 8-bit ones converted to float32
+_DEPTH = 12             # of nested containers
 
 
 def find(source, path, fixed, key=None, force=False):
     """The network in a `formats.Source`, and a sentence about what was found.
 
-    fixed: {field of readings.Choice: value}, what the user says of a generator.   force: see `readings.judge`.
-    key:   the state dict to take, or a prefix of the names in it; None: the one that fits, and of several the moving average.
-    Raises UserError where nothing fits, or more than one.
+    fixed: {field of readings.Choice: value} that the user specified.   force: see `readings.judge`.
+    key:   the state dict to use, or a prefix of the names in it; None: the one that fits, or the moving average if several do.
+    Raises UserError if none fits, or more than one.
     """
     if isinstance(source.contents, keras.Model):
         if not 2 <= source.contents.scale <= 8:
@@ -58,7 +58,7 @@ def find(source, path, fixed, key=None, force=False):
 
 
 def _read(about, found, fixed, force):
-    """The network that the generators found are, as the photograph shows, and a sentence about it."""
+    """The network of the most plausible of the generators found, chosen on the photograph, and a sentence about it."""
     best, bicubic = readings.judge(found, fixed, force)
     network = readings.paper(best.generator, best.choice) or readings.whole(best.generator, best.choice)
     doubt = "" if best.score > bicubic + readings.MARGIN else (
@@ -69,11 +69,11 @@ def _read(about, found, fixed, force):
 
 
 def _state_dicts(contents, ordered):
-    """Every dict in nested containers that holds kernels, with the path of keys that leads to it."""
+    """Every dict in nested containers that holds kernels, with the path of keys to it."""
     waiting, seen = [("", contents, 0)], set()
     while waiting:
         path, value, depth = waiting.pop()
-        if not isinstance(value, (dict, list, tuple)) or id(value) in seen or depth > _DEPTH:   # containers can hold each other
+        if not isinstance(value, (dict, list, tuple)) or id(value) in seen or depth > _DEPTH:   # containers can contain each other
             continue
         seen.add(id(value))
         module = isinstance(value, dict) and isinstance(value.get("_modules"), dict)
@@ -90,7 +90,7 @@ def _state_dicts(contents, ordered):
 
 
 def _by_prefix(arrays):
-    """{first part of a name: the arrays whose names begin with it} of a state dict, of those with several kernels."""
+    """{first part of a name: the arrays whose names begin with it} of a state dict, for prefixes with several kernels."""
     parts = {}
     for name, array in arrays.items():
         parts.setdefault(name.partition(".")[0], {})[name] = array
@@ -99,7 +99,7 @@ def _by_prefix(arrays):
 
 
 def _of_module(module, prefix="", depth=0):
-    """(name, array) of a pickled torch.nn.Module, as its state_dict would have them."""
+    """(name, array) of a pickled torch.nn.Module, as in its state_dict."""
     for group in ("_parameters", "_buffers"):
         for name, value in (module.get(group) or {}).items():
             if isinstance(value, Stored):
@@ -110,10 +110,10 @@ def _of_module(module, prefix="", depth=0):
 
 
 def _vgg19(kinds, arrays):
-    """(VGG19 as far as the arrays go, the names left out), whatever classifier follows; None where they are another network's.
+    """(VGG19 up to the last layer with arrays, the names ignored), with or without a classifier; None for another network.
 
-    torchvision and PaddleClas trained on RGB in [0, 1], normalised by ImageNet's mean and deviation; that is folded into gain
-    and shift.  The feature scale is 1: 1/12.75 belongs to the original weights, which see pixels up to 255.
+    torchvision and PaddleClas trained on RGB in [0, 1], normalised by ImageNet's mean and standard deviation; this is folded into
+    gain and shift.  The feature scale is 1: 1/12.75 is for the original weights, which take pixels up to 255.
     """
     channels = [3, *[channels for _, channels, depth in PLAN for _ in range(depth)]]
     shapes = [part.shape for part in kinds["conv"]]
@@ -138,7 +138,7 @@ def _vgg19(kinds, arrays):
 def to_torch(network):
     """{name: array} of an SRResNet or VGG19 as the state dict of PyTorch modules nested and named like our layers.
 
-    PReLU's slope and batch norm's gamma and beta go by PyTorch's names, weight and bias.  VGG19 comes with its input_gain,
+    PReLU's slope and batch norm's gamma and beta get PyTorch's names, weight and bias.  VGG19 includes its input_gain,
     input_shift and feature_scale.  Raises UserError for other networks.
     """
     if not isinstance(network, (SRResNet, VGG19)):
@@ -152,7 +152,7 @@ def to_torch(network):
         array, attribute = values[name], name.rpartition(".")[2]
         if isinstance(layer, Conv2d):
             array = array.transpose(3, 2, 0, 1) if attribute == "weight" else array
-            r = shuffles.get(layer, 1)          # back from our order of a pixel shuffle's channels
+            r = shuffles.get(layer, 1)          # undo our channel order for a pixel shuffle
             array = array.reshape(r * r, -1, *array.shape[1:]).swapaxes(0, 1).reshape(array.shape)
         renamed = {"slope": "weight", "gamma": "weight", "beta": "bias"}.get(attribute, attribute)
         arrays[name[:len(name) - len(attribute)] + renamed] = array
@@ -162,7 +162,7 @@ def to_torch(network):
 
 
 def assembled(network):
-    """The Assembled that does what a generator does, in evaluation mode.  Raises UserError for networks that are no generators."""
+    """The Assembled equivalent to a generator in evaluation mode.  Raises UserError for networks that are not generators."""
     if isinstance(network, Assembled):
         return network
     if not isinstance(network, SRResNet):

@@ -1,19 +1,19 @@
-"""A generator for ONNX, which other programs run.  Needs the package `onnx`, which is optional: nothing else here does."""
+"""Writes a generator as ONNX, for other programs to run.  Needs the optional package `onnx`, which nothing else here needs."""
 import numpy as np
 
 from npsrgan.system.errors import UserError
 
-OPSET, VERSION = 17, 8      # of ONNX's operators and file format: those of 2022, which the programs in use know
+OPSET, VERSION = 17, 8      # of ONNX's operators and file format: those of 2022, which current programs support
 RESIZED = {"nearest": {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"},
            "bilinear": {"mode": "linear", "coordinate_transformation_mode": "half_pixel"},
            "bicubic": {"mode": "cubic", "coordinate_transformation_mode": "half_pixel", "cubic_coeff_a": -0.75}}
 
 
 def contents(network):
-    """The bytes of an ONNX file for an Assembled, each of whose steps is one or two operators.
+    """The bytes of an ONNX file for an Assembled; each step becomes one or two operators.
 
-    Input "lr" (N, 3, h, w), output "sr" (N, 3, scale*h, scale*w), RGB in [-1, 1] both, which the file's metadata says.
-    Raises UserError where the package is not installed.
+    Input "lr" (N, 3, h, w), output "sr" (N, 3, scale*h, scale*w), both RGB in [-1, 1]; the file's metadata says so.
+    Raises UserError if the package is not installed.
     """
     try:
         import onnx

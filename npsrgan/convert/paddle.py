@@ -7,11 +7,11 @@ from npsrgan.convert.pickles import FUNCTIONS, Refused, Stored, load, mapped
 from npsrgan.system.terminal import progress
 
 _NAMES = "StructuredToParameterName@@"      # {name in the network: name of the variable}, in the network's order
-_SLICES = "UnpackBigParamInfor@@"           # {name: its shape and its slices}, of arrays too large for pickles of protocol 2
+_SLICES = "UnpackBigParamInfor@@"           # {name: its shape and slices}, of arrays too large for pickle protocol 2
 
 
 def read(path):
-    """The dict in a .pdparams file, sliced arrays put together and in their place, Paddle's own entries left out."""
+    """The dict in a .pdparams file, with sliced arrays reassembled in place and Paddle's own entries removed."""
     size = path.stat().st_size
     with mapped(path) as file, progress(desc="reading", total=size, unit="B", unit_scale=True, delay=2, leave=False) as bar:
         found = load(_Watched(file, bar), FUNCTIONS)
@@ -30,7 +30,7 @@ def _joined(shape, slices):
 
 
 class _Watched:
-    """A file that moves a progress bar: these pickles hold all the numbers, half a gigabyte of them in a VGG19."""
+    """A file that updates a progress bar: these pickles hold the numbers themselves, half a gigabyte for a VGG19."""
 
     def __init__(self, file, bar):
         self.tell, self.seek = file.tell, file.seek

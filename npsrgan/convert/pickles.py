@@ -1,8 +1,8 @@
-"""Reading pickles without running them.
+"""Reads pickles without running them.
 
-A pickle is a program for a small machine with a stack, which may ask for any function by name and call it.  The machine here
-follows the instructions but calls nothing: for a few names it has functions of its own, which make arrays, and every other name
-gives an inert object, which keeps what a pickle puts into it.  What is built so is of lists, tuples, dicts and arrays.
+A pickle is a program for a small stack machine, which may look up any function by name and call it.  The machine here
+follows the instructions but calls nothing that a pickle names: a few names map to functions of its own, which make arrays, and
+every other name gives an inert object, which only stores its contents.  The result consists of lists, tuples, dicts and arrays.
 """
 import math
 import mmap
@@ -15,20 +15,20 @@ import numpy as np
 
 from npsrgan.system.errors import UserError
 
-BFLOAT16 = "bfloat16"       # a type that NumPy does not have: the upper half of a float32
-_INSTRUCTIONS = 500_000   # at most; a network with its optimiser takes some ten thousand
-# Names that no weights need.  They would not be run either, but whoever has such a file should know.
+BFLOAT16 = "bfloat16"       # a type that NumPy lacks: the upper half of a float32
+_INSTRUCTIONS = 500_000   # at most; a network with its optimiser takes about ten thousand
+# Names that no weights need.  They would not be run either, but the owner of such a file should be told.
 _SYSTEM = {"os", "posix", "nt", "subprocess", "sys", "shutil", "socket", "runpy", "importlib", "pty", "ctypes", "webbrowser", "pickle"}
 _RUNNING = {"eval", "exec", "execfile", "compile", "open", "__import__", "getattr", "setattr", "input", "breakpoint"}
 
 
 class Refused(UserError):
-    """Something in a file that no program that saves weights writes."""
+    """A file contains something that no program writes when saving weights."""
 
 
 @contextmanager
 def one_sentence(path):
-    """Whatever damaged bytes raise, and they can raise nearly anything, becomes a UserError about the file."""
+    """Turn whatever damaged bytes raise, which can be nearly anything, into a UserError about the file."""
     try:
         yield
     except Refused as error:
@@ -43,47 +43,47 @@ def one_sentence(path):
 
 
 class Stored:
-    """An array of known shape in a file, whose values are read when `read()` asks for them."""
+    """An array in a file: its shape is known, and `read()` loads its values."""
 
     def __init__(self, shape, load):
         self.shape, self._load = tuple(shape), load
 
     def read(self):
-        """The array: float32 where the file has floating-point numbers of any size, else as it is."""
+        """The array: float32 for floating-point numbers of any size, else unchanged."""
         array = self._load()
         return np.array(array, np.float32 if array.dtype.kind == "f" else None, order="C")
 
 
 class Named(NamedTuple):
-    """A name that a pickle asks for."""
+    """A name that a pickle looks up."""
 
     module: str
     name: str
 
 
 class Inert(dict):
-    """What a pickle thinks is an object: its attributes and items, of those with names."""
+    """Stands in for an object of a pickle: its attributes and its items, if they have names."""
 
 
 class _DType:
-    """In place of numpy.dtype, for numbers."""
+    """Replaces numpy.dtype, for numbers."""
 
     def __init__(self, code):
         self.dtype = np.dtype(code)
 
     def build(self, state):
-        """The byte order, which a pickle adds afterwards."""
+        """Set the byte order, which a pickle adds afterwards."""
         self.dtype = self.dtype.newbyteorder(state[1] if state[1] in ("<", ">", "=", "|") else "?")
 
 
 class _Array(Stored):
-    """In place of numpy.ndarray: made empty, then filled."""
+    """Replaces numpy.ndarray: created empty, then filled."""
 
     def __init__(self, *_):
         super().__init__((0,), lambda: np.zeros(0, np.float32))
 
     def build(self, state):
-        """The contents.  An array of anything but numbers stays empty."""
+        """Set the contents.  An array of anything but numbers stays empty."""
         _, shape, dtype, fortran, contents = state
         if isinstance(dtype, _DType):
             if not all(type(n) is int and n >= 0 for n in shape) or math.prod(shape) * dtype.dtype.itemsize != len(contents):
@@ -103,11 +103,11 @@ def numbers(contents, dtype):
 
 
 def named(pairs):
-    """A dict of the pairs whose keys are strings or integers.  Others could take for ever to hash, and no weights have them."""
+    """A dict of the pairs whose keys are strings or integers.  Other keys could take forever to hash, and no weights use them."""
     return {key: value for key, value in pairs if isinstance(key, (str, int))}
 
 
-# What answers to names in any pickle.  Old ones write bytes as text and a call that encodes it.
+# Functions for names in any pickle.  Old pickles write bytes as text and a call that encodes it.
 FUNCTIONS = {("collections", "OrderedDict"): lambda pairs=(): named(pairs), ("_codecs", "encode"): lambda text, encoding: text,
              ("__builtin__", "bytes"): lambda *_: b"",
              ("numpy", "dtype"): lambda code, *_: _DType(code) if re.fullmatch("[fiu][1248]|b1", code) else Inert(),
@@ -117,7 +117,7 @@ FUNCTIONS = {("collections", "OrderedDict"): lambda pairs=(): named(pairs), ("_c
 
 
 class _Machine:
-    """The machine that a pickle is a program for.  One method for each kind of instruction, found by the table behind them."""
+    """The machine that interprets a pickle.  It has one method per kind of instruction; the table below them maps opcodes to methods."""
 
     def __init__(self, functions, persistent):
         self.functions, self.persistent, self.stack, self.marked, self.memo = functions, persistent, [], [], {}
@@ -172,7 +172,7 @@ class _Machine:
         if isinstance(target, (_Array, _DType)):
             target.build(state)
         elif type(target) is Inert:
-            for part in state if isinstance(state, tuple) else (state,):        # attributes, and those in slots
+            for part in state if isinstance(state, tuple) else (state,):        # attributes, and slots
                 target.update(part if isinstance(part, dict) else {})
 
 
@@ -220,17 +220,17 @@ STEPS = {
 
 
 def load(file, functions, persistent=_refuse):
-    """Read one pickle from a binary file, and leave the file behind it.
+    """Read one pickle from a binary file and leave the file position after it.
 
-    functions:  {(module, name): function}, what answers to these names.
-    persistent: the function that answers persistent ids (PyTorch's storages).
-    Raises Refused for a pickle that asks to run something or is endless, and nearly any exception for damaged bytes.
+    functions:  {(module, name): function} to call for these names.
+    persistent: the function that resolves persistent ids (PyTorch's storages).
+    Raises Refused for a pickle that asks to run something or does not end, and nearly any exception for damaged bytes.
     """
     return _Machine(functions, persistent).run(file)
 
 
 @contextmanager
 def mapped(path):
-    """A file to read, which gives what is there where more is asked for, and reserves no memory for what is not."""
+    """A file opened for reading; a read beyond its end returns what is there, without reserving memory for the rest."""
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as memory:
         yield memory

@@ -1,7 +1,7 @@
-"""PyTorch's files, read and written without PyTorch: the zip archives of today, and the format from before version 1.6.
+"""Reads and writes PyTorch files without PyTorch: today's zip archives, and (reading only) the format before version 1.6.
 
-A zip archive holds `NAME/data.pkl`, a pickle in which every tensor is a call (which storage, offset, size, stride), and the
-storages, plain numbers, as `NAME/data/0`, `NAME/data/1`, ...  The older format is five pickles one after another (a magic
+A zip archive holds `NAME/data.pkl`, a pickle in which every tensor is a call (storage, offset, size, stride), and the
+storages, raw numbers, as `NAME/data/0`, `NAME/data/1`, ...  The older format is five pickles one after another (a magic
 number, the version, the machine, the object, the order of the storages), then each storage: its length and its numbers.
 """
 import io
@@ -16,20 +16,20 @@ from npsrgan.convert.pickles import BFLOAT16, FUNCTIONS, Named, Refused, Stored,
 from npsrgan.system.errors import UserError
 
 MAGIC = 0x1950A86A20F9469CFC6C
-_INFLATED, _LARGEST = 8, 400_000_000        # times the size of the file, and bytes: what compressed members may come to
-_PROGRAM = 64_000_000                       # bytes of a pickle beside its tensors
+_INFLATED, _LARGEST = 8, 400_000_000        # limits for compressed members: ratio to the file's size, and bytes
+_PROGRAM = 64_000_000                       # bytes of a pickle, without its tensors
 _DTYPES = {"BFloat16": BFLOAT16, **{name: np.dtype(code) for name, code in {
     "Float": "<f4", "Double": "<f8", "Half": "<f2", "Long": "<i8", "Int": "<i4", "Short": "<i2", "Char": "i1", "Byte": "u1",
     "Bool": "?"}.items()}}
 
 
 class _Storage:
-    """A run of numbers in the file, read once, when a tensor in it is asked for."""
+    """A run of numbers in the file, read once, when a tensor in it is first needed."""
 
     def __init__(self, dtype, length, load=None):
         self.dtype, self.length = dtype, length
         self.bytes = self.length * (2 if dtype == BFLOAT16 else dtype.itemsize)
-        self.load = load        # () -> bytes; of the older format known only when the whole file was gone through
+        self.load = load        # () -> bytes; in the older format, known only after a pass through the whole file
 
     @cached_property
     def array(self):
@@ -37,7 +37,7 @@ class _Storage:
 
 
 def _tensor(storage, offset, size, stride, *_):
-    """In place of torch._utils._rebuild_tensor: a view of a storage, which must not reach beyond it nor be larger than it."""
+    """Replaces torch._utils._rebuild_tensor: a view of a storage, which must not reach beyond it or be larger than it."""
     reach = offset + sum((n - 1) * step for n, step in zip(size, stride)) + 1
     if not (len(size) == len(stride) and all(type(n) is int and n >= 0 for n in (offset, *size, *stride))
             and math.prod(size) <= storage.length and (0 in size or reach <= storage.length)):
@@ -51,7 +51,7 @@ def _tensor(storage, offset, size, stride, *_):
 
 
 def _as_pickled(function, _, arguments, *__):
-    """In place of torch._tensor._rebuild_from_type_v2, which calls the function for a tensor with attributes."""
+    """Replaces torch._tensor._rebuild_from_type_v2, which calls the function for a tensor with attributes."""
     return _FUNCTIONS[function](*arguments)
 
 
@@ -63,7 +63,7 @@ _FUNCTIONS = FUNCTIONS | {
 
 
 def read_zip(path):
-    """The object in a zip archive of torch.save.  Raises UserError for other zip archives and for damaged ones."""
+    """The object in a zip archive written by torch.save.  Raises UserError for other zip archives and for damaged ones."""
     try:
         archive = zipfile.ZipFile(path)
     except zipfile.BadZipFile:
@@ -77,7 +77,7 @@ def read_zip(path):
     if folder + "constants.pkl" in members:
         raise UserError(f"{path} is a TorchScript program, not a state dict: load it with torch.jit.load "
                         "and save its state_dict()")
-    # PyTorch never compresses, but others zip its files again.
+    # PyTorch never compresses, but some files have been unpacked and zipped again.
     size, packed = path.stat().st_size, [member.file_size for member in members.values() if member.compress_type]
     if sum(member.file_size for member in members.values()) - sum(packed) > size or sum(packed) > min(_INFLATED * size, _LARGEST):
         raise Refused("what it claims to hold is larger than it could")
@@ -102,7 +102,7 @@ def read_zip(path):
 
 
 def _storage(storages, kind, dtype, key, length, load=None):
-    """The _Storage of this key, made when it is first asked for."""
+    """The _Storage for this key, created on first use."""
     if (kind != "storage" or type(key) is not str or type(length) is not int or length < 0
             or not isinstance(dtype, Named) or dtype.name.removesuffix("Storage") not in _DTYPES):
         raise Refused("a tensor is stored in an unknown way")
@@ -110,7 +110,7 @@ def _storage(storages, kind, dtype, key, length, load=None):
 
 
 def read_legacy(path):
-    """The object in a file of torch.save before version 1.6.  Raises UserError for a damaged one."""
+    """The object in a file written by torch.save before version 1.6.  Raises UserError for a damaged one."""
     storages = {}
 
     def storage(pid):
@@ -151,7 +151,7 @@ def write(file, arrays):
     arrays = {name: np.asarray(array, "<f4", order="C") for name, array in arrays.items()}
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         def member(name, contents):
-            archive.writestr(zipfile.ZipInfo(f"weights/{name}"), contents)      # dated 1980: the same weights give the same bytes
+            archive.writestr(zipfile.ZipInfo(f"weights/{name}"), contents)      # dated 1980, so that the same weights give the same bytes
 
         member("data.pkl", _state_dict(arrays))
         member("byteorder", b"little")
@@ -161,12 +161,12 @@ def write(file, arrays):
 
 
 def _state_dict(arrays):
-    """The pickle of an OrderedDict of tensors, put together by hand: Python's own writer would have to import torch."""
+    """The pickle of an OrderedDict of tensors, assembled by hand: Python's own pickler would need to import torch."""
     def name_of(module, name):
         return pickle.GLOBAL + f"{module}\n{name}\n".encode()
 
     def plain(value):
-        return pickle.dumps(value, 2)[2:-1]         # without the protocol in front and the full stop at the end
+        return pickle.dumps(value, 2)[2:-1]         # without the protocol at the start and the STOP opcode (a full stop) at the end
 
     empty = name_of("collections", "OrderedDict") + pickle.EMPTY_TUPLE + pickle.REDUCE
     program = pickle.PROTO + b"\2" + empty + pickle.MARK

@@ -1,7 +1,7 @@
-"""What a file of weights does not say, found by trying: a photograph shows which reading of a generator is right.
+"""Determines by trial what a weight file does not say: a photograph shows which reading of a generator is right.
 
-A state dict has numbers, but neither the units of its pixels nor batch norm's eps, nor where an activation without parameters
-stands.  Every combination that its author may have meant enlarges a piece of a photograph that was made small.
+A state dict holds the numbers, but not the units of the pixels, batch norm's eps, or the positions of activations without
+parameters.  Every combination that its author may have meant is tried: it enlarges a downscaled crop of a photograph.
 """
 from itertools import product
 from typing import NamedTuple
@@ -20,41 +20,41 @@ from npsrgan.models.assembled import Assembled, Enlarge
 from npsrgan.system.errors import UserError
 from npsrgan.tape import Tensor
 
-MARGIN = 0.4        # dB by which a reading must beat the others to be believed,
-SAME = 45.0         # where it makes another picture than they: PSNR between the two,
-FLOOR = 5.0         # and dB below bicubic enlargement at which none is
-LUMA = np.float32([[0.299], [0.587], [0.114]])          # of RGB, ITU-R BT.601
-_IMAGENET = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])        # mean and deviation of RGB in [0, 1]
+MARGIN = 0.4        # dB by which a reading must beat those that make another picture
+SAME = 45.0         # PSNR in dB above which two pictures count as the same
+FLOOR = 5.0         # a best reading this many dB below bicubic enlargement is refused
+LUMA = np.float32([[0.299], [0.587], [0.114]])          # weights of RGB, ITU-R BT.601
+_IMAGENET = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])        # mean and standard deviation of RGB in [0, 1]
 _DIV2K = np.float32([0.4488, 0.4371, 0.4040])
 
-# A generator's pixels.  {name: (in words, gain, shift)} from [-1, 1];
+# Units of a generator's pixels.  Input, from [-1, 1]: {name: (in words, gain, shift)}.
 INPUTS = {"symmetric": ("[-1, 1]", 1, 0), "unit": ("[0, 1]", 0.5, 0.5), "bytes": ("[0, 255]", 127.5, 127.5),
           "imagenet": ("[0, 1] normalised by ImageNet's mean and deviation", 0.5 / _IMAGENET[1], (0.5 - _IMAGENET[0]) / _IMAGENET[1]),
           "div2k": ("[0, 255] less DIV2K's mean", 127.5, 127.5 - 255 * _DIV2K)}
-# and {name: (in words, function behind the last convolution, gain, shift)} to [-1, 1].
+# Output, to [-1, 1]: {name: (in words, function after the last convolution, gain, shift)}.
 OUTPUTS = {"symmetric": ("[-1, 1]", None, 1, 0), "unit": ("[0, 1]", None, 2, -1), "bytes": ("[0, 255]", None, 1 / 127.5, -1),
            "tanh": ("tanh", "tanh", 1, 0), "sigmoid": ("sigmoid", "sigmoid", 2, -1),
            "div2k": ("[0, 255] less DIV2K's mean", None, 1 / 127.5, 2 * _DIV2K - 1)}
 BASES = (None, "nearest", "bilinear", "bicubic")        # an enlargement of the input that is added to the result
-# Where a slope stands in place of PReLU: {name: (at the head, in the blocks, behind the upsampling)}, * for the one in question.
+# Fixed slopes in place of PReLU: {name: (after the head, in the blocks, after the upsampling)}; * is the choice's slope.
 ACTIVATIONS = {"everywhere": ("*", "*", "*"), "blocks": (None, "*", None), "not-first": (None, "*", "*"), "msrresnet": (0.1, 0, 0.1)}
 
 
 class Choice(NamedTuple):
-    """What a file leaves open.  None where it has nothing of the kind."""
+    """What a file leaves open.  None: it does not apply to this file."""
 
     eps: tuple | None               # of the batch norms in the trunk and in the upsampling
-    activations: str | None         # a name in ACTIVATIONS,
-    slope: float | None             # and below zero
+    activations: str | None         # a name in ACTIVATIONS
+    slope: float | None             # their slope below zero
     residual: float                 # factor on what a block adds
-    skip: bool                      # whether the head's output is added behind the blocks
+    skip: bool                      # whether the head's output is added after the blocks
     input: str = ""
     output: str = ""
     base: str | None = None
 
     @property
     def words(self):
-        """As it is printed."""
+        """The choice in words, as printed."""
         said = [f"{INPUTS[self.input][0]} in, {OUTPUTS[self.output][0]} out"]
         if self.eps:
             said.append(f"eps {self.eps[0]:g}" + f", {self.eps[1]:g} in the upsampling" * (self.eps[0] != self.eps[1]))
@@ -73,13 +73,13 @@ class Program:
         self.steps, self.arrays = [], {}
 
     def add(self, kind, *arguments, **arrays):
-        """One more step.  Returns the number of its value."""
+        """Add a step.  Returns the number of its value."""
         self.steps.append([kind, *arguments])
         self.arrays.update({f"{len(self.steps)}.{name}": np.asarray(array, np.float32) for name, array in arrays.items()})
         return len(self.steps)
 
     def affine(self, channels, gain, shift):
-        """gain * x + shift, unless that is x.  Returns the number of the value."""
+        """Add gain * x + shift, unless that equals x.  Returns the number of the value."""
         if np.all(np.equal(gain, 1)) and not np.any(shift):
             return len(self.steps)
         gain, shift = (np.broadcast_to(array, channels) if channels > 1 else np.reshape(np.mean(array), 1) for array in (gain, shift))
@@ -93,10 +93,10 @@ class Program:
 
 
 def folded(part, r=1, eps=0.0, only=True):
-    """A Part's kernel (k, k, in, out) and bias as our layers take them; r: of the pixel shuffle behind it, 1 for none.
+    """A Part's kernel (k, k, in, out) and bias in our layout.  r: the factor of the pixel shuffle after it, 1 for none.
 
-    PyTorch and Paddle keep a kernel as (out, in, height, width).  Their pixel shuffle takes channel c*r*r + i*r + j to offset
-    (i, j), ours channel (i*r + j)*C + c (see `ops.pixel_shuffle`).  A batch norm behind the convolution goes into it; only: else not.
+    PyTorch and Paddle store a kernel as (out, in, height, width).  Their pixel shuffle moves channel c*r*r + i*r + j to offset
+    (i, j), ours channel (i*r + j)*C + c (see `ops.pixel_shuffle`).  A batch norm after the convolution is folded into it if `only`.
     """
     kernel, bias = part["weight"].astype(np.float64), part["bias"].astype(np.float64)
     if part.norm and only:
@@ -106,12 +106,12 @@ def folded(part, r=1, eps=0.0, only=True):
 
 
 def reordered(array, r):
-    """The first axis from PyTorch's order of a pixel shuffle's channels to ours."""
+    """Reorder the first axis from PyTorch's channel order for a pixel shuffle to ours."""
     return array.reshape(-1, r * r, *array.shape[1:]).swapaxes(0, 1).reshape(array.shape)
 
 
 def core(program, generator, choice):
-    """Add a generator's steps, from its own pixels to its own pixels, to a Program."""
+    """Add a generator's steps, from its input units to its output units, to a Program."""
     if not isinstance(generator, Generator):
         return generator.core(program)
     at_head, in_blocks, above = [choice.slope if slope == "*" else slope for slope in ACTIVATIONS.get(choice.activations, (None,) * 3)]
@@ -154,14 +154,14 @@ def core(program, generator, choice):
 
 
 def before(program, colours, choice):
-    """Add what comes before a generator: from RGB in [-1, 1] to its own pixels."""
+    """Add what comes before a generator: from RGB in [-1, 1] to its input units."""
     if colours == 1:
         program.add("conv", 3, 1, 1, weight=LUMA[None, None], bias=[0])
     program.affine(colours, *INPUTS[choice.input][1:])
 
 
 def behind(program, colours, choice):
-    """Add what comes behind it: from its own pixels to [-1, 1]."""
+    """Add what comes after it: from its output units to [-1, 1]."""
     _, squash, gain, shift = OUTPUTS[choice.output]
     if squash:
         program.add("squash", squash)
@@ -169,7 +169,7 @@ def behind(program, colours, choice):
 
 
 def whole(generator, choice):
-    """The generator from RGB to RGB: an Assembled.  One for grey images takes luminance; colour is enlarged bicubically."""
+    """The generator from RGB to RGB: an Assembled.  A grey generator gets the luminance; colour is enlarged bicubically."""
     program, colours = Program(), generator.colours
     before(program, colours, choice)
     own = len(program.steps)
@@ -194,7 +194,7 @@ def _add_enlarged(program, own, scale, base):
 
 
 def paper(generator, choice):
-    """The SRResNet that the generator is, to be trained further; None where it is another network."""
+    """The generator as an SRResNet, which can be trained further; None if it is another network."""
     if not isinstance(generator, Generator):
         return None
     head, middle, tail, c = generator.head, generator.middle, generator.tail, generator.head.shape[0]
@@ -214,13 +214,13 @@ def paper(generator, choice):
     stages = {id(part): r for part, r in generator.ups if not generator.plain_order}
     for layer, part in zip(convolutions, generator.parts):
         kernel, bias = folded(part, stages.get(id(part), 1), choice.eps[1], only=part not in trunk)
-        margin = (layer.weight.shape[0] - len(kernel)) // 2         # a smaller kernel is a larger one with zeros around it
+        margin = (layer.weight.shape[0] - len(kernel)) // 2         # pad smaller kernels with zeros
         layer.weight.array[...] = np.pad(kernel, ((margin, margin), (margin, margin), (0, 0), (0, 0)))
         layer.bias.array[...] = bias
     for layer, part in zip(norms, trunk):
         layer.gamma.array[...], layer.beta.array[...] = part.norm["weight"], part.norm["bias"]
         layer.running_mean[...] = part.norm["running_mean"]
-        layer.running_var[...] = part.norm["running_var"] + np.float32(choice.eps[0] - BatchNorm.eps)   # so that ours adds up to theirs
+        layer.running_var[...] = part.norm["running_var"] + np.float32(choice.eps[0] - BatchNorm.eps)   # so that variance + eps is the same
     for layer, part in zip(slopes, inner):
         layer.slope.array[...] = part.slope["weight"] if part.slope else choice.slope
     _, _, gain, shift = OUTPUTS[choice.output]
@@ -230,16 +230,16 @@ def paper(generator, choice):
 
 
 def choices(generator, fixed):
-    """Every Choice for a generator but its units, the likeliest first.  fixed: {name: the user's}, None where there is none."""
+    """Every Choice for a generator, without its units, likeliest first.  fixed: {name: the user's value, or None}."""
     def those(name, values): return values if fixed.get(name) is None else [fixed[name]]
-    if not isinstance(generator, Generator):        # a Keras model, which says it all
+    if not isinstance(generator, Generator):        # a Keras model: nothing is left open
         yield Choice(None, None, None, 1.0, True)
         return
     above = [part.norm for part, _ in generator.ups if part.norm]
     eps = [None]
     if generator.normed:
         usual = [1e-3, 1e-5] if generator.plain_order else [1e-5, 1e-3]
-        # A template that many followed passes 0.8 as eps, where momentum was meant, but not in the upsampling.
+        # A widely copied template passes 0.8 as eps by mistake for momentum, but not in the upsampling.
         eps = [(one, other) for one in those("eps", [*usual, 0.8]) for other in ({1e-5, one} if above else [one])]
     for one in those("activations", ["everywhere"] if generator.normed else ACTIVATIONS) if generator.silent else [None]:
         slopes = {"msrresnet": [0.1], "blocks": [0.0], None: [None]}.get(one, [0.0, 0.2, 0.1])
@@ -249,7 +249,7 @@ def choices(generator, fixed):
 
 
 class Reading(NamedTuple):
-    """One way to read a file, and what it makes of the photograph."""
+    """One way to read a file, and its result on the photograph."""
 
     generator: object
     choice: Choice
@@ -258,23 +258,23 @@ class Reading(NamedTuple):
 
 
 def judge(generators, fixed, force=False):
-    """The most plausible Reading of what may be any of several structures, and bicubic enlargement's PSNR.
+    """The most plausible Reading of several possible structures, and bicubic enlargement's PSNR.
 
-    The network need not be good: read wrongly, it loses contrast or colour, or makes noise.
-    fixed: {field of Choice: value} that the user gave.   force: believe the best, however bad, and however close the next.
-    Raises UserError where no reading stands out, or all are far below bicubic enlargement.
+    The network need not be good: a wrong reading shows in lost contrast or colour, or in noise.
+    fixed: {field of Choice: value} that the user gave.   force: accept the best, however bad it is and however close the next.
+    Raises UserError if no reading stands out, or if all are far below bicubic enlargement.
     """
     scale, colours = generators[0].scale, generators[0].colours
-    hr = Photograph().load(0)[300:300 + 24 * scale, 300:300 + 24 * scale]       # smooth, and of all greys from black to white
+    hr = Photograph().load(0)[300:300 + 24 * scale, 300:300 + 24 * scale]       # smooth, with all greys from black to white
     if colours == 1:
         hr = images.to_uint8(images.to_float(hr) @ LUMA).repeat(3, 2)
     lr = downscale(hr, scale)
     bicubic = psnr(upscale(lr, scale), hr, scale, "rgb")
-    plain = {}              # what a base alone reaches, which a network with a base must beat: else it may add nothing but noise
+    plain = {}              # the PSNR of each base alone, which a network with a base must beat: otherwise it may add only noise
     for base in BASES[1:]:
         plain[base] = psnr(images.to_uint8(Enlarge(scale, base)(Tensor(images.to_float(lr)[None])).array[0]), hr, scale, "rgb")
     candidates = [(generator, choice) for generator in generators for choice in choices(generator, fixed)]
-    # [0, 255] is EDSR's habit.  A network with PReLU works there nearly as well as in its own units, because only biases tell them apart.
+    # EDSR uses [0, 255].  A network with PReLU works nearly as well there as in its own units, because only the biases differ.
     rare = ["div2k"] * generators[0].normed if generators[0].silent else ["bytes", "div2k"]
     inputs = [fixed["input"]] if fixed.get("input") else [name for name in INPUTS if name not in rare]
     first, readings = None, []
@@ -309,7 +309,7 @@ def judge(generators, fixed, force=False):
     others = sorted((reading for reading in readings if reading.score > best.score - MARGIN and not same(best, reading)),
                     key=lambda reading: -reading.score)
     if best.score < bicubic - FLOOR:
-        if force:       # scores say nothing then, so the likeliest
+        if force:       # the scores say nothing then: take the likeliest
             return first, bicubic
         raise UserError(f"however it is read, the network makes a picture far worse than bicubic enlargement ({best.score:.1f} and "
                         f"{bicubic:.1f} dB): its layers are probably in another order or of another kind, or it adds an enlargement "
@@ -321,12 +321,12 @@ def judge(generators, fixed, force=False):
 
 
 def same(a, b):
-    """Whether two Readings make the same picture, nearly."""
+    """Whether two Readings make nearly the same picture."""
     return np.array_equal(a.picture, b.picture) or psnr(a.picture, b.picture, 1, "rgb") > SAME
 
 
 def differing(a, b):
-    """The options that would tell two Choices apart."""
+    """The options that would distinguish two Choices."""
     named = ("input", "output", "eps", "slope", "activations", "residual", "base")
     names = [name for name in named if getattr(a, name) != getattr(b, name)]
     return " and ".join(f"--{name}" for name in names) or "--force for the first"

@@ -1,4 +1,4 @@
-"""safetensors: the length of a JSON header, the header (each tensor's type, shape and place), the numbers."""
+"""safetensors files: the length of a JSON header, the header (each tensor's type, shape and position), then the numbers."""
 import json
 import math
 
@@ -8,7 +8,7 @@ from npsrgan.convert.pickles import BFLOAT16, Refused, Stored, numbers
 
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": BFLOAT16, "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
            "U8": "u1", "BOOL": "?"}
-_HEADER = 8_000_000     # bytes; a network of a thousand tensors takes a tenth of one million
+_HEADER = 8_000_000     # bytes; a network of a thousand tensors takes about 100,000
 
 
 def read(path):
@@ -31,11 +31,11 @@ def read(path):
 
 
 def contents(arrays, about):
-    """The bytes of a file of {name: float32 array}, with {name: text} beside them."""
+    """The bytes of a file of {name: float32 array}, with {name: text} as metadata."""
     header, place = {"__metadata__": about}, 0
     for name, array in arrays.items():
         header[name] = {"dtype": "F32", "shape": array.shape, "data_offsets": [place, place + 4 * array.size]}
         place += 4 * array.size
     text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)         # so that the numbers begin where a processor likes them to
+    text += b" " * (-len(text) % 8)         # aligns the numbers to 8 bytes
     return len(text).to_bytes(8, "little") + text + b"".join(np.asarray(array, "<f4").tobytes() for array in arrays.values())

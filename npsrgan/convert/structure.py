@@ -1,9 +1,9 @@
-"""What a state dict's arrays are the parts of: VGG19, or a generator with residual blocks, whatever its author called the layers.
+"""Identifies a state dict's arrays as parts of VGG19 or of a generator with residual blocks, whatever the layers are called.
 
-Names and their order say little.  Shapes say more: the head takes an image, the tail gives one, and what comes before a pixel
-shuffle has r*r times the channels.  The convolutions between are in pairs, one pair to a residual block, which share the
-beginnings of their names; one without a partner stands behind the blocks or behind the upsampling.  What even that leaves open
-becomes several structures, which `readings` tries on a photograph.
+Names and their order say little.  Shapes say more: the head takes an image, the tail returns one, and a convolution before a
+pixel shuffle has r*r times the channels.  The convolutions in between form pairs, one per residual block, which share the
+beginning of their names; one without a partner comes after the blocks or after the upsampling.  If several structures are still
+possible, `readings` tries them on a photograph.
 """
 import re
 from itertools import groupby
@@ -14,24 +14,24 @@ import numpy as np
 from npsrgan.system.errors import UserError
 
 SHUFFLES = (2, 3, 4, 8)
-_RENAMED = {"_mean": "running_mean", "_variance": "running_var", "_weight": "weight"}     # of Paddle
+_RENAMED = {"_mean": "running_mean", "_variance": "running_var", "_weight": "weight"}     # Paddle's names
 _COUNTERS = ("num_batches_tracked", "n_averaged", "total_ops", "total_params")
 _UNTOUCHED = 0.25           # PReLU's slope before training
 
 
 class Unmapped(UserError):
-    """Weights that are not those of a network we have.  The message says what they are instead, as far as it shows."""
+    """The weights belong to no network that we have.  The message says what they seem to be."""
 
 
 class Part:
-    """A layer of a state dict.  path: its name, cut at the dots.  Of a convolution also the batch norm and PReLU that follow it."""
+    """A layer of a state dict.  path: its name, split at the dots.  A convolution also has the batch norm and PReLU that follow it."""
 
     def __init__(self, path, place, arrays):
         self.path, self.place, self.stored, self.norm, self.slope, self._read = path, place, arrays, None, None, {}
         self.shape = arrays["weight"].shape if "weight" in arrays else ()
 
     def __getitem__(self, leaf):
-        """The array of this name, as PyTorch lays it out; a bias that is not there is 0."""
+        """The array of this name, in PyTorch's layout; a missing bias is 0."""
         if leaf not in self._read:
             self._read[leaf] = self.stored[leaf].read() if leaf in self.stored else np.zeros(self.shape[0], np.float32)
         return self._read[leaf]
@@ -48,32 +48,32 @@ class Part:
 
 
 class Generator(NamedTuple):
-    """The parts of a generator.  blocks: of two convolutions each, or of one without a residual connection."""
+    """The parts of a generator.  blocks: two convolutions each, or one without a residual connection."""
 
     head: Part
     blocks: list
-    middle: Part | None     # behind the blocks
-    ups: list               # [(convolution, r of the pixel shuffle behind it)]
-    late: Part | None       # behind the upsampling
+    middle: Part | None     # after the blocks
+    ups: list               # [(convolution, r of the pixel shuffle after it)]
+    late: Part | None       # after the upsampling
     tail: Part
-    direct: int             # r of a pixel shuffle behind the tail, or 1
-    shifts: list            # 1x1 convolutions of the image before and behind everything, which subtract and add a mean
-    plain_order: bool       # whether pixel shuffles take channels in TensorFlow's order, which is ours
+    direct: int             # r of a pixel shuffle after the tail, or 1
+    shifts: list            # 1x1 convolutions of the image, first and last, which subtract and add a mean
+    plain_order: bool       # whether pixel shuffles use TensorFlow's channel order, which is ours
 
     @property
     def parts(self):
-        """All convolutions, in the order in which they run."""
+        """All convolutions, in execution order."""
         middle, late = ([part] if part else [] for part in (self.middle, self.late))
         return [self.head, *[part for block in self.blocks for part in block], *middle, *[up for up, _ in self.ups], *late, self.tail]
 
     @property
     def colours(self):
-        """Channels of the image: 3, or 1 for grey."""
+        """Number of image channels: 3, or 1 for grey."""
         return self.head.shape[1]
 
     @property
     def silent(self):
-        """Whether its activations have no parameters, so that a state dict does not say where they stand."""
+        """Whether its activations have no parameters, so that a state dict does not show where they are."""
         return not any(part.slope for part in self.parts)
 
     @property
@@ -88,12 +88,12 @@ class Generator(NamedTuple):
 
     @property
     def scale(self):
-        """How many times it enlarges."""
+        """The factor by which it enlarges."""
         return int(np.prod([r for _, r in self.ups], dtype=int)) * self.direct
 
 
 def naturally(name):
-    """A key to sort names by, in which block 2 comes before block 10."""
+    """A sort key for names: block 2 comes before block 10."""
     return [int(piece) if piece.isdigit() else piece for piece in re.split(r"(\d+)", name)]
 
 
@@ -111,7 +111,7 @@ def parts_of(arrays):
 
 
 def generators(kinds, plain_order=False):
-    """Every Generator that the parts could make, the likeliest first.  Raises Unmapped where there is none."""
+    """Every Generator that the parts could form, likeliest first.  Raises Unmapped if there is none."""
     convs = kinds["conv"]
     image = {part.shape[1] for part in convs} & {1, 3}
     heads = [part for part in convs if part.shape[1] in image and part.shape[0] > 3]
@@ -129,9 +129,9 @@ def generators(kinds, plain_order=False):
             or max(part.shape[2] for part in convs) > 15):
         raise Unmapped(recognised(kinds))
     blocks, single, prefixes = _pairs(trunk)
-    if len(kinds["slope"]) >= len(trunk) + 1 > 3 and not blocks:        # a chain, each convolution with an activation
+    if len(kinds["slope"]) >= len(trunk) + 1 > 3 and not blocks:        # a chain: each convolution has an activation
         blocks, single = [(part,) for part in single], []
-    elif not blocks and len(single) > 2:                                # names that tell nothing: in order, then
+    elif not blocks and len(single) > 2:                                # the names do not help: pair them in order
         blocks, single = list(zip(single[::2], single[1::2])), single[len(single) // 2 * 2:]
     if len(single) > 2:
         raise Unmapped(recognised(kinds))
@@ -149,7 +149,7 @@ def generators(kinds, plain_order=False):
 
 
 def _pairs(trunk):
-    """(blocks, convolutions without a partner, beginnings of the blocks' names): two that share what no third has are a block."""
+    """(blocks, convolutions without a partner, prefixes of the blocks): two that share a prefix with no third form a block."""
     blocks, single = {}, []
     for part in trunk:
         for length in range(len(part.path) - 1, 0, -1):
@@ -166,7 +166,7 @@ def _pairs(trunk):
 
 
 def _attach(generator, kinds, prefixes):
-    """Give every batch norm and PReLU to a convolution.  Raises Unmapped for those that have no place."""
+    """Assign every batch norm and PReLU to a convolution.  Raises Unmapped for those that fit none."""
     blocks, c = generator.blocks, generator.head.shape[0]
     trunk = [part for block in blocks for part in block]
     ends = [block[1] for block in blocks if len(block) == 2] + [generator.middle]
@@ -190,7 +190,7 @@ def _attach(generator, kinds, prefixes):
         if kind == "slope" and len(kinds[kind]) == 1 and blocks:        # defined once and used everywhere
             chosen = [part for part in generator.parts[:-1] if part not in ends]
             others = others * len(chosen)
-        elif None in chosen or len(set(chosen)) < len(chosen):          # names that tell nothing: in order, then
+        elif None in chosen or len(set(chosen)) < len(chosen):          # the names do not help: assign them in order
             chosen = [part for part in free if any(part in places[layer] for layer in others) and (kind == "norm" or part not in ends)]
             if kind == "slope" and len(chosen) < len(others) and generator.middle:
                 chosen.insert(len(chosen) - len(generator.ups) - bool(generator.late), generator.middle)
@@ -198,7 +198,7 @@ def _attach(generator, kinds, prefixes):
             raise _without_place(kind, others, "outside the residual blocks")
         for part, layer in zip(chosen, others):
             setattr(part, kind, layer)
-    # Some authors give every convolution a PReLU and skip those before an addition.  Skipped means never trained.
+    # Some authors define a PReLU for every convolution but skip those before an addition, which are then never trained.
     skipped = [part for part in ends if part and part.norm and part.slope]
     if all((part.slope["weight"] == _UNTOUCHED).all() for part in skipped):
         for part in skipped:
@@ -206,7 +206,7 @@ def _attach(generator, kinds, prefixes):
 
 
 def _nearest(layer, parts):
-    """The convolution before a layer, of those whose names begin most like the layer's."""
+    """The convolution before a layer that shares the longest beginning of its name; of several, the last."""
     def shared(part):
         return next((n for n, (a, b) in enumerate(zip(part.path, layer.path)) if a != b), min(len(part.path), len(layer.path)))
     return max((part for part in parts if part.place < layer.place), key=lambda part: (shared(part), part.place), default=None)
@@ -218,7 +218,7 @@ def _without_place(kind, layers, where):
 
 
 def recognised(kinds):
-    """What weights look like that are not those of a network we have: a sentence."""
+    """A sentence saying what weights that belong to no network of ours look like."""
     shapes = [part.shape for part in kinds["conv"]]
     names = " ".join(".".join(part.path) for parts in kinds.values() for part in parts).lower()
     leaves = [(part.path, set(part.stored), part.shape) for part in kinds[""]]
@@ -249,5 +249,5 @@ def recognised(kinds):
 
 
 def listed(words, most=6):
-    """Words with commas, and how many more there are."""
+    """The words joined by commas, and how many more there are."""
     return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")

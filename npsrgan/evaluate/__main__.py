@@ -1,6 +1,6 @@
-"""Measure networks, and what needs none, on folders of images:  python -m npsrgan.evaluate --help
+"""Measure networks and classical methods on folders of images:  python -m npsrgan.evaluate --help
 
-Top to bottom: the command, the methods, the measurements.  The images: benchmark.py.  What is printed and written: report.py.
+Top to bottom: the command, the methods, the measurements.  benchmark.py reads the images; report.py prints and writes the results.
 """
 import argparse
 import math
@@ -29,7 +29,7 @@ from npsrgan.system.terminal import printable, progress, say
 CLASSICAL = ("nearest", "bicubic", "lanczos")
 BLENDS = 11             # points of the curve
 CROPS = 6               # rows of --figure
-VIEWS = {"lpips": lambda image: image, "lpips_reduced": lambda image: bicubic.resize(image, Fraction(3, 4))}    # what LPIPS sees
+VIEWS = {"lpips": lambda image: image, "lpips_reduced": lambda image: bicubic.resize(image, Fraction(3, 4))}    # the images given to LPIPS
 
 
 @command
@@ -63,7 +63,7 @@ def main(arguments=None):
         summary = summaries[benchmark.name] = report.summarise(scores)
         say("", *report.table(benchmark, summary, rivals).split("\n"))
         crops += found
-        if options.json:        # after each folder, so that what took long is kept whatever comes
+        if options.json:        # after each folder, so that a later failure does not lose the results
             report.write_json(options.json, summaries)
         if options.csv:
             rows += [{"folder": benchmark.name, "image": image, "method": method} | row
@@ -85,7 +85,7 @@ def main(arguments=None):
 
 
 def parse(arguments):
-    """The options, those that contradict each other refused."""
+    """Parse the options; contradictory ones are refused."""
     parser = argparse.ArgumentParser(
         prog="python -m npsrgan.evaluate", formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Enlarge small images by nearest neighbour, bicubic, Lanczos and networks, and compare with the originals.",
@@ -136,18 +136,18 @@ taken image by image.""")
                                                  options.curve and beside(options.curve)) if file]
     if len(set(written)) < len(written):
         raise UserError("--json, --csv, --figure, and --curve with its .json must be different files")
-    for file in written:        # before much is measured
+    for file in written:        # fail before measuring, not after
         files.require_writable(file)
     return options
 
 
 def beside(curve):
-    """Where the numbers of the curve go."""
+    """The path for the numbers of the curve."""
     return Path(curve).with_suffix(".json")
 
 
 def unique(names):
-    """The names, those that were there before with -2, -3, ... behind them."""
+    """The names, with -2, -3, ... appended to repeated ones."""
     result = []
     for name in names:
         candidates = [name, *(f"{name}-{k}" for k in range(2, len(names) + 2))]
@@ -156,13 +156,13 @@ def unique(names):
 
 
 def load(weights):
-    """{name: generator}, named by file; no two alike, and none like a row that needs no network."""
+    """{name: generator}, named by file.  No two names are equal, and none equals that of a classical method."""
     names = unique([*CLASSICAL, "original", *(Path(name).stem for name in weights)])[len(CLASSICAL) + 1:]
     return {name: load_generator(file) for name, file in zip(names, weights)}
 
 
 def common_scale(generators):
-    """What all networks enlarge by; 4 where there are none."""
+    """The factor by which all networks enlarge; 4 if there are none."""
     scales = {name: generator.settings["scale"] for name, generator in generators.items()}
     if len(set(scales.values())) > 1:
         raise UserError("the networks enlarge differently, so measure them apart: "
@@ -171,7 +171,7 @@ def common_scale(generators):
 
 
 def classical(resizer, scale):
-    """{name: function from a low-resolution image to a high-resolution one} of what needs no network."""
+    """{name: function from a low-resolution image to a high-resolution one} of the classical methods."""
     def lanczos(lr):
         return np.array(Image.fromarray(lr).resize((lr.shape[1] * scale, lr.shape[0] * scale), Image.Resampling.LANCZOS))
 
@@ -179,38 +179,38 @@ def classical(resizer, scale):
 
 
 def network(generator, device):
-    """The same of a generator, for images of any size."""
+    """The same function for a generator; images may have any size."""
     folded = fold(generator).to(device.array)
     return lambda lr: super_resolve(folded, lr, device)
 
 
 def noise_rows(generators, sigmas):
-    """{name of the row: (generator, sigma)} of --noise: on top of the first generator; none where there is no generator."""
+    """{name of the row: (generator, sigma)} for --noise, which is added to the first generator's results; empty without a generator."""
     sigmas = [sigma for sigma in sigmas if sigma]
     return {f"{name} + noise{f' {sigma:g}' * (len(sigmas) > 1)}": (name, sigma) for name in generators[:1] for sigma in sigmas}
 
 
 def add_noise(image, sigma, name):
-    """White grey noise of standard deviation `sigma`, the same in all channels, on top of a uint8 image.
+    """Add white noise of standard deviation `sigma`, the same in all channels, to a uint8 image.
 
-    The name of the image is the seed: whatever else is measured, it always gets the same noise, and in proportion to sigma.
+    The image's name is the seed: an image always gets the same noise, scaled by sigma, whatever else is measured.
     """
     noise = np.random.default_rng(zlib.crc32(name.encode("utf-8", "surrogateescape"))).standard_normal(image.shape[:2])
     return np.clip(np.rint(image + sigma * noise[..., None]), 0, 255).astype(np.uint8)
 
 
 def measure(benchmark, names, methods, rivals, lpips=None, keep=0):
-    """({image: {method: {metric: number}}}, [the most telling crops of all images, `keep` of them]) of the named images.
+    """({image: {method: {metric: number}}}, [the `keep` most telling crops of all images]) of the named images.
 
-    methods: {name: function from lr to sr}.   rivals: as `noise_rows`.
-    The "original" is a method with a mesh only.  A mesh is None for images that are nowhere smooth.  Images that cannot be used
-    are named and left out.
+    methods: {name: function from lr to sr}.   rivals: from `noise_rows`.
+    The method "original" has only a mesh.  The mesh is None for images without smooth areas.  Images that cannot be used are
+    reported and left out.
     """
     scores, crops = {}, []
     for name in progress(names, printable(benchmark.name), unit=" images", leave=False):
         try:
             row, panels = measure_one(benchmark, name, methods, rivals, lpips, keep)
-        except Exception as error:      # of one image, and no reason to leave out the others
+        except Exception as error:      # in one image: go on with the others
             say(f"skipped: {of_one_item(error, benchmark.root / name)}", file=sys.stderr)
             continue
         scores[name] = row
@@ -219,7 +219,7 @@ def measure(benchmark, names, methods, rivals, lpips=None, keep=0):
 
 
 def measure_one(benchmark, name, methods, rivals, lpips, keep):
-    """The same of one image: ({method: {metric: number}}, [its most telling crop, if any is to be kept])."""
+    """The same for one image: ({method: {metric: number}}, [its most telling crop, if any is to be kept])."""
     lr, hr = benchmark.load(name)
     results = {method: enlarge(lr) for method, enlarge in methods.items()}
     results |= {row: add_noise(results[method], sigma, name) for row, (method, sigma) in rivals.items()}

@@ -1,4 +1,4 @@
-"""The images of a benchmark, in pairs of low and high resolution: how folders are read, in the layouts in which they are published."""
+"""The images of a benchmark, in pairs of low and high resolution, read from folders in the layouts in which they are published."""
 import re
 from collections import Counter
 from fnmatch import fnmatchcase
@@ -12,7 +12,7 @@ from npsrgan.evaluate.lpips import SMALLEST
 from npsrgan.system.errors import UserError
 
 RESIZERS = {"matlab": bicubic, "pil": degrade, "photo": degrade}      # modules with `downscale` and `upscale`
-LAYOUTS = (         # folder of originals, folder of their small images; {} is the scale, and * stands for the same in both
+LAYOUTS = (         # folder of originals, folder of their small images; {} is the scale, and * is the same text in both
     ("HR", "LRx{}"), ("HR", "LR"),
     ("HR", "LR_bicubic/X{}"),                       # EDSR's benchmarks
     ("GTmod12", "LRbicx{}"),                        # BasicSR's benchmarks
@@ -25,14 +25,14 @@ EXPECTED = ("give a folder of originals only, or one with HR and LRx{0}, HR and 
 class Benchmark:
     """The images of a folder, in pairs of low and high resolution.
 
-    name: for tables.   folder: of originals, searched recursively, or in one of the LAYOUTS, or with pairs NAME_SRF_4_HR.png and
+    name: for tables.   folder: originals, searched recursively, or one of the LAYOUTS, or pairs NAME_SRF_4_HR.png and
     NAME_SRF_4_LR.png (SelfExSR) or NAME_HR.png and NAME_LR.png.   degrade: a key of RESIZERS, for originals without small images;
-    "photo" makes all of them.
-    lpips: whether LPIPS will be measured, which refuses images that are too small for it.
+    with "photo", all small images are made.
+    lpips: whether LPIPS will be measured; if so, images too small for it are refused.
 
-    names: of the originals, relative to `root`.   source: where the small images come from, in words.   grey: the names of the
-    grey files among those loaded so far.
-    Raises UserError for a folder without images, and for one in which originals and small images cannot be told apart.
+    names: the originals' paths, relative to `root`.   source: where the small images come from, in words.   grey: the names of
+    the grey files loaded so far.
+    Raises UserError for a folder without images, or one in which originals and small images cannot be told apart.
     """
 
     def __init__(self, name, folder, scale, degrade, lpips):
@@ -65,7 +65,7 @@ class Benchmark:
 
 
 def _find(folder, scale):
-    """(root, {name of an original: path of its small image, None where that is to be made}, where the small images are or None)."""
+    """(root, {name of an original: path of its small image, None if it must be made}, location of the small images or None)."""
     originals = sorted({path for path in folder.glob("*/") for hr, _ in LAYOUTS if fnmatchcase(path.name, hr)})
     if len(originals) > 1:
         raise UserError(f"{folder} holds several folders of originals, {', '.join(path.name for path in originals)}: give one of them")
@@ -80,7 +80,7 @@ def _find(folder, scale):
         for path in folder.glob("*/"):
             if LOOKS_SMALL.search(path.name) and not any(fnmatchcase(path.name, lr.format("*").split("/")[0]) for _, lr in LAYOUTS):
                 raise UserError(f"{path.name} beside {root} is no known folder of small images: " + EXPECTED.format(scale))
-        return root, dict.fromkeys(names), None         # those of another scale are no mistake
+        return root, dict.fromkeys(names), None         # small images of another scale are not an error
     pairs = {name: _partner(small[0], name, scale) for name in names}
     if not any(path.exists() for path in pairs.values()):
         raise UserError(f"{small[0]} holds no small image for any of {root}: {names[0]} needs one of the same name, or of the same "
@@ -89,7 +89,7 @@ def _find(folder, scale):
 
 
 def _partner(small, name, scale):
-    """The path in the folder `small` of the small image: 0001.png, or 0001x4.png.  The first where there is neither."""
+    """The path of the small image in the folder `small`: 0001.png or 0001x4.png; the first if neither exists."""
     path = small / name
     paths = [path, path.with_name(f"{path.stem}x{scale}{path.suffix}")]
     found = [path for path in paths if path.exists()] or paths[:1]
@@ -99,7 +99,7 @@ def _partner(small, name, scale):
 
 
 def _among_files(folder, names, scale):
-    """The same for a folder without a folder of originals in it: pairs among the files, or nothing but originals."""
+    """The same for a folder without a subfolder of originals: pairs among the files, or only originals."""
     known = set(names)
     pairs = {hr: lr for hr, lr in ((name, re.sub(r"_HR(\.\w+)$", r"_LR\1", name)) for name in names) if lr in known - {hr}}
     if pairs:
@@ -111,7 +111,7 @@ def _among_files(folder, names, scale):
         return folder, chosen, f"LR from the files beside{f', {rest} other images left out' * bool(rest)}"
     bases = Counter(re.sub(r"x[2348]$", "", Path(name).stem) for name in names)
     small = [name for name in names if LOOKS_SMALL.search(name)]
-    small = small if len(small) < len(names) else []            # where all are called so, it means nothing
+    small = small if len(small) < len(names) else []            # a suffix that all names have means nothing
     small += [name for name in names if (found := re.fullmatch(r"(.+)x[2348]", Path(name).stem)) and bases[found[1]] > 1]
     if small:
         raise UserError(f"{folder} seems to hold small images, such as {small[0]}, among originals: " + EXPECTED.format(scale))

@@ -1,6 +1,6 @@
-"""What an evaluation leaves for people: means and their intervals, tables, JSON and CSV, the page of crops, and the curve.
+"""The results of an evaluation: means and their intervals, tables, JSON and CSV, the figure of crops, and the curve.
 
-`scores`, everywhere: {image: {method: {metric: number}}}; a mesh may be None.
+`scores` is always {image: {method: {metric: number}}}; a mesh may be None.
 """
 import csv
 import json
@@ -28,17 +28,17 @@ CROP = 24       # side of the crops, in low-resolution pixels
 def interval(values):
     """The 95 % percentile bootstrap interval of the mean of one number per image: (low, high).  Efron 1979.
 
-    Which images are drawn depends on their number only.  So intervals of several methods come from the same draws, and that of
-    a difference, image by image, is paired.  (With fewer than about 20 images such intervals are known to be too narrow.)
+    The draws depend only on the number of images.  So the intervals of several methods come from the same draws, and the interval
+    of a difference, image by image, is paired.  (With fewer than about 20 images such intervals are known to be too narrow.)
     """
     return tuple(np.percentile(_drawn(len(values)) @ values / len(values), [2.5, 97.5]).tolist())
 
 
 @lru_cache(maxsize=1)
 def _drawn(count):
-    """How often each of `count` images is drawn, in each draw of so many: float64 (draws, count).
+    """How often each of `count` images occurs in each bootstrap sample of `count` images: float64 (draws, count).
 
-    Of more than 500 images there are fewer than 10,000 draws, so that memory stays within bounds.
+    For more than 500 images there are fewer than 10,000 draws, to limit memory.
     """
     draws = min(DRAWS, 5_000_000 // count)
     drawn = np.random.default_rng([SEED, count]).integers(0, count, (draws, count))
@@ -46,21 +46,21 @@ def _drawn(count):
 
 
 def column(scores, method, metric):
-    """The numbers of all images that have one."""
+    """The metric's values, for all images that have one."""
     values = (rows[method][metric] for rows in scores.values())
     return np.array([value for value in values if value is not None])
 
 
 def mean(values):
-    """None where there are none."""
+    """The mean of the numbers, None if there are none."""
     return float(values.mean()) if len(values) else None
 
 
 def summarise(scores):
     """{method: {metric: mean, "images": n, "interval": {metric: (low, high)}, "minus_bicubic": {"mean": ..., "interval": ...}}}.
 
-    The last holds the same of the differences to bicubic, image by image.  Of one image there is no interval (None).  Images
-    without a mesh are left out of its mean, which is None where none is left; "images" of the "original" are those with a mesh.
+    "minus_bicubic" holds the same for the differences to bicubic, image by image.  With one image the interval is None.  Images
+    without a mesh are left out of its mean, which is None if none is left; "images" of the "original" counts those with a mesh.
     """
     def means(columns):
         return {metric: mean(values) for metric, values in columns.items()}
@@ -79,7 +79,7 @@ def summarise(scores):
 
 
 def table(benchmark, summary, rivals):
-    """The summary of a folder as text, with the paper's numbers for the folders it measured, and the differences to bicubic.
+    """The summary of a folder as text, with the paper's numbers if it has any for it, and the differences to bicubic.
 
     rivals: {name of the row: (method, sigma of the noise on its results)}.
     """
@@ -97,7 +97,7 @@ def table(benchmark, summary, rivals):
         return f"{means[metric]:{sign}.{DIGITS[metric]}f}" + " *" * bool(sign and span and span[0] * span[1] > 0)
 
     def lines(name, means, intervals, sign=""):
-        """The means, and below them the intervals.  With a sign, a star behind those whose interval leaves out 0."""
+        """The means, with the intervals below them.  With a sign, a star marks means whose interval excludes 0."""
         spans = [intervals.get(metric) for metric in metrics]
         lower = [" .. ".join(f"{end:{sign}.{min(DIGITS[metric], 3)}f}" for end in span or ()) for metric, span in zip(metrics, spans)]
         return [line(name, [cell(metric, means, span, sign) for metric, span in zip(metrics, spans)])] + [line("", lower)] * any(lower)
@@ -126,13 +126,13 @@ def table(benchmark, summary, rivals):
 
 
 def write_json(path, contents):
-    """Standard JSON, whole or not at all."""
+    """Write standard JSON, completely or not at all."""
     with files.replacing(path) as temporary:
         temporary.write_text(json.dumps(contents, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def write_csv(path, rows):
-    """A line for every dictionary; the columns are the keys of the first.  "-" stands for what could not be measured."""
+    """Write a line for each dictionary, with the keys of the first as columns.  "-" marks what could not be measured."""
     with (files.replacing(path) as temporary,
           open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file):
         writer = csv.DictWriter(file, rows[0])
@@ -141,21 +141,21 @@ def write_csv(path, rows):
 
 
 class Crop(NamedTuple):
-    """A square of an image in all versions: how much the methods differ in it, and panels as `images.figure` takes them."""
+    """A square of an image in all versions: how much the methods differ in it, and its panels for `images.figure`."""
 
     difference: float
     panels: list
 
 
 def telling_crop(name, results, hr, scores, scale):
-    """The square in which the methods differ most: where the variance of Y between them, summed, is largest.
+    """The square in which the methods differ most: the one with the largest summed variance of Y between them.
 
-    Nearest neighbour is left out of the variance: it shows the low-resolution image, and differs at every edge.
+    Nearest neighbour is left out of the variance, because it differs at every edge; it shows the low-resolution image.
     results: {method: uint8 image}.  scores: {method: {metric: number}}.
     """
     spread = np.var([luma(image) for method, image in results.items() if method != "nearest"], axis=0)
     side = min(CROP * scale, *hr.shape[:2])
-    total = np.pad(spread, ((1, 0), (1, 0))).cumsum(0).cumsum(1)         # of everything above and to the left
+    total = np.pad(spread, ((1, 0), (1, 0))).cumsum(0).cumsum(1)         # sums of everything above and to the left
     sums = total[side:, side:] - total[:-side, side:] - total[side:, :-side] + total[:-side, :-side]
     top, left = np.unravel_index(sums.argmax(), sums.shape)
     panels = [("LR" if method == "nearest" else method, image, describe(scores[method])) for method, image in results.items()]
@@ -164,20 +164,20 @@ def telling_crop(name, results, hr, scores, scale):
 
 
 def describe(row):
-    """What stands below a crop: about the whole image."""
+    """The caption below a crop: metrics of the whole image."""
     parts = (("psnr_y", "{:.2f} dB"), ("lpips", "LPIPS {:.3f}"), ("mesh", "mesh {:.2f}"))
     return ", ".join(text.format(row[metric]) for metric, text in parts if row.get(metric) is not None)
 
 
 def figure(path, crops):
-    """The page of crops: a row for each image."""
+    """Write the figure of crops, with a row for each image."""
     images.figure(path, [crop.panels for crop in crops], title="Where the methods differ most (numbers: of the whole image)")
 
 
 def curve(summary, rows, blends):
     """What --curve writes about a folder: {row: {metric: mean}, ..., "curve": [{"blend": amount, metric: mean, ...}, ...]}.
 
-    rows: those of the summary to be drawn beside the curve.   blends: as `scores`, with amounts in place of methods.
+    rows: rows of the summary to draw beside the curve.   blends: like `scores`, with amounts in place of methods.
     """
     amounts = next(iter(blends.values()))
     return {name: {metric: summary[name][metric] for metric in NAMES if metric in summary[name]} for name in rows} | {
@@ -186,7 +186,7 @@ def curve(summary, rows, blends):
 
 
 def plot_curves(path, curves, ends):
-    """PSNR against LPIPS along the blend of two networks (Blau and Michaeli 2018, figure 1), and below it the mesh.
+    """Plot PSNR against LPIPS for blends of two networks (Blau and Michaeli 2018, figure 1), with the mesh below.
 
     A column for each folder.  curves: {folder: what `curve` returns}.  ends: the names of the two networks.
     """
@@ -203,7 +203,7 @@ def plot_curves(path, curves, ends):
             axis.plot([p["psnr_y"] for p in points], [p[metric] for p in points], ".-")
             axis.plot([found[name]["psnr_y"] for name in single], [found[name][metric] for name in single], "x", color="grey")
             named = [*zip((ends[0], "half of each", ends[1]), points[::len(points) // 2])], [(name, found[name]) for name in single]
-            for side, labels in zip((1, -1), named):        # the curve's names to the right of it, the others' to the left
+            for side, labels in zip((1, -1), named):        # the curve's labels go to its right, the others to its left
                 for name, point in labels:
                     axis.annotate(images.drawable(name), (point["psnr_y"], point[metric]), xytext=(8 * side, 0), textcoords="offset points",
                                   ha="left" if side > 0 else "right", va="center", parse_math=False)
