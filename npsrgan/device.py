@@ -1,4 +1,4 @@
-"""Where arrays live: NumPy's on the CPU, CuPy's on the GPU.  CuPy is imported here and only when asked for."""
+"""Where arrays live: NumPy's on the CPU, CuPy's on the GPU.  CuPy is imported only here, and only when a GPU is asked for."""
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,11 +14,11 @@ class Device(NamedTuple):
 
     @property
     def cuda(self):
-        """CuPy's way to streams, events and memory; None on a CPU."""
+        """The module `cupy.cuda` (streams, events, memory); None on a CPU."""
         return getattr(self.module, "cuda", None)
 
     def array(self, values):
-        """A copy of `values`, on this device."""
+        """A copy of `values` on this device."""
         return self.module.array(values)
 
 
@@ -26,15 +26,15 @@ CPU = Device(np, "CPU, NumPy " + np.__version__)
 
 
 def to_numpy(array):
-    """The array itself if it is NumPy's, else a copy in main memory."""
+    """The array itself if it is a NumPy array, else a copy in main memory."""
     return array.get() if hasattr(array, "get") else np.asarray(array)
 
 
 def select(choice="auto"):
     """The device for "cpu", "gpu" or "auto", and a remark (or None) for the user.
 
-    "auto" takes the GPU if it can multiply two small matrices, and otherwise the CPU, with the reason as the remark.
-    Raises UserError for "gpu" where there is none to use.
+    "auto" selects the GPU if it can multiply two small matrices, otherwise the CPU, with the reason as the remark.
+    Raises UserError for "gpu" if no GPU can be used.
     """
     if choice == "cpu":
         return CPU, None
@@ -47,14 +47,14 @@ def select(choice="auto"):
 
 
 class NoGPU(UserError):
-    """There is none, which for "auto" is nothing to put right."""
+    """There is no GPU.  With "auto", this is not an error."""
 
 
 def _gpu():
     try:
         import cupy
         runtime = cupy.cuda.runtime
-    except Exception as error:      # half an installation raises more than ImportError
+    except Exception as error:      # a broken installation raises more than ImportError
         if getattr(error, "name", None) == "cupy" and isinstance(error, ImportError):
             raise UserError('CuPy is not installed; for an NVIDIA GPU: pip install "cupy-cuda12x[ctk]"') from None
         raise UserError(f"CuPy is installed but cannot be imported ({first_line(error.__cause__ or error)})") from None
@@ -64,7 +64,7 @@ def _gpu():
         raise _driver(runtime, error) from None
     if not count:
         raise NoGPU("no NVIDIA GPU found; use --device cpu")
-    try:        # CuPy imports well without CUDA's libraries and fails at the first product: so make one
+    try:        # without CUDA's libraries, CuPy can be imported but fails at the first matrix product: try one
         ones = cupy.ones((8, 8), np.float32)
         if float((ones @ ones).sum()) != 512:
             raise RuntimeError("a product of two matrices came out wrong")
@@ -74,12 +74,12 @@ def _gpu():
     except Exception as error:
         raise UserError(f'the GPU does not compute ({first_line(error)}); CUDA\'s libraries may be missing: '
                         f'pip install "cupy-cuda{runtime.runtimeGetVersion() // 1000}x[ctk]"') from None
-    import npsrgan.fast.cuda  # noqa: F401  (registers the twins for CuPy's arrays)
+    import npsrgan.fast.cuda  # noqa: F401  (registers the operations for CuPy's arrays)
     return Device(cupy, f"{name}, CuPy {cupy.__version__}")
 
 
 def _driver(runtime, error):
-    """The error that says what to do about a driver that does not even count its GPUs."""
+    """The error for a driver that cannot even count its GPUs: it says what to do."""
     try:
         has, needs = runtime.driverGetVersion(), runtime.runtimeGetVersion()
     except Exception:

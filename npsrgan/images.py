@@ -20,9 +20,9 @@ from npsrgan.system import files
 from npsrgan.system.errors import UserError, describe
 from npsrgan.system.terminal import printable
 
-MEGAPIXELS = 67     # that `read` accepts: 200 MB decoded, and several threads read at once
-PROFILE_SPACES = {b"GRAY": "L", b"RGB ": "RGB", b"CMYK": "CMYK"}        # in the header of a colour profile: the mode it is for
-_FOREIGN = {        # what files that Pillow does not read begin with; with a colon, what to do is said too
+MEGAPIXELS = 67     # largest image that `read` accepts: 200 MB decoded, and several threads read at once
+PROFILE_SPACES = {b"GRAY": "L", b"RGB ": "RGB", b"CMYK": "CMYK"}        # colour space in an ICC profile's header: PIL mode
+_FOREIGN = {        # first bytes of files that Pillow cannot read: what they are, and after a colon what to do
     rb"$": "empty: copy or download it again", rb"version https://git-lfs": "a pointer of Git LFS: run `git lfs pull` where it came from",
     rb"\s*<(!doctype html|html)": "a web page: download the image itself",
     rb"....ftyp(hei|hev|mif1|msf1|avi)": "a HEIC or AVIF photograph", rb"\xff\x0a|\0\0\0\x0cJXL ": "a JPEG XL image",
@@ -30,9 +30,9 @@ _FOREIGN = {        # what files that Pillow does not read begin with; with a co
     rb"gimp xcf": "a GIMP image", rb"\s*(<\?xml.*?>)?\s*(<!.*?>\s*)*<svg": "an SVG drawing", rb"%PDF": "a PDF document",
     rb"%!PS|\xc5\xd0\xd3\xc6|\xd7\xcd\xc6\x9a": "a drawing", rb"....ftyp|RIFF....AVI|\x1aE\xdf\xa3|\0\0\x01\xba": "a video"}
 
-PngImagePlugin.MAX_TEXT_CHUNK = 2**26       # bytes of a side matter; Pillow refuses the whole image over 2**20 of them
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)      # `read` has a limit of its own
-warnings.filterwarnings("ignore", module=r"PIL\.")      # of damaged tags: what it means for an image, our own sentences say
+PngImagePlugin.MAX_TEXT_CHUNK = 2**26       # bytes; by default, Pillow refuses the whole image for more than 2**20 bytes of text
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)      # `read` has its own limit
+warnings.filterwarnings("ignore", module=r"PIL\.")      # about damaged tags: our own messages say what matters
 
 
 class ImageError(UserError):
@@ -40,11 +40,11 @@ class ImageError(UserError):
 
 
 def read(path):
-    """The image in a file, as it is meant to be seen: uint8 (H, W, 3), sRGB.
+    """The image in a file as a viewer shows it: uint8 (H, W, 3), sRGB.
 
-    Grey and palette images become RGB, transparent ones are laid on white, 16-bit grey is scaled to 8 bits.  EXIF orientation
-    and the colour profile are applied.  Of an animation, the first frame is read.
-    Raises ImageError for a file that is missing, damaged, truncated, of more than 67 megapixels or no image at all.
+    Grey and palette images become RGB, transparent images are composited on white, and 16-bit grey is scaled to 8 bits.  EXIF
+    orientation and the colour profile are applied.  Only the first frame of an animation is read.
+    Raises ImageError for a file that is missing, damaged, truncated, larger than 67 megapixels or not an image.
     """
     with opened(path) as image:
         if image.width * image.height > 1e6 * MEGAPIXELS:
@@ -56,7 +56,7 @@ def read(path):
 
 @contextmanager
 def any_size():
-    """Inside `with any_size():` Pillow opens images however large, for those who look at the size before they load."""
+    """Context manager: Pillow opens images of any size, for callers that check the size before they load."""
     usual, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         yield
@@ -66,13 +66,13 @@ def any_size():
 
 @contextmanager
 def opened(path):
-    """The PIL image in a file, not yet loaded.  What goes wrong inside the `with` block is the file's fault: an ImageError.
+    """Context manager: the PIL image in a file, not yet loaded.  Any error inside the `with` block becomes an ImageError.
 
-    Its `info["range"]` is the levels of black and white of samples of more than 8 bits, or None where nobody knows.
+    Its `info["range"]` is (black level, white level) for samples of more than 8 bits, or None if unknown.
     """
     try:
         mode = os.stat(path).st_mode
-        if not stat.S_ISREG(mode):      # a pipe would be waited for
+        if not stat.S_ISREG(mode):      # opening a pipe would block
             raise ImageError(f"{path} is {files.kind(mode)}, not an image file")
         with Image.open(path, formats=formats()) as image:
             image.info["range"] = _range(image)
@@ -94,23 +94,23 @@ def opened(path):
 
 @cache
 def formats():
-    """The formats that Pillow decodes by itself.  The others it only tells apart, or starts another program to draw them."""
+    """The formats that Pillow decodes itself.  It only identifies the others, or runs another program to draw them."""
     Image.init()
     return [name for name in Image.ID if name not in ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")]
 
 
 @cache
 def suffixes():
-    """The endings of image files, in lower case and with the dot."""
+    """The suffixes of image files, in lower case and with the dot."""
     return {suffix for suffix, name in Image.registered_extensions().items() if name in formats()}
 
 
 def is_image(path):
-    """Whether a regular file, whatever it is called, is an image: by its suffix or else by how it begins."""
+    """Whether a regular file is an image, judged by its suffix or else by its first bytes."""
     if Path(path).suffix.lower() in suffixes():
         return True
     try:
-        with Image.open(path, formats=[name for name in formats() if Image.OPEN[name][1]]):     # those with a mark of their own
+        with Image.open(path, formats=[name for name in formats() if Image.OPEN[name][1]]):     # formats with a signature
             return True
     except Image.DecompressionBombError:
         return True
@@ -119,7 +119,7 @@ def is_image(path):
 
 
 def foreign(path):
-    """What a file is that Pillow cannot read, in words, or None: from its first bytes."""
+    """What a file that Pillow cannot read is, in words, from its first bytes; None if unknown."""
     try:
         with open(path, "rb") as file:
             head = file.read(1024)
@@ -129,7 +129,7 @@ def foreign(path):
 
 
 def _range(image):
-    """The levels of black and white of an image of samples of more than 8 bits; None where the file does not say."""
+    """(black level, white level) of an image with samples of more than 8 bits; None if the file does not say."""
     tags = getattr(image, "tag_v2", {})
     white = 4095 if tags.get(258) == (12,) else 65535
     if image.mode.startswith("I;16"):
@@ -138,7 +138,7 @@ def _range(image):
 
 
 def upright(image):
-    """A PIL image, turned as its EXIF orientation tag says.  Damaged EXIF data is no reason to refuse good pixels."""
+    """A PIL image with its EXIF orientation applied.  Damaged EXIF data is ignored."""
     try:
         return ImageOps.exif_transpose(image)
     except Exception:
@@ -146,7 +146,7 @@ def upright(image):
 
 
 def to_rgb(image):
-    """A PIL image of any mode as RGB, as `read` says.  Raises ValueError for samples of 32 bits."""
+    """Convert a PIL image of any mode to RGB, as `read` describes.  Raises ValueError for 32-bit samples."""
     profile = image.info.get("icc_profile")
     if image.mode[0] in "IF":       # 16 bits, which convert() would clip at 255
         levels, transparent = sixteen_bits(image), image.info.get("transparency")
@@ -159,7 +159,7 @@ def to_rgb(image):
 
 
 def to_srgb(image, profile):
-    """A PIL image whose numbers mean what a colour profile says, in the colours of sRGB; None without one that works."""
+    """Convert a PIL image from its ICC profile to sRGB; None without a usable profile, or if it is sRGB already."""
     try:
         given, mode = ImageCms.ImageCmsProfile(io.BytesIO(profile)), PROFILE_SPACES[profile[16:20]]
         if (mode == "CMYK") != (image.mode == "CMYK") or "sRGB" in ImageCms.getProfileDescription(given):
@@ -170,9 +170,9 @@ def to_srgb(image, profile):
 
 
 def sixteen_bits(image):
-    """The levels of a PIL image of 16 bits, black 0 and white 65535: uint16 (H, W).
+    """The levels of a 16-bit PIL image, scaled to black 0 and white 65535: uint16 (H, W).
 
-    Raises ValueError for samples of 32 bits: nobody knows which of their levels is white.
+    Raises ValueError for 32-bit samples, whose white level is unknown.
     """
     levels = image.info.get("range", _range(image))
     if not levels:
@@ -185,7 +185,7 @@ def sixteen_bits(image):
 
 
 def to_eight_bits(levels):
-    """uint16 to the nearest of the 256 levels: uint8, white stays white."""
+    """uint16 rounded to the nearest of 256 levels: uint8, 65535 becomes 255."""
     return ((levels.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
@@ -195,7 +195,7 @@ def to_float(image):
 
 
 def to_uint8(array):
-    """[-1, 1] to uint8 0..255, as `to_levels` does it."""
+    """[-1, 1] to uint8 0..255, by `to_levels`."""
     return to_levels(array, np.uint8)
 
 
@@ -203,16 +203,16 @@ def to_levels(array, dtype):
     """[-1, 1] to all levels of uint8 or uint16: clip, then round.  A bare cast would wrap (256 becomes 0: white spots turn
     black) and truncate.
 
-    The inverse of `to_float`, exact for all levels.  NumPy arrays of any float type and shape.
+    The inverse of `to_float`, exact for all levels.  Takes NumPy arrays of any float type and shape.
     """
     return np.rint((np.clip(array, -1, 1) + 1) * (np.iinfo(dtype).max / 2)).astype(dtype)
 
 
 def write(path, image, **options):
-    """Write an image in the format that the suffix of `path` names, and create the folder where needed.
+    """Write an image in the format given by the suffix of `path`.  The folder is created if needed.
 
-    image: uint8 (H, W, 3), or a PIL image.   options: for PIL, such as an `icc_profile`.
-    The file appears whole or not at all.  Raises UserError for a suffix that names no format.
+    image: uint8 (H, W, 3), or a PIL image.   options: for PIL, such as `icc_profile`.
+    The write is atomic.  Raises UserError for a suffix of no known format.
     """
     if Path(path).suffix.lower() not in Image.registered_extensions():
         raise UserError(f"{path}: the suffix names no image format; end the name in .png or .jpg")
@@ -222,7 +222,7 @@ def write(path, image, **options):
 
 
 def drawable(text):
-    """Text in the characters that Matplotlib's font has, the others as question marks."""
+    """Text with each character that Matplotlib's font lacks replaced by a question mark."""
     from matplotlib import font_manager  # here, because it is slow to import
 
     known = font_manager.get_font(font_manager.findfont("DejaVu Sans")).get_charmap()
@@ -230,11 +230,11 @@ def drawable(text):
 
 
 def figure(path, panels, title=None, columns=None):
-    """Write a picture of images side by side, all drawn at the same size: small ones are enlarged with hard pixels.
+    """Write a figure of images side by side, all drawn at the same size: small ones are enlarged by nearest neighbour.
 
     panels:  a list of (title, image, caption), image uint8 (H, W, 3), title and caption text or None; or a list of such
              lists, one for each row.
-    columns: breaks a plain list into rows of so many.
+    columns: panels per row, to break a plain list into rows.
     """
     from matplotlib.figure import Figure  # here, because it is slow to import
 
@@ -244,8 +244,8 @@ def figure(path, panels, title=None, columns=None):
     # The layout is in whole pixels, counted from the top, so that an image's pixels fall on pixels of the figure.
     widest = max(image.shape[1] for row in rows for _, image, _ in row)
     width = min(1024, widest * math.ceil(280 / widest))
-    gap, line = 12, max(18, width // 22)        # lettering grows with the panels
-    letters = round(2.2 * width / line)         # that fit into a panel's width
+    gap, line = 12, max(18, width // 22)        # text scales with the panels
+    letters = round(2.2 * width / line)         # characters that fit into a panel's width
     rows = [[(textwrap.wrap(drawable(name or ""), letters), image, textwrap.wrap(drawable(caption or ""), letters))
              for name, image, caption in row] for row in rows]
     above = [line * max(len(name) for name, _, _ in row) + 4 for row in rows]
@@ -278,7 +278,7 @@ def figure(path, panels, title=None, columns=None):
 
 
 def busiest(image, side):
-    """Corner (top, left) of the square in which neighbouring pixels differ most, looked for on a coarse grid."""
+    """Corner (top, left) of the square whose neighbouring pixels differ most, searched on a coarse grid."""
     changes = np.abs(np.diff(image.astype(np.float64).mean(2), axis=1, append=0))
     changes[:, -1] = 0
     step = max(1, side // 8)

@@ -1,10 +1,10 @@
-"""How close two images are: PSNR and SSIM, as super-resolution papers report them; and the mesh that a network draws.
+"""PSNR and SSIM, as super-resolution papers report them; and the strength of the mesh artefact that a network produces.
 
-Images are uint8 (H, W, 3), RGB.  Papers compare the luma channel and leave out a border as wide as the scale.
+Images are uint8 (H, W, 3), RGB.  Papers compare the luma channel and crop a border as wide as the scale factor.
 """
 import numpy as np
 
-CAP = 100.0     # dB: what an exact copy, whose PSNR is infinite, counts as where a mean is taken
+CAP = 100.0     # dB: counted in a mean for an exact copy, whose PSNR is infinite
 
 
 def luma(image):
@@ -18,8 +18,8 @@ def luma(image):
 def grey(image):
     """The level of a grey image, whose three channels are equal: float64 (H, W), from 0 to 255.
 
-    Papers measure a grey file on these levels, not on `luma`, whose range is smaller: the same error costs 1.32 dB more.  Where
-    the channels differ, as a network leaves them, it is their mean with the weights of BT.601.
+    Papers measure a grey file on these levels, not on `luma`, whose range is smaller: here the same error costs 1.32 dB more.
+    If the channels differ, as in a network's output, this is their mean with the weights of BT.601.
     """
     return (luma(image) - 16) * (255 / 219)
 
@@ -27,8 +27,8 @@ def grey(image):
 def psnr(a, b, border=4, channel="y"):
     """Peak signal-to-noise ratio in dB, for a peak of 255; infinite for equal images.
 
-    border: pixels cut from each side, usually the scale.  channel: "y" compares `luma`, "grey" compares `grey`, "rgb" all three
-    channels.
+    border: pixels cropped from each side, usually the scale factor.  channel: "y" compares `luma`, "grey" compares `grey`,
+    "rgb" all three channels.
     Raises ValueError for images that are not uint8 (H, W, 3) of one shape, or are no larger than their borders.
     """
     a, b = _prepare(a, b, border, channel)
@@ -39,8 +39,8 @@ def psnr(a, b, border=4, channel="y"):
 def ssim(a, b, border=4, channel="y"):
     """Structural similarity, at most 1 (equal images): Wang, Bovik, Sheikh and Simoncelli 2004, eq. 13.
 
-    Gaussian windows of 11x11 and standard deviation 1.5, only where they lie inside the image; K1 = 0.01, K2 = 0.03.
-    With channel "rgb" the mean over the three channels.  Otherwise as `psnr`; also raises ValueError below 11x11 pixels.
+    11x11 Gaussian windows of standard deviation 1.5 that lie inside the image; K1 = 0.01, K2 = 0.03.
+    With channel "rgb", the mean over the three channels.  Otherwise as `psnr`; also raises ValueError below 11x11 pixels.
     """
     a, b = _prepare(a, b, border, channel)
     if min(a.shape[:2]) < len(_GAUSSIAN):
@@ -55,17 +55,17 @@ def ssim(a, b, border=4, channel="y"):
 
 
 def mesh(image, smooth, scale=4):
-    """How strong a pattern with the period of the scale lies over the smooth areas: rms amplitude in levels of Y, at least 0.
+    """Strength of a pattern with period `scale` in the smooth areas: rms amplitude in levels of Y, at least 0.
 
-    A network that commutes with shifts of the small image can answer a flat area only with something that repeats every
-    `scale` pixels.  So: Y minus its box blur, averaged over the smooth pixels of each of the scale^2 phases (y mod scale,
-    x mod scale), where texture and noise cancel and what repeats with the grid stays; and of these means the standard deviation.
+    For a flat area, a network that commutes with shifts of the small image can only produce a pattern that repeats every `scale`
+    pixels.  The high-pass, Y minus its box blur, is averaged over the smooth pixels of each of the scale^2 phases (y mod scale,
+    x mod scale): texture and noise cancel, and the pattern remains.  The result is the standard deviation of these means.
     The box is a whole number of periods wide, 8 pixels or a little more, so that it removes nothing of the pattern.
-    Photographs have about 0.04; at 0.3 it is a wire mesh to the eye.  White noise leaves its own standard deviation times
-    scale / sqrt(smooth pixels), by chance.  The definition is our own.
+    Photographs have about 0.04; at 0.3 the pattern is visible as a wire mesh.  White noise alone gives its standard deviation
+    times scale / sqrt(smooth pixels).  The definition is our own.
 
-    image: uint8 (H, W, 3).  smooth: bool (H, W), `smooth_pixels` of the original, so that no method chooses where it is judged.
-    None where no pixel is smooth.
+    image: uint8 (H, W, 3).  smooth: bool (H, W), `smooth_pixels` of the original, so that all methods are judged on the same pixels.
+    Returns None if no pixel is smooth.
     """
     if not smooth.any():
         return None
@@ -75,11 +75,11 @@ def mesh(image, smooth, scale=4):
 
 
 def smooth_pixels(image):
-    """Where an image is smooth, so that a mesh would show: bool (H, W), true in all smooth windows.
+    """Mask of the smooth areas, where a mesh would be visible: bool (H, W), true in all smooth windows.
 
-    The windows have 32 x 32 pixels and lie at multiples of 16 in both directions, 8 pixels or more from the border.  One is
-    smooth if the mean of Y in it lies between 25 and 225, and if the standard deviation around the best plane is below 6 levels,
-    of Y and of its box blur of 8 pixels.
+    The windows have 32 x 32 pixels and lie at multiples of 16 in both directions, 8 pixels or more from the border.  A window is
+    smooth if the mean of Y in it lies between 25 and 225, and if the standard deviation around the best-fitting plane is below
+    6 levels, both for Y and for its box blur of 8 pixels.
     """
     y = luma(image)
     blurred, smooth = _box(y, 8), np.zeros(y.shape, bool)
@@ -94,13 +94,13 @@ _PLANE = np.stack([np.full(1024, 1 / 32), *_SLOPES / np.linalg.norm(_SLOPES, axi
 
 
 def _around_plane(window):
-    """The standard deviation of 32 x 32 values around the plane that fits them best."""
+    """The standard deviation of 32 x 32 values around their best-fitting plane."""
     values = window.ravel()
     return (values - _PLANE @ values @ _PLANE).std()
 
 
 def _box(y, side):
-    """The mean of a square around each pixel, as large as `y`; beyond the border the outermost pixel is repeated."""
+    """The mean of a square around each pixel, same size as `y`; the border is padded with the edge pixels."""
     return _blur(np.pad(y, ((side - 1) // 2, side // 2), mode="edge"), np.full(side, 1 / side))
 
 
@@ -109,14 +109,14 @@ _GAUSSIAN /= _GAUSSIAN.sum()
 
 
 def _blur(x, weights=_GAUSSIAN):
-    """The weighted mean of each square window that fits: one of each row's pixels, then one of the rows."""
+    """The weighted mean of each square window inside the image, as a separable filter: vertical, then horizontal."""
     for axis in (0, 1):
         x = np.lib.stride_tricks.sliding_window_view(x, len(weights), axis) @ weights
     return x
 
 
 def _prepare(a, b, border, channel):
-    """Both images checked, cropped, and as float64 (H, W, C)."""
+    """Both images, checked and cropped, as float64 (H, W, C)."""
     if a.shape != b.shape or a.ndim != 3 or a.shape[2] != 3 or a.dtype != np.uint8 or b.dtype != np.uint8:
         raise ValueError(f"expected two uint8 (H, W, 3) images of one shape, not {a.dtype} {a.shape} and {b.dtype} {b.shape}")
     if min(a.shape[:2]) <= 2 * border:

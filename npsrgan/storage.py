@@ -1,4 +1,4 @@
-"""HDF5 files: weights, checkpoints and VGG19.  Written whole or not at all, and checked when read."""
+"""HDF5 files: weights, checkpoints and VGG19.  Written atomically, and validated when read."""
 import inspect
 import io
 import json
@@ -20,26 +20,26 @@ from npsrgan.models.vgg19 import LAYERS
 from npsrgan.system import files
 from npsrgan.system.errors import UserError, describe
 
-WEIGHTS = Path(__file__).parent.parent / "weights"                  # what ships with the program
-KERAS_MEANS = np.array([123.68, 116.779, 103.939], np.float32)      # RGB, 0 to 255: what Keras's VGG19 subtracts
+WEIGHTS = Path(__file__).parent.parent / "weights"                  # the weights that ship with the program
+KERAS_MEANS = np.array([123.68, 116.779, 103.939], np.float32)      # RGB, 0 to 255: the means that Keras's VGG19 subtracts
 KERAS_FEATURE_SCALE = 1 / 12.75                                     # Ledig et al. 2017, section 2.2.1
-_HDF5, _LEGACY = b"\x89HDF\r\n\x1a\n", (0x1950A86A20F9469CFC6C).to_bytes(10, "little")     # how files of others begin
-_BLOCK, _MARK = 512, b"npsrgan "        # HDF5's user block, which it leaves alone: the mark, and the CRC-32 of all that follows
+_HDF5, _LEGACY = b"\x89HDF\r\n\x1a\n", (0x1950A86A20F9469CFC6C).to_bytes(10, "little")     # signatures of other kinds of files
+_BLOCK, _MARK = 512, b"npsrgan "        # HDF5's user block, which HDF5 ignores: the mark, and the CRC-32 of everything after the block
 
 
-_FILTERS = {1, 2, 3, 32000}             # of HDF5's chunks: deflate, shuffle, Fletcher's checksum, LZF
-_CHUNK = 2**26                          # bytes of a chunk that are decompressed at once
+_FILTERS = {1, 2, 3, 32000}             # HDF5 filters that are read: deflate, shuffle, Fletcher-32, LZF
+_CHUNK = 2**26                          # largest chunk in bytes, which HDF5 decompresses at once
 
 
 class DamagedFile(UserError):
-    """A file that is there but cannot be trusted: cut short, altered, or not HDF5."""
+    """A file that exists but cannot be trusted: truncated, altered, or not HDF5."""
 
 
 def recognise(path):
-    """The kind of a file of weights, from its first bytes: "npsrgan", "HDF5", "Keras" (its zip archives), "PyTorch",
+    """The kind of a weights file, from its first bytes: "npsrgan", "HDF5", "Keras" (its zip archives), "PyTorch",
     "PyTorch before 1.6", "safetensors" or "a pickle, as Paddle writes it".
 
-    Raises UserError for a file that is missing, and says what a file is that is none of these.
+    Raises UserError for a missing file and for a file of any other kind, which the message names if it can.
     """
     path = Path(path)
     try:
@@ -82,13 +82,13 @@ def recognise(path):
 def write(path, arrays, attributes, keep_previous=False):
     """Write {name: array} and {name: string or number} to an HDF5 file, atomically.
 
-    The file is written beside its place, flushed to the disk, and renamed: whenever the process is killed, `path` holds
-    the old contents or the new, never a part.  With keep_previous the old file becomes NAME.previous.SUFFIX.
-    A checksum of everything goes in front, into HDF5's user block.
-    Raises UserError where the disk refuses; then the old file is still there.
+    The file is written to the same folder, flushed to the disk, and renamed: whenever the process is killed, `path` holds
+    either the old contents or the new.  With keep_previous the old file becomes NAME.previous.SUFFIX.
+    A checksum of the contents is stored in HDF5's user block, at the start of the file.
+    Raises UserError if the file cannot be written; the old file then remains.
     """
-    path = Path(os.path.realpath(path))     # of a link, the file that it leads to
-    memory = io.BytesIO()       # HDF5 crashes on a disk that fills, so the disk sees only the finished bytes
+    path = Path(os.path.realpath(path))     # for a link, the file that it points to
+    memory = io.BytesIO()       # HDF5 can crash on a full disk, so it writes to memory
     with h5py.File(memory, "w", userblock_size=_BLOCK) as file:
         for name, array in arrays.items():
             file[name] = to_numpy(array)
@@ -111,7 +111,7 @@ def write(path, arrays, attributes, keep_previous=False):
 def read(path):
     """The arrays and attributes of a file made by `write`.
 
-    Raises UserError if it is missing or of another kind, DamagedFile if it is not whole or holds numbers that are not finite.
+    Raises UserError if it is missing or of another kind, DamagedFile if it is incomplete or holds non-finite numbers.
     """
     kind = recognise(path)
     if kind == "HDF5":
@@ -127,7 +127,7 @@ def read(path):
                 checksum = zlib.crc32(block, checksum)
         if expected != b"%08x" % checksum:
             raise DamagedFile(f"{path} is damaged: its contents do not match its checksum")
-        with h5py.File(path, "r", locking=False) as file:       # only now: some damage makes HDF5 search in circles for ever
+        with h5py.File(path, "r", locking=False) as file:       # only after the checksum: some damage makes HDF5 loop for ever
             for name, dataset in _datasets(file, path):
                 size -= dataset.nbytes
                 if size < 0:
@@ -139,7 +139,7 @@ def read(path):
 
 @contextmanager
 def _one_sentence(path):
-    """Whatever HDF5 raises for damaged bytes, and it can raise nearly anything, becomes a DamagedFile."""
+    """Context manager: whatever HDF5 raises for damaged bytes, which can be nearly anything, becomes a DamagedFile."""
     try:
         yield
     except (UserError, MemoryError):
@@ -149,7 +149,7 @@ def _one_sentence(path):
 
 
 def _datasets(file, path):
-    """Yield (name, dataset) of everything in an HDF5 file, none of which lies in another file or behind a filter we do not know."""
+    """Yield (name, dataset) for every dataset in an HDF5 file.  Raises DamagedFile for links."""
     groups, count = [file], 0
     while groups:
         group = groups.pop()
@@ -165,9 +165,9 @@ def _datasets(file, path):
 
 
 def _values(dataset, name, path):
-    """The numbers of a dataset whose shape is no lie, after everything else about it that could be one was looked at.
+    """The numbers of a dataset whose shape has been checked; its type, storage and filters are checked before it is read.
 
-    Raises DamagedFile for what is not made of finite real numbers, and for negative variances.
+    Raises DamagedFile for anything but finite real numbers, and for negative variances.
     """
     kind, filters = dataset.dtype.kind, dataset.id.get_create_plist()
     if kind not in "fiu" or dataset.shape is None:
@@ -182,7 +182,7 @@ def _values(dataset, name, path):
 
 
 def require_sound(array, name, path):
-    """The array.  Raises DamagedFile for numbers that are not finite in float32, and for variances below zero."""
+    """Return the array.  Raises DamagedFile for numbers that are not finite in float32, and for negative variances."""
     if not np.isfinite(array).all() or array.size and abs(array).max() > np.finfo(np.float32).max:
         raise DamagedFile(f"{path}: {name} holds numbers that are not finite")
     if name.endswith("running_var") and array.min(initial=0) < 0:
@@ -201,21 +201,21 @@ def _scalar(attributes, name, path):
 
 
 def previous(path):
-    """Where `write(..., keep_previous=True)` leaves the file that was there before."""
+    """The path to which `write(..., keep_previous=True)` moves the old file."""
     path = Path(os.path.realpath(path))
     return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
 def network_classes():
-    """{name in files: class} of all networks."""
+    """{name in files: class} for all networks."""
     return GENERATORS | {"Assembled": Assembled, "Discriminator": Discriminator, "VGG19": VGG19}
 
 
 def save_network(path, network, about="", dtype=None):
-    """Write a network's settings, parameters and state.  about: a sentence on where it comes from.  dtype: such as "float16".
+    """Write a network's settings, parameters and state.  about: a sentence on its origin.  dtype: such as "float16".
 
-    Raises UserError for a network that `load_network` could not build again, and writes nothing: a folded one, or one of a class
-    that is not registered.
+    Raises UserError, and writes nothing, for a network that `load_network` could not rebuild: a folded one, or one of an
+    unregistered class.
     """
     kind, name = type(network), type(network).__name__
     if network_classes().get(name) is not kind:
@@ -229,11 +229,11 @@ def save_network(path, network, about="", dtype=None):
 
 
 def load_network(path, kind=Layer):
-    """Build the network that a file of `save_network` describes, and fill it.  kind: a class that it must belong to.
+    """Build the network described by a file of `save_network`, and load its weights.  kind: the class it must be an instance of.
 
     Returns the network in evaluation mode.  To train it further, call its `train()`.
 
-    Raises UserError for a file that is missing, damaged, of another kind, or whose arrays do not fit its own settings.
+    Raises UserError for a file that is missing, damaged, of another kind, or whose arrays do not match its own settings.
     """
     arrays, name, settings = _network_file(path, kind)
     try:
@@ -245,10 +245,10 @@ def load_network(path, kind=Layer):
 
 
 def load_generator(name_or_path):
-    """A trained generator, by the name of one in `weights/`, such as "srgan", or by the path of a file of `save_network`.
+    """Load a trained generator, by its name in `weights/`, such as "srgan", or by the path of a file of `save_network`.
 
     Returns a models.Generator in evaluation mode, in float32 whatever the file holds.  Raises UserError as `load_network` does,
-    and for a name or path that leads to no file, with the names there are.
+    and for a name or path without a file; the message lists the names.
     """
     text = str(name_or_path)
     shipped = sorted(file.stem for file in WEIGHTS.glob("*.h5"))
@@ -261,7 +261,7 @@ def load_generator(name_or_path):
 
 
 def _network_file(path, kind):
-    """(arrays, class name, settings) of a file that `save_network` wrote for a network of this class."""
+    """(arrays, class name, settings) from a file that `save_network` wrote for a network of this class."""
     arrays, attributes = read(path)
     name = attributes.get("network")
     if not issubclass(network_classes().get(name, type(None)), kind):
@@ -274,7 +274,7 @@ def _network_file(path, kind):
 
 
 def decode(text, path):
-    """The dictionary that a JSON text stands for.  Raises DamagedFile where it stands for none."""
+    """The dictionary encoded by a JSON text.  Raises DamagedFile if there is none."""
     try:
         settings = json.loads(text)
     except (TypeError, ValueError, RecursionError):
@@ -285,8 +285,8 @@ def decode(text, path):
 
 
 def require_plausible(settings, constructor, count, path):
-    """Raise DamagedFile for settings of wrong types, or of a network with far more than `count` numbers: building it could take
-    all memory.  Every network here has more numbers than the products that are looked at."""
+    """Raise DamagedFile for settings of wrong types, or of a network with far more than `count` numbers, which could exhaust the
+    memory.  Every network here has more numbers than the products that are compared."""
     defaults = {name: parameter.default for name, parameter in inspect.signature(constructor).parameters.items()}
 
     def alike(value, default):
@@ -305,11 +305,11 @@ def require_plausible(settings, constructor, count, path):
 
 
 def load_vgg19(path, layer="conv5_4", feature_scale=None):
-    """VGG19 up to `layer`, from Keras's "notop" HDF5 file (as published, old and new names) or from `save_network`'s.
+    """Load VGG19 up to `layer`, from Keras's "notop" HDF5 file (as published, old or new names) or from a file of `save_network`.
 
-    layer: None takes the last one that the file holds.
-    feature_scale: None takes what belongs to the file: 1/12.75 for Keras's, what was saved for ours.
-    Raises UserError that says what is wrong with the file, or lists every array that is missing or misshapen.
+    layer: None means the last one in the file.
+    feature_scale: None means the file's own: 1/12.75 for a Keras file, the saved value for ours.
+    Raises UserError, which says what is wrong with the file, or lists every array that is missing or has the wrong shape.
     """
     if not Path(path).exists():
         raise UserError(f"there is no file {path}; npsrgan/train/README.md says where to get VGG19's weights")
@@ -335,7 +335,7 @@ def load_vgg19(path, layer="conv5_4", feature_scale=None):
 
 
 def _keras_arrays(path):
-    """{our name: array} of the convolutions in a Keras file; its input normalisation, BGR minus means, made ours."""
+    """{our name: array} of the convolutions in a Keras file; its input normalisation, BGR minus means, is converted to ours."""
     arrays = {"input_gain": np.full(3, 127.5, np.float32), "input_shift": 127.5 - KERAS_MEANS}
     shapes = {name: array.shape for name, array in VGG19().state_dict().items()}
     with _one_sentence(path), h5py.File(path, "r", locking=False) as file:
@@ -343,8 +343,8 @@ def _keras_arrays(path):
             match = re.search(r"block(\d)_conv(\d)", name)
             if match and not name.startswith("optimizer"):
                 ours = f"conv{match[1]}_{match[2]}.{'weight' if dataset.ndim == 4 else 'bias'}"
-                right = dataset.shape == shapes.get(ours)       # of another one, nothing is read, and `load_state_dict` tells
+                right = dataset.shape == shapes.get(ours)       # a wrong shape is not read: `load_state_dict` reports it
                 arrays[ours] = _values(dataset, name, path) if right else np.broadcast_to(np.float32(0), dataset.shape)
-    if f"{LAYERS[0]}.weight" in arrays:       # the kernel wants blue first; give it red first, as we do everywhere
+    if f"{LAYERS[0]}.weight" in arrays:       # the kernel expects blue first: reorder its input channels to RGB
         arrays["conv1_1.weight"] = arrays["conv1_1.weight"][:, :, ::-1]
     return arrays

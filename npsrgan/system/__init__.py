@@ -1,6 +1,6 @@
-"""What commands need of the machine that they run on.
+"""How commands deal with the machine they run on.
 
-    terminal.py   printing that never tears, breaks off or obeys what a file name contains
-    errors.py     errors a user can cause, and how a command ends with one sentence
-    files.py      files that are written whole or not at all; one process at a time in a folder
+    terminal.py   safe printing: around progress bars, into closed pipes, and of control characters in file names
+    errors.py     errors a user can cause, and how a command reports them in one sentence
+    files.py      atomic writes, and a lock that admits one process to a folder
 """

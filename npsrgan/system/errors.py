@@ -1,4 +1,4 @@
-"""Errors a user can cause, and how a command ends with them: one clear sentence, exit status 2, no traceback."""
+"""Errors a user can cause, and how a command reports them: one clear sentence, exit status 2, no traceback."""
 import argparse
 import errno
 import signal
@@ -13,11 +13,11 @@ STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if
 
 
 class UserError(Exception):
-    """Something the user can put right.  The message is one sentence that says what is wrong and what to do."""
+    """A problem the user can fix.  The message is one sentence that says what is wrong and what to do."""
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal that asks the process to end.  `number` is the signal's."""
+    """A signal that asks the process to end.  `number` is the signal number."""
 
     def __init__(self, number=signal.SIGINT, frame=None):
         super().__init__(number)
@@ -25,16 +25,16 @@ class Stopped(KeyboardInterrupt):
 
     @property
     def status(self):
-        """The exit status that tells a shell of it: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP."""
+        """The exit status that a shell expects: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP."""
         return 128 + self.number
 
 
 def command(main):
-    """Make `main()` a command's entry point, which ends in one sentence on stderr where it cannot do its work.
+    """Make `main()` a command's entry point, which reports a failure in one sentence on stderr.
 
-    The exit status is 2 after a UserError, a failing disk or too little memory, and 128 plus its number after a signal.
-    Signals raise Stopped, so that what is half done is cleaned up.  What is printed is shown by every terminal, and where
-    nobody reads it any more, the work goes on (see `terminal.Output`).
+    The exit status is 2 after a UserError, an OSError or a MemoryError, and 128 plus the signal number after a signal.
+    Signals raise Stopped, so that unfinished work is cleaned up.  Output is escaped for the terminal, and the work goes on
+    when nobody reads it any more (see `terminal.Output`).
     """
     @wraps(main)
     def guarded(*args):
@@ -65,9 +65,9 @@ def _raise(number, frame):
 
 @contextmanager
 def on_signal(handler):
-    """Inside, `handler(number, frame)` is called for signals that ask the process to end, except those that are ignored (nohup)."""
+    """Context manager: signals that ask the process to end call `handler(number, frame)`, except ignored ones (nohup)."""
     before = {}
-    if threading.current_thread() is threading.main_thread():       # Python refuses others
+    if threading.current_thread() is threading.main_thread():       # signal.signal works only there
         before = {number: signal.getsignal(number) for number in STOPPING}
         before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
     for number in before:
@@ -80,14 +80,14 @@ def on_signal(handler):
 
 
 def path(text):
-    """A type for argparse: the text, which must not be empty, for an empty path means the current folder."""
+    """An argparse type: the text, which must not be empty, because an empty path means the current folder."""
     if not text:
         raise argparse.ArgumentTypeError("must not be empty")
     return text
 
 
 def of_one_item(error, item):
-    """The sentence on what went wrong with one of several items.  Raises the error again where it concerns them all: a full disk."""
+    """A sentence that says what went wrong with one of several items.  Re-raises an error that affects them all, such as a full disk."""
     if isinstance(error, OSError) and fatal(error):
         raise error
     if isinstance(error, MemoryError):
@@ -97,23 +97,23 @@ def of_one_item(error, item):
 
 
 def fatal(error):
-    """Whether an OSError is about the whole disk, so that nothing else can be written to it either."""
+    """Whether an OSError concerns the whole disk, so that no other file can be written either."""
     return error.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT)
 
 
 def on_gpu(error):
-    """ " on the GPU" for a MemoryError of CuPy's, "" for others: words to put behind "memory"."""
+    """Words to put after "memory": " on the GPU" for CuPy's MemoryError, "" for any other."""
     return " on the GPU" if type(error).__module__.startswith("cupy") else ""
 
 
 def first_line(error):
-    """What an error says first: CUDA's and its compiler's go on for pages."""
+    """The first line of an error message: those of CUDA and its compiler run to pages."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
 
 def describe(error):
-    """An OSError in words, with the path it is about."""
+    """An OSError in words, with the path that it concerns."""
     what = {errno.ENOSPC: "the disk is full: free some space and try again",
             errno.EACCES: "permission denied", errno.EROFS: "the file system is read-only",
             errno.ENOENT: "no such file or folder"}.get(error.errno, error.strerror or str(error))

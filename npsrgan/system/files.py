@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and folders that one process at a time may use."""
+"""Atomic writes of files, and locks on folders that one process at a time may use."""
 import os
 import platform
 import re
@@ -19,14 +19,14 @@ _TEMPORARY = re.compile(rf"\.npsrgan-{_HOST}-(\d+)(\.\w+)?")
 
 @contextmanager
 def replacing(path):
-    """A temporary path in the same folder, moved onto `path` in one step at the end: nobody ever sees half a file.
+    """Context manager: yields a temporary path in the same folder, and moves it onto `path` atomically at the end.
 
-    The folder is created where needed; of a link, what it points to is replaced.
+    The folder is created if needed.  For a link, the file it points to is replaced.
     Raises UserError for a device, a pipe or a folder, which a file cannot replace.
     """
     path = _target(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".npsrgan-{_HOST}-{os.getpid()}{path.suffix}")      # short, for names may be long already
+    temporary = path.with_name(f".npsrgan-{_HOST}-{os.getpid()}{path.suffix}")      # short, because the name may already be long
     try:
         yield temporary
         os.replace(temporary, path)
@@ -35,15 +35,15 @@ def replacing(path):
 
 
 def require_writable(path):
-    """Raise UserError where `replacing(path)` could not write, before much is computed for it.  Leaves no file behind.
+    """Raise UserError if `replacing(path)` could not write; call it before a long computation.  Leaves no file behind.
 
-    Raises OSError where nothing can be written beside it either: the disk is full, or the file system read-only.
+    Raises OSError if no other file could be written either: the disk is full, or the file system is read-only.
     """
     path = _target(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         sweep(path.parent)
-        trial = path.with_name(path.name[:-8] + ".npsrgan")     # as long a name as the real one
+        trial = path.with_name(path.name[:-8] + ".npsrgan")     # a name as long as the real one
         with suppress(FileExistsError):
             trial.touch(exist_ok=False)
             trial.unlink()
@@ -54,7 +54,7 @@ def require_writable(path):
 
 
 def _target(path):
-    """The path itself, or what it links to.  Raises UserError where it is something other than a file."""
+    """The path itself, or the target of a link.  Raises UserError if something other than a file exists there."""
     path = Path(os.path.realpath(path))
     try:
         mode = os.stat(path).st_mode
@@ -68,13 +68,13 @@ def _target(path):
 
 
 def kind(mode):
-    """What a `st_mode` is of, in words."""
+    """The kind of file that an `st_mode` describes, in words."""
     names = {stat.S_ISDIR: "a folder", stat.S_ISFIFO: "a pipe", stat.S_ISSOCK: "a socket", stat.S_ISREG: "a file"}
     return next((name for test, name in names.items() if test(mode)), "a device")
 
 
 def sweep(folder):
-    """Remove the temporary files that killed processes left in a folder."""
+    """Remove the temporary files that killed processes have left in a folder."""
     for path in Path(folder).glob(".npsrgan-*"):
         owner = _TEMPORARY.fullmatch(path.name)
         if owner and not _runs(int(owner[1])):
@@ -93,9 +93,9 @@ def _runs(pid):
 
 @contextmanager
 def locked(folder):
-    """Inside, no other process is `locked` on this folder.  Raises UserError where one is already.
+    """Context manager: lock a folder.  Raises UserError if another process holds the lock.
 
-    The lock is the kernel's: it ends with the process, however that ends.  Where the file system knows none, nothing is held.
+    The kernel releases the lock when the process ends, however it ends.  If the file system has no locks, nothing is locked.
     """
     with ExitStack() as held:
         try:

@@ -1,4 +1,4 @@
-"""What a command says: lines that every terminal can show, bars only where somebody watches, and output that may break off."""
+"""Printing by commands: escaped for the terminal, with progress bars only on a terminal, and safe against closed pipes."""
 import errno
 import os
 import sys
@@ -7,27 +7,27 @@ from functools import partial
 
 from tqdm import tqdm
 
-progress = partial(tqdm, disable=None, dynamic_ncols=True)      # None: no bar where stderr is no terminal, but a file or a pipe
+progress = partial(tqdm, disable=None, dynamic_ncols=True)      # None: no bar if stderr is not a terminal
 
 
 _CONTROL = {code: f"\\x{code:02x}" for code in [*range(32), *range(127, 160)] if chr(code) not in "\n\r\t"}
 
 
 def printable(text):
-    """Text with everything escaped that a terminal would obey or cannot show: newlines, escape sequences, undecodable bytes."""
+    """Text with control and unprintable characters escaped: newlines, escape sequences, undecodable bytes."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
 def say(*lines, file=None):
-    """Print each line, made printable, without tearing a progress bar.  file: None for stdout."""
+    """Print each line, made printable, without breaking a progress bar.  file: None for stdout."""
     tqdm.write("\n".join(map(printable, lines)), file=file or sys.stdout)
 
 
 class Output:
-    """A text stream in place of stdout or stderr that escapes what its encoding lacks, and never fails.
+    """A text stream in place of stdout or stderr that never fails, and escapes characters its encoding lacks.
 
-    Where nobody reads any more (a closed pipe or terminal), what is written is dropped, and the work goes on.
-    `failure` is then what happened, or None; it stays None for a reader that left, as `head` does.
+    After a failed write, further output is discarded and the work goes on.  `failure` is then the OSError; it stays None if the
+    reader has gone: a closed pipe, as by `head`, or a closed terminal.
     """
 
     def __init__(self, stream, name):
@@ -48,11 +48,11 @@ class Output:
         except OSError as error:
             if error.errno not in (errno.EPIPE, errno.EIO):
                 self.failure = error
-            with suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:      # what is buffered goes there too
+            with suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:      # buffered output goes there too
                 os.dup2(nowhere.fileno(), self.stream.fileno())
-        except RuntimeError:    # a signal arrived in the midst of another line
+        except RuntimeError:    # reentrant call: a signal arrived during another write
             pass
-        except ValueError:      # closed
+        except ValueError:      # the stream is closed
             self.stream = open(os.devnull, "w")
 
     def __getattr__(self, name):
@@ -61,7 +61,7 @@ class Output:
 
 @contextmanager
 def guarded_output():
-    """Inside, stdout and stderr are Outputs.  Yields that of stdout."""
+    """Context manager: replace stdout and stderr by Outputs.  Yields the one for stdout."""
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = Output(sys.stdout, "standard output"), Output(sys.stderr, "standard error")
     try:
