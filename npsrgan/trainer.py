@@ -210,7 +210,7 @@ def numbers(row):
 
 def _audit(tape, parts, sr):
     """The norm of the gradient of each weighted part of the generator's loss with respect to SR, and the cosine of the angle
-    between the adversarial gradient and the content gradient (all other parts): at -1 they cancel, at 0 they are independent."""
+    between the adversarial gradient and the content gradient (all other parts): -1 means opposed, 0 orthogonal."""
     gradients = {name: tape.gradient(part, sr, keep=True) for name, part in parts.items()}
     content = sum(gradient for name, gradient in gradients.items() if name != "adversarial")
 

@@ -1,7 +1,8 @@
-"""Batches of training patches, prepared ahead of time, and whole pairs for validation.
+"""Batches of training patches, prepared in advance, and pairs of whole images for validation.
 
-There is no random state: the order of an epoch and the crop, flip and turn of a sample are drawn from generators seeded with
-(seed, epoch) and (seed, step, sample).  Batch 7,000 is the same after a resume, with any number of threads, in any order.
+There is no random state.  The order of an epoch is drawn from a generator seeded with (seed, epoch), and the crop, flip and
+rotation of a sample from one seeded with (seed, step, sample).  Batch 7,000 is therefore the same after a resume, with any
+number of threads and in any order.
 """
 import os
 import sys
@@ -16,7 +17,7 @@ from npsrgan.images import ImageError, to_float
 from npsrgan.system.errors import UserError
 from npsrgan.system.terminal import say
 
-# First words of the seeds: NumPy pads seeds with zeros, so without them (seed, epoch) would equal (seed, step=epoch, sample=0).
+# First elements of the seeds.  NumPy pads seeds with zeros, so without these (seed, epoch) would equal (seed, step=epoch, sample=0).
 _ORDER, _SAMPLE = 0, 1
 
 
@@ -29,18 +30,18 @@ def _to_stderr(message):
 
 
 class Batches:
-    """Random patches of the images of a source, in batches: each batch a pure function of (seed, step).
+    """Batches of random patches of a source's images.  Each batch is a pure function of (seed, step).
 
     source:     has len, .name(i) and .load(i) (see npsrgan.data).
-    batch_size: N, patches per batch, each from another image as long as there are that many.
-    patch_size: p, the side of a low-resolution patch; the high-resolution one has scale * p.
-    photo:      whether patches are made small as photographs are found (`degrade.photo`), not by clean bicubic.
-    workers:    threads that load and cut images; None for one per processor, at most 8.
-    ahead:      batches to prepare while the last one is used.
-    report:     called with a sentence about each file that is skipped; None writes to stderr.
+    batch_size: N, patches per batch, each from a different image if there are enough images.
+    patch_size: p, the side of a low-resolution patch; that of the high-resolution patch is scale * p.
+    photo:      whether to use the realistic degradation of `degrade.photo` instead of clean bicubic downscaling.
+    workers:    threads that load and crop images; None for one per processor, at most 8.
+    ahead:      batches to prepare in advance.
+    report:     called with a message about each skipped file; None writes to stderr.
 
-    A file that is damaged or smaller than a patch is skipped, and the epoch's next images take its place.
-    `skipped` maps the names met so far to the reasons.
+    A file that is damaged or smaller than a patch is skipped, and the next image of the epoch takes its place.
+    `skipped` maps the names of the files skipped so far to the reasons.
     """
 
     def __init__(self, source, batch_size, patch_size, scale=4, seed=0, photo=False, workers=None, ahead=4, report=None):
@@ -53,20 +54,20 @@ class Batches:
         self._report = report or _to_stderr
         self._too_small = 0
         self._said_repeats = False
-        self._order = (None, None)      # of the last epoch asked for: (epoch, permutation)
+        self._order = (None, None)      # of the last epoch requested: (epoch, permutation)
 
     def batch(self, step):
         """The batch of a step: (lr, hr), float32 in [-1, 1], shapes (N, p, p, 3) and (N, scale p, scale p, 3).
 
-        Raises UserError where not a single image can be used.
+        Raises UserError if no image can be used.
         """
         return self._collect(step, {})
 
     def ahead_from(self, first, last=None):
         """Iterate over (step, lr, hr) for the steps first, first + 1, ... last - 1 (None: without end), as `batch` gives them.
 
-        Threads prepare the next `ahead` batches meanwhile; they stop when the iterator is exhausted, closed or dropped.
-        What goes wrong in a thread is raised here.
+        Threads prepare the next `ahead` batches in the meantime; they stop when the iterator is exhausted, closed or deleted.
+        Exceptions in a thread are raised here.
         """
         started = deque()
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="batches")
@@ -82,12 +83,12 @@ class Batches:
             pool.shutdown(cancel_futures=True)
 
     def _start(self, pool, step):
-        """Hand the samples a batch will most likely need to the threads: {position: future}."""
+        """Submit the samples that a batch will most likely need to the threads.  Returns {position: future}."""
         return {position: pool.submit(self._sample, step, position, index)
                 for position, index in islice(self._candidates(step), self.batch_size)}
 
     def _collect(self, step, started):
-        """The first N usable candidates of a step, loaded here unless a thread has started to."""
+        """The batch of the first N usable candidates of a step.  Samples not submitted to a thread are loaded here."""
         pairs = []
         for position, index in self._candidates(step):
             try:
@@ -105,7 +106,7 @@ class Batches:
         return np.stack(lr), np.stack(hr)
 
     def _candidates(self, step):
-        """(position, index) of the images a batch may take: its share of the epoch's order, then the ones that follow."""
+        """(position, index) of candidate images for a batch: its share of the epoch's order, then the images that follow."""
         epoch, k = divmod(step, self.steps_per_epoch)
         order = self._epoch_order(epoch)
         for position in count():
@@ -121,7 +122,7 @@ class Batches:
         return self._order[1]
 
     def _sample(self, step, position, index):
-        """One augmented pair of patches: (lr, hr), float32.  Runs in threads, and changes nothing here."""
+        """One augmented pair of patches: (lr, hr), float32.  Runs in threads and changes no attribute."""
         image, p, scale = self.source.load(index), self.patch_size, self.scale
         height, width = (n // scale for n in image.shape[:2])
         if min(height, width) < p:
@@ -150,12 +151,12 @@ class Batches:
 
 
 def validation_pairs(source, scale=4, count=None, report=None, photo=False):
-    """Iterate over (name, lr, hr) for whole images: hr uint8 (H, W, 3), cut to a multiple of the scale, lr downscaled from it.
+    """Iterate over (name, lr, hr) for whole images: hr uint8 (H, W, 3), cropped to a multiple of the scale, and lr downscaled from it.
 
-    photo: whether lr is made as photographs are found (`degrade.photo`, seeded by the name), not by clean bicubic.
-    count: that many images, spread evenly over the source; None, or more than there are, takes all of them.
+    photo: whether lr is made by `degrade.photo`, seeded by the name, instead of clean bicubic downscaling.
+    count: number of images, spread evenly over the source; None, or more than there are, takes all of them.
     Images that are damaged or smaller than 8 low-resolution pixels are skipped and reported, as in `Batches`.
-    Raises UserError where that leaves none.
+    Raises UserError if no image is left.
     """
     n = len(source)
     chosen = n if count is None else min(count, n)

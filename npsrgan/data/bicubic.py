@@ -1,8 +1,8 @@
-"""Bicubic resizing as MATLAB's imresize does it, bit for bit: how the low-resolution images of every published benchmark were made.
+"""Bicubic resizing, bit for bit like MATLAB's imresize, with which the low-resolution images of the published benchmarks were made.
 
-Each axis is resized by itself, rows first, and rounded to whole levels in between.  An output pixel is a weighted mean of the
-pixels around it, and the weights are samples of Keys's cubic kernel (Keys 1981, eq. 15, a = -1/2).  To shrink an image the kernel
-is stretched, so that every pixel counts (antialiasing).  Beyond the border the outermost pixel is repeated.
+The axes are resized one after the other, rows first, with rounding to integer levels in between.  An output pixel is a weighted
+mean of the pixels around it, with weights sampled from Keys's cubic kernel (Keys 1981, eq. 15, a = -1/2).  For downscaling, the
+kernel is stretched so that every input pixel contributes (antialiasing).  Beyond the border, the outermost pixel is repeated.
 """
 from fractions import Fraction
 from math import ceil
@@ -25,24 +25,24 @@ def upscale(image, scale):
 def resize(image, factor):
     """imresize(image, factor): uint8 (H, W, 3) -> uint8 (ceil(factor * H), ceil(factor * W), 3).
 
-    factor: a Fraction above 0, such as Fraction(3, 4).  Where the size is rounded up the last pixel lies partly outside the image.
+    factor: a Fraction above 0, such as Fraction(3, 4).  If the size is rounded up, the last pixel lies partly outside the image.
     """
     columns = _resize_rows(image, factor).swapaxes(0, 1)
     return np.ascontiguousarray(_resize_rows(columns, factor).swapaxes(0, 1))
 
 
 def _resize_rows(image, factor):
-    """Along the first axis."""
+    """Resize along the first axis."""
     total = np.zeros((ceil(len(image) * factor), *image.shape[1:]))
     for rows, weights in _taps(len(image), len(total), factor):
         total += weights[:, None, None] * image[rows]
-    return np.clip(np.floor(total + 0.5), 0, 255).astype(np.uint8)     # halves go up; np.rint would send them to even levels
+    return np.clip(np.floor(total + 0.5), 0, 255).astype(np.uint8)     # rounds halves up; np.rint rounds them to even
 
 
 def _taps(size, count, factor):
-    """The pixels that `count` output pixels are made of: (indices, weights) of each one's first pixel, second, and so on.
+    """The input pixels of `count` output pixels: (indices, weights) of the first input pixel of each, then of the second, and so on.
 
-    Output pixel i has its centre at (i + 1/2) / factor - 1/2: the upper and left edges of the image stay where they are.
+    Output pixel i has its centre at (i + 1/2) / factor - 1/2: the top and left edges of the image stay in place.
     """
     centre = (np.arange(count) + 0.5) * factor.denominator / factor.numerator - 0.5
     stretch = float(max(1 / factor, 1))

@@ -1,17 +1,17 @@
-"""From high resolution to low, of whole images and of patches: by bicubic, as papers do, or as photographs are found."""
+"""Degradation of images and patches from high to low resolution: bicubic, as in papers, or realistic, as in photographs."""
 import io
 
 import numpy as np
 from PIL import Image, ImageFilter
 
-# Downscaled by `scale`, a pixel of the bicubic kernel (4 pixels wide, stretched by the scale) reaches less than this many
-# low-resolution pixels beyond its own.
+# When downscaling by `scale`, the bicubic kernel (4 pixels wide, stretched by the scale) reaches less than this many
+# low-resolution pixels beyond its own pixel.
 MARGIN = 2
-JPEG_BLOCK = 16     # pixels: JPEG compresses colours in squares of this side
+JPEG_BLOCK = 16     # pixels: side of the squares in which JPEG compresses colours
 
 
 def crop_to_multiple(image, scale):
-    """The image without the rows below and columns on the right that do not fill a low-resolution pixel (a view)."""
+    """The image without the bottom rows and right columns that do not fill a low-resolution pixel (a view)."""
     height, width = (n // scale * scale for n in image.shape[:2])
     return image[:height, :width]
 
@@ -36,10 +36,11 @@ def _resize(image, height, width):
 
 
 def photo(image, scale, rng):
-    """The low-resolution image as photographs are found: blurred, reduced, noisy, compressed.  Each strength is drawn from `rng`.
+    """The low-resolution image with realistic degradation: blur, downscaling, noise and JPEG.  Each strength is drawn from `rng`.
 
-    Gaussian blur of deviation 0 to scale / 2 pixels; reduction by area, bilinear or bicubic; Gaussian noise of deviation 0 to 6 levels,
-    grey or coloured; JPEG of quality 50 to 95.  In one pass: Zhang et al. 2021 (BSRGAN) and Wang et al. 2021 (Real-ESRGAN) chain two.
+    Gaussian blur with standard deviation 0 to scale / 2 pixels; area, bilinear or bicubic downscaling; Gaussian noise with standard
+    deviation 0 to 6 levels, grey or coloured; JPEG of quality 50 to 95.  One pass: Zhang et al. 2021 (BSRGAN) and Wang et al. 2021
+    (Real-ESRGAN) chain two.
 
     image uint8 (H, W, 3) -> uint8 (H // scale, W // scale, 3).  rng: a numpy.random.Generator.
     """
@@ -54,16 +55,16 @@ def photo(image, scale, rng):
 
 
 def seeded_by(name):
-    """The random generator that belongs to an image of this name."""
+    """A random generator seeded by the name of an image."""
     return np.random.default_rng(list(name.encode("utf-8", "surrogateescape")))
 
 
 def patch_pair(image, top, left, patch_size, scale, rng=None):
-    """A low-resolution patch and the high-resolution patch it came from: (lr, hr), uint8 (p, p, 3) and (scale p, scale p, 3).
+    """A low-resolution patch and its high-resolution original: (lr, hr), uint8 (p, p, 3) and (scale p, scale p, 3).
 
     top, left, patch_size: in low-resolution pixels.  rng: None for `downscale`, a generator for `photo`.  Only the patch and a margin
-    are made small.  With `downscale`, `lr` is, bit for bit, a crop of the whole small image, so that a patch's border looks like any
-    other pixel; with `photo` the margin is wider, and JPEG's blocks lie where those of the whole image would.
+    are processed.  With `downscale`, `lr` is bit for bit a crop of the whole downscaled image, so the border of a patch is free of
+    artifacts.  With `photo`, the margin is wider, and JPEG blocks are aligned as in the whole image.
     """
     height, width = (n // scale for n in image.shape[:2])
     margin, grid = (MARGIN, 1) if rng is None else (MARGIN + 2, JPEG_BLOCK)

@@ -1,9 +1,9 @@
-"""Batches on their way to training, and how long training waits for them."""
+"""Iteration over batches, with the time that training waits for them."""
 from time import perf_counter
 
 
 class Feed:
-    """Iterates over what `batches` does, (step, lr, hr), and measures how long the next one takes to come."""
+    """Iterates over `batches`, (step, lr, hr), and measures the time spent waiting for each."""
 
     def __init__(self, batches):
         self.batches, self._waited = iter(batches), 0.0
@@ -18,6 +18,6 @@ class Feed:
             yield batch
 
     def waited(self):
-        """Seconds that training has waited since this was last asked."""
+        """Seconds that training has waited since the last call."""
         seconds, self._waited = self._waited, 0.0
         return seconds

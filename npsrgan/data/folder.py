@@ -9,18 +9,18 @@ from npsrgan import images
 from npsrgan.system.errors import UserError
 from npsrgan.system.terminal import progress, say
 
-SHOWN = 5       # files that are left out are named as far as this
+SHOWN = 5       # how many of the files left out are named
 
 
 class ImageFolder:
     """The images in a folder and its subfolders, sorted by name.
 
     root:  the folder.
-    names: paths relative to it, with forward slashes; None searches for all images, by what they are and not by what they are
-           called, and follows links.  One line reports what is left out: hidden files, and files that are no images.
+    names: paths relative to it, with forward slashes; None searches for all images, identified by content instead of file
+           name, and follows links.  One line reports what is left out: hidden files and files that are not images.
     cache: bytes of decoded images to keep in memory.  The first images loaded stay; the others are decoded every time.
 
-    Raises UserError where there is no such folder or no image in it.
+    Raises UserError if the folder does not exist or holds no image.
     """
 
     def __init__(self, root, names=None, cache=0):
@@ -37,13 +37,13 @@ class ImageFolder:
         return self.names[index]
 
     def contents(self):
-        """In short, which images these are: their number, their bytes, and a checksum of names and sizes."""
+        """A short description of the images: their number, total bytes, and a checksum of names and sizes."""
         sizes = [(name, os.stat(self.root / name).st_size) for name in self.names]
         checksum = zlib.crc32("\n".join(f"{name}\0{size}" for name, size in sizes).encode("utf-8", "surrogateescape"))
         return f"{len(sizes)} images of {sum(size for _, size in sizes)} bytes, checksum {checksum:08x}"
 
     def load(self, index):
-        """Image `index`: uint8 (H, W, 3), read-only.  Raises images.ImageError for a file that is not a whole image."""
+        """Image `index`: uint8 (H, W, 3), read-only.  Raises images.ImageError if the file is not a complete image."""
         image = self._decoded.get(index)
         if image is None:
             try:
@@ -51,7 +51,7 @@ class ImageFolder:
             except MemoryError:
                 raise images.ImageError(f"{self.root / self.names[index]}: out of memory while it was read") from None
             image.flags.writeable = False
-            with self._lock:        # threads load images side by side
+            with self._lock:        # threads load images concurrently
                 if index not in self._decoded and image.nbytes <= self._room:
                     self._decoded[index] = image
                     self._room -= image.nbytes
@@ -61,10 +61,10 @@ class ImageFolder:
 def split(folder, fraction=0.05, most=1000):
     """(training, validation): two ImageFolders, the second with about `fraction` of the images.
 
-    An image is for validation where the CRC-32 of its name, as a fraction of 2^32, is below `fraction`: whatever is added to the
-    folder later, no image changes sides.  The fraction is halved until it leaves no more than about `most` images for validation.
-    (In a small folder the lowest is for validation and the highest for training in any case, so that neither side is empty.)
-    Raises UserError for a folder with fewer than two images.
+    An image is used for validation if the CRC-32 of its name, as a fraction of 2^32, is below `fraction`, so adding images to the
+    folder later moves no image between the sets.  `fraction` is halved until at most about `most` images are for validation.
+    (The image with the lowest CRC-32 is always for validation and that with the highest for training, so neither set is empty.)
+    Raises UserError if the folder has fewer than two images.
     """
     if len(folder) < 2:
         raise UserError(f"{folder.root} has one image only: give more, or give others for validation with --val")
@@ -90,7 +90,7 @@ def _search(root):
             except OSError as error:
                 others.append(f"{folder or root}/ ({error.strerror})")
                 continue
-            if (status.st_dev, status.st_ino) in visited:       # a link led here before, perhaps in a circle
+            if (status.st_dev, status.st_ino) in visited:       # already visited through a link, perhaps in a cycle
                 continue
             visited.add((status.st_dev, status.st_ino))
             bar.update()
@@ -99,13 +99,13 @@ def _search(root):
                 if entry.name.startswith("."):
                     others.append(name)
                 elif _is(entry.is_dir):
-                    (waiting.append if entry.is_symlink() else waiting.appendleft)(name)        # links last: names without them win
+                    (waiting.append if entry.is_symlink() else waiting.appendleft)(name)        # links last: direct paths take precedence
                 elif _is(entry.is_file) and images.is_image(entry.path):
                     names.append(name)
                 else:
                     what = (images.foreign(entry.path) if _is(entry.is_file) else "a broken link" if entry.is_symlink() else "no file")
                     others.append(f"{name} ({what.partition(':')[0]})" if what else name)
-    others.sort(key=lambda name: "(" not in name)       # those that something can be done about come first
+    others.sort(key=lambda name: "(" not in name)       # files with a known problem come first
     left_out = (f"{len(others)} other file{'s' * (len(others) > 1)} left out: "
                 + ", ".join(others[:SHOWN] + ["..."] * (len(others) > SHOWN))) if others else ""
     if not names:
@@ -116,7 +116,7 @@ def _search(root):
 
 
 def _is(test):
-    """Whether an entry of a folder is a folder or a file; where that cannot be told (a link in a circle), it is not."""
+    """The result of a test for a folder or a file; False if it fails (a cyclic link)."""
     try:
         return test()
     except OSError:

@@ -1,4 +1,4 @@
-"""A photograph that is always at hand, to look at and measure on: never to train on."""
+"""A photograph that is always available, for viewing and evaluation, never for training."""
 from npsrgan import images
 
 
@@ -9,7 +9,7 @@ class Photograph:
         return 1
 
     def contents(self):
-        """In short, which images these are."""
+        """A short description of the image."""
         return "the photograph of Grace Hopper"
 
     def name(self, index):

@@ -59,8 +59,8 @@ class SRResNet(Generator):
         """With `equal_phases`, project the weights, in place, onto those for which a flat image stays flat.
 
         The r*r channels that a pixel shuffle interleaves are the phases of the enlarged image.  For a constant input, a
-        convolution returns one number per output channel: the sum of its taps times the input, plus the bias.  If phases differ
-        in it, the output has a pattern with a period of r pixels.  Therefore the deviation of each phase's sum, and bias, from
+        convolution returns one number per output channel: the sum of its taps times the input, plus the bias.  If it differs
+        between phases, the output has a pattern with a period of r pixels.  Therefore the deviation of each phase's sum, and bias, from
         the mean over all phases is subtracted, spread evenly over the taps.  Call it after every update of the weights.
         The condition is from Sugawara, Shiota and Kiya 2019, "Checkerboard artifacts free convolutional neural networks".
         """
