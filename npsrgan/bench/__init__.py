@@ -3,6 +3,6 @@
     __main__.py   the command, and how it measures on a CPU
     gpu.py        how it measures on a GPU
     rows.py       what is measured
-    pytorch.py    the same in PyTorch
-    methods.py    every way to convolve, timed
+    pytorch.py    PyTorch equivalents of our networks and training step
+    methods.py    times every convolution method
 """

@@ -1,11 +1,11 @@
-"""Measure our speed and memory, on the CPU or the GPU, against PyTorch's where torch is installed.
+"""Measure our speed and memory on the CPU or the GPU, compared with PyTorch if torch is installed.
 
     python -m npsrgan.bench [--device gpu] [--quick] [--json FILE] [--profile] [--methods] [--threads N] [--channels-last]
 
-What is measured is in rows.py; how, on a GPU, in gpu.py; on a CPU:
+rows.py says what is measured, and gpu.py how it is measured on a GPU.  On a CPU:
 
-Both sides compute the same with the same weights, on the same number of threads, in turns: A B A B.  Each has a process of
-its own, so that neither inherits the other's settings, threads or memory.
+Both sides do the same computation with the same weights and number of threads, in turns (A B A B).  Each has its own process,
+so that neither inherits the other's settings, threads or memory.
 """
 import argparse
 import importlib.util
@@ -27,11 +27,11 @@ from npsrgan.ops import operation
 from npsrgan.system.errors import UserError, command
 from npsrgan.system.terminal import progress, say
 
-PAUSE = 0.05        # seconds between the turns: torch's threads keep spinning for a moment
+PAUSE = 0.05        # seconds between turns: torch's threads keep spinning briefly
 
 
 def serve(pipe, side, name, threads, channels_last):
-    """A side's process: send the first result; for every True received, run again and send the seconds; at last, the peak memory."""
+    """A side's process: send the first result; for every True received, run again and send the seconds; finally send the peak memory."""
     fast.set_threads(threads)
     if side == "torch":
         from npsrgan.bench import pytorch
@@ -39,7 +39,7 @@ def serve(pipe, side, name, threads, channels_last):
     else:
         fast.keep_memory()          # as the training command does
     run = next(row for row in cpu_rows(quick=False) if row.name == name).prepare(side)
-    pipe.send(plain(run()))         # this is the warm-up, too
+    pipe.send(plain(run()))         # also the warm-up
     while pipe.recv():
         start = time.perf_counter()
         run()
@@ -49,7 +49,7 @@ def serve(pipe, side, name, threads, channels_last):
 
 def measure(row, sides, pairs, channels_last):
     """Fill row.result: times in seconds, medians and spreads (median absolute deviations); peak memory of each process in MB
-    (10^6 bytes); and how far apart the results lie."""
+    (10^6 bytes); and the difference between the results."""
     pipes, first = {}, {}
     context = multiprocessing.get_context("spawn")
     for side in sides:
@@ -79,15 +79,15 @@ def measure(row, sides, pairs, channels_last):
 
 
 def peak_memory():
-    """The most memory in bytes that this process has held resident."""
-    if os.path.exists("/proc/self/status"):         # getrusage would count the process that started this one
+    """This process's peak resident memory in bytes."""
+    if os.path.exists("/proc/self/status"):         # getrusage would include the parent process's peak
         with open("/proc/self/status") as lines:
             return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def gemm_rate():
-    """Additions and multiplications per second in a large matrix product, the most this machine does in float32."""
+    """Additions and multiplications per second in a large matrix product, this machine's peak in float32."""
     a, seconds = draw(2048, 2048), []
     for _ in range(8):
         start = time.perf_counter()
@@ -97,7 +97,7 @@ def gemm_rate():
 
 
 def machine(gemm):
-    """{name: value} of what the numbers depend on.  gemm: additions and multiplications per second."""
+    """{name: value} of everything the results depend on.  gemm: additions and multiplications per second."""
     cpu = platform.processor()
     if os.path.exists("/proc/cpuinfo"):
         with open("/proc/cpuinfo") as lines:
@@ -108,7 +108,7 @@ def machine(gemm):
 
 @contextmanager
 def timed_operations(seconds, calls, flops):
-    """While open, add up the time of every operation and every gradient rule under its name and shapes."""
+    """A context in which the time of every operation and gradient rule is summed by name and shapes."""
     evaluate = operation.evaluate
 
     def timed(name, function, work=0):
@@ -139,9 +139,9 @@ def timed_operations(seconds, calls, flops):
 
 
 def print_profile(gemm, steps=3):
-    """Where the time of our SRGAN step goes, and how fast its convolutions are against the machine's matrix product.
+    """Print where the time of our SRGAN step goes, and the speed of its convolutions relative to the machine's matrix product.
 
-    Convolutions count as the definition does; methods that save multiplications may exceed 100 %.
+    Flops are counted by the definition of a convolution, so methods that save multiplications may exceed 100 %.
     """
     step = training("step")("ours")
     step()
@@ -171,7 +171,7 @@ def describe(row):
 
 @command
 def main(arguments=None):
-    """The command: measure every row, print it, and write the JSON file after each."""
+    """The command: measure and print every row, and write the JSON file after each."""
     parser = argparse.ArgumentParser(prog="python -m npsrgan.bench", description="Our speed and memory, against PyTorch's.")
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="where to compute (default: cpu); the GPU measures "
                         "whole training steps at batch 16 and 64, and their pieces at batch 16")

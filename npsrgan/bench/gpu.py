@@ -1,14 +1,14 @@
 """The benchmark on a GPU:  python -m npsrgan.bench --device gpu
 
-Three sides, each in a process of its own, on the same card, one after the other for every row:
-    ours    as `train` runs it: the training step as a CUDA graph
-    torch   PyTorch as users run it: eager, cudnn.benchmark on, TF32 convolutions
-    best    PyTorch at its best: channels_last, Adam in one kernel, everything as a CUDA graph
-Single operations are replayed from CUDA graphs on all sides, several times in each, so that the kernels are timed and not Python's
-way to them; their inputs may still lie in the card's cache, as they seldom do in a training step.
+Three sides, each in its own process on the same GPU, measured one after the other for every row:
+    ours    as `train` runs: the training step as a CUDA graph
+    torch   PyTorch as it is commonly run: eager, cudnn.benchmark on, TF32 convolutions
+    best    PyTorch at its best: channels_last, fused Adam, everything as a CUDA graph
+On all sides single operations are replayed from CUDA graphs, several times per graph, to time the kernels without Python's overhead.
+Their inputs may still be in the GPU's cache, which is rare in a training step.
 
-Times are medians between CUDA events after a warm-up.  Memory is the most that the side's allocator took from the card, without what
-it took only to try out ways to convolve.
+Times are medians, measured between CUDA events after a warm-up.  Memory is the peak that the side's allocator reserved on the GPU,
+without memory used only to try convolution algorithms.
 """
 import multiprocessing
 import platform
@@ -26,18 +26,18 @@ from npsrgan.system.errors import UserError, first_line
 from npsrgan.system.terminal import progress, say
 
 WARM_UP, REPEATS = 5, 20    # runs
-BUSY = 0.2                  # seconds that the warm-up takes at least: a card that was idle is slow at first
-IN_A_GRAPH = 10             # times that a graph does a single operation
-PATIENCE = 240              # seconds that a row may take a side
+BUSY = 0.2                  # minimum seconds of warm-up: an idle GPU is slow at first
+IN_A_GRAPH = 10             # repetitions of a single operation in a graph
+PATIENCE = 240              # most seconds that a row may take per side
 
 
 def repeated(row):
-    """How often one run does what the row says."""
+    """How many times one run repeats the row's work."""
     return 1 if row.step or row.name.startswith("adam") else IN_A_GRAPH
 
 
 class Ours:
-    """Our side: prepares a row, and speaks of time and memory in CuPy's terms."""
+    """Our side: prepares rows, and measures time and memory with CuPy."""
 
     def __init__(self, precision):
         import cupy
@@ -49,28 +49,28 @@ class Ours:
         set_precision(row.precision or self.precision)
         run = row.prepare("ours")
         self.trainers = getattr(run, "graphs", None)
-        if repeated(row) == 1:          # a trainer has graphs of its own, and Adam is one kernel
+        if repeated(row) == 1:          # a trainer has its own graphs, and Adam is one kernel
             return run
         work = partial(_repeatedly, run)
         return lambda: self.graphs(work)["result"]
 
     def used(self):
-        """The graphs that this row uses: our own, and those of its trainer."""
+        """The graphs that this row uses: this side's and its trainer's."""
         return [graphs for graphs in (self.graphs, self.trainers) if graphs]
 
     def pools(self):
         return [self.cupy.get_default_memory_pool(), *(graphs.pool for graphs in self.used())]
 
     def memory(self):
-        """The bytes that all pools have taken from the card."""
+        """The bytes that all pools have reserved on the GPU."""
         return sum(pool.total_bytes() for pool in self.pools())
 
     def notes(self):
-        """What else is to be said, in lines."""
+        """Remarks to print, as a list of lines."""
         return [] if all(graphs.record for graphs in self.used()) else ["not recorded as a CUDA graph"]
 
     def release_trials(self):
-        """Nothing was tried out in the first run."""
+        """Nothing to do: the first run tries no convolution algorithms."""
 
     def clear(self):
         self.graphs.forget()
@@ -85,7 +85,7 @@ def _repeatedly(run):
 
 
 class Torch:
-    """PyTorch's side, eager or at its best."""
+    """PyTorch's side: eager, or at its best."""
 
     def __init__(self, precision, best=False):
         import torch
@@ -106,7 +106,7 @@ class Torch:
         return []
 
     def release_trials(self):
-        """Give back, and forget, what it took to try out ways to convolve."""
+        """Free memory used to try convolution algorithms, and reset the peak."""
         self.torch.cuda.empty_cache()
         self.torch.cuda.reset_peak_memory_stats()
 
@@ -117,7 +117,7 @@ SIDES = {"ours": Ours, "torch": Torch, "best": partial(Torch, best=True)}
 
 
 def serve(pipe, side, precision):
-    """A side's process: for every name of a row received, send its (result, milliseconds, bytes), or the error in one line."""
+    """A side's process: for every row name received, send what `time_row` returns, or the error in one line."""
     found = {row.name: row for row in [*rows.gpu_rows(quick=False), *ceilings()]}
     try:
         side = SIDES[side](precision)
@@ -135,7 +135,7 @@ def serve(pipe, side, precision):
 
 
 def time_row(side, row):
-    """(the first result, milliseconds of each run, the most bytes held, and what else is to be said)."""
+    """(the first result, milliseconds of each run, peak bytes, remarks)."""
     run = side.prepare(row)
     first = rows.plain(run())
     side.release_trials()
@@ -158,7 +158,7 @@ def time_row(side, row):
 
 
 def ceilings():
-    """Rows that measure what the card can do at most, which the convolutions are held against."""
+    """Rows that measure the GPU's limits, with which the convolutions are compared."""
     def product(side, tf32):
         a = rows._device.array(rows.draw(8192, 8192))
         return lambda: blas.matmul(a, a, tf32=tf32)[:1, :1]
@@ -173,13 +173,13 @@ def ceilings():
 
 
 class Process:
-    """A side in a process of its own.  After an error of the card's, which no process survives, a new one."""
+    """A side in its own process, which is replaced after a CUDA error, since no process survives one."""
 
     def __init__(self, side, precision):
         self.arguments, self.pipe = (side, precision), None
 
     def time(self, row):
-        """What `time_row` returns, or a string that says why there is nothing."""
+        """What `time_row` returns, or a string that says why there is no result."""
         if self.pipe is None:
             context = multiprocessing.get_context("spawn")
             self.pipe, far_end = context.Pipe()
@@ -203,8 +203,8 @@ class Process:
 
 
 def measure(row, processes, limits):
-    """Fill row.result: seconds (medians and median absolute deviations), MB (10^6 bytes), errors; ratios; and the shares of `limits`,
-    {"flops": a second, "bytes": a second}, that our side reaches."""
+    """Fill row.result: seconds (medians and median absolute deviations), MB (10^6 bytes), errors; ratios; and the fractions of `limits`,
+    {"flops": per second, "bytes": per second}, that our side reaches."""
     first = {}
     for name, process in processes.items():
         answer = process.time(row)
@@ -249,7 +249,7 @@ def describe(row):
 
 
 def find_limits(ours, precision):
-    """What our side reaches in a large matrix product and a large copy: {"flops": a second, "bytes": a second}."""
+    """Our side's rates in a large matrix product and a large copy: {"flops": per second, "bytes": per second}."""
     limits = {}
     for row in ceilings():
         answer = ours.time(row)
@@ -263,9 +263,9 @@ def find_limits(ours, precision):
 
 
 def find_torch():
-    """{"torch": version, "torch_cuda": version} where PyTorch is installed and finds the GPU, else {}.
+    """{"torch": version, "torch_cuda": version} if PyTorch is installed and finds the GPU, else {}.
 
-    Asked in a process of its own: PyTorch and CuPy bring CUDA's libraries each, and not always the same.
+    Runs in a separate process: PyTorch and CuPy each bring their own CUDA libraries, sometimes of different versions.
     """
     question = "import torch; assert torch.cuda.is_available(); print(torch.__version__, torch.version.cuda)"
     asked = subprocess.run([sys.executable, "-c", question], capture_output=True, text=True)
@@ -273,7 +273,7 @@ def find_torch():
 
 
 def main(arguments):
-    """`bench.main` for a GPU: measure every row, print it, and write the JSON file after each."""
+    """`bench.main` for a GPU: measure and print every row, and write the JSON file after each."""
     chosen, _ = device.select("gpu")
     facts = {"gpu": chosen.description, "precision": arguments.precision, "threads": fast.get_threads(),
              "python": platform.python_version(), "numpy": np.__version__}

@@ -1,6 +1,6 @@
-"""Is each convolution done in the fastest of the ways there are?  Every way, timed on every shape of the networks.
+"""Is each convolution computed in the fastest way available?  Times every way on every shape of the networks.
 
-On a CPU, the ways are methods; on a GPU, they are the tiles in which the one method is computed.
+On a CPU the ways are methods; on a GPU they are the tile sizes of the single method.
 """
 import time
 from functools import partial
@@ -10,7 +10,7 @@ import numpy as np
 from npsrgan.fast import im2col, planes, winograd
 from npsrgan.fast.convolution import choose
 
-QUESTIONS = ("forward", "x gradient", "kernel gradient")        # in the order in which `choose` answers
+QUESTIONS = ("forward", "x gradient", "kernel gradient")        # in the order of `choose`'s results
 WAYS = {        # {name: a function for each question}
     "im2col": (im2col.correlate, im2col.correlate_adjoint, im2col.correlate_kernel_gradient),
     "winograd": (winograd.correlate, winograd.correlate_adjoint, winograd.correlate_kernel_gradient),
@@ -20,7 +20,7 @@ WAYS = {        # {name: a function for each question}
 
 
 def print_methods(convolutions, draw, repeats=5):
-    """Print, for each convolution and question, the milliseconds of each way that can do it; a star marks the one that `conv2d` takes.
+    """Print the milliseconds of each applicable way for each convolution and question; a star marks the one that `conv2d` uses.
 
     convolutions: (size, kernel size, channels in, channels out, stride), at batch 4.   draw: a function from a shape to an array.
     """
@@ -41,7 +41,7 @@ def print_methods(convolutions, draw, repeats=5):
 
 
 def print_methods_on_gpu(convolutions, draw, precision):
-    """`print_tiles` for the GPU at hand, beside what it reaches in a large matrix product.  Raises UserError where there is none."""
+    """Run `print_tiles` on this machine's GPU, with its rate in a large matrix product.  Raises UserError if there is none."""
     from npsrgan import device
     from npsrgan.bench import gpu
     from npsrgan.fast.cuda import set_precision
@@ -57,10 +57,10 @@ def print_methods_on_gpu(convolutions, draw, precision):
 
 
 def print_tiles(convolutions, device, draw, rate, batch=16):
-    """Print, for each convolution and question, the milliseconds in each tile on the GPU; a star marks the one that is taken.
+    """Print the milliseconds with each tile on the GPU, for each convolution and question; a star marks the one that is used.
 
-    Then the Tflop/s in that tile.  convolutions, draw: as above.   device: a device.Device.
-    rate: flops a second in a large matrix product, of which the share is printed.
+    Then print the Tflop/s with that tile.  convolutions, draw: as above.   device: a device.Device.
+    rate: flops per second in a large matrix product, for the printed percentage.
     """
     from npsrgan.fast.cuda import tiles
     from npsrgan.fast.cuda.convolution import conv2d
@@ -77,7 +77,7 @@ def print_tiles(convolutions, device, draw, rate, batch=16):
 
 
 def _time_tiles(call, tiles, cuda, rounds=3, launches=10):
-    """({tile: seconds of a call}, the tile that is taken by rule).  In every round each tile has its turn: clocks rise."""
+    """({tile: seconds per call}, the tile chosen by default).  The tiles take turns in every round, because clock rates rise."""
     found, choose = [], tiles.choose
 
     def choose_nth(number):
@@ -109,12 +109,12 @@ def _time_tiles(call, tiles, cuda, rounds=3, launches=10):
 
 
 def name(size, k, c, o, stride):
-    """Of a convolution, in tables."""
+    """A convolution's name in tables."""
     return f"conv {k}x{k} {c}->{o} at {size}" + "/2" * (stride == 2)
 
 
 def _calls(size, k, c, o, stride, draw):
-    """For each question a function that answers it in the way it is given."""
+    """For each question, a function that computes it in the way passed to it."""
     x, w, p = draw(4, size, size, c), draw(k, k, c, o), k // 2
     y, dy = np.empty((4, -(-size // stride), -(-size // stride), o), x.dtype), draw(4, -(-size // stride), -(-size // stride), o)
     return (lambda way: way(x, w, y, p, p), lambda way: way(dy, w, np.empty_like(x), p, p), lambda way: way(x, dy, (k, k), p, p))

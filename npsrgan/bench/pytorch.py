@@ -1,4 +1,4 @@
-"""PyTorch twins of the three networks and of the training step: what `bench` measures against.  Needs torch."""
+"""PyTorch equivalents (twins) of the three networks and the training step, for `bench` to compare with.  Needs torch."""
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -12,14 +12,14 @@ _layout, _device, _adam = torch.contiguous_format, "cpu", {}
 
 
 def configure(threads, channels_last):
-    """Set the number of threads, and how images and kernels lie in memory: as PyTorch has them by itself, or as we do."""
+    """Set the number of threads and the memory layout of images and kernels: PyTorch's default, or ours."""
     global _layout
     _layout = torch.channels_last if channels_last else torch.contiguous_format
     torch.set_num_threads(threads)
 
 
 def configure_gpu(best, precision):
-    """Compute on the GPU: as users run it, with cudnn.benchmark on; or at its best, with our layout and Adam in one kernel, ready to be
+    """Compute on the GPU: as commonly run, with cudnn.benchmark on; or at its best, with our layout and fused Adam that can be
     captured.  precision: of convolutions, "tf32" or "float32"; matrix products are in float32, PyTorch's default."""
     global _layout, _device, _adam
     _layout, _device = torch.channels_last if best else torch.contiguous_format, "cuda"
@@ -29,7 +29,7 @@ def configure_gpu(best, precision):
 
 
 def captured(run, times=1, warm_up=3):
-    """A function that does what `run` does, so many times, as one CUDA graph."""
+    """A function that runs `run` `times` times as one CUDA graph."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -48,7 +48,7 @@ def captured(run, times=1, warm_up=3):
 
 
 def tensor(values):
-    """Images (N, H, W, C) -> (N, C, H, W); kernels (kh, kw, C, O) -> (O, C, kh, kw); anything else as it is."""
+    """Images (N, H, W, C) -> (N, C, H, W); kernels (kh, kw, C, O) -> (O, C, kh, kw); anything else keeps its shape."""
     if values.ndim != 4:
         return torch.from_numpy(values.copy()).to(_device)
     kernel = values.shape[0] == values.shape[1]
@@ -57,12 +57,12 @@ def tensor(values):
 
 
 def array(tensor):
-    """(N, C, H, W) -> (N, H, W, C), where it is."""
+    """(N, C, H, W) -> (N, H, W, C), on the same device."""
     return tensor.detach().permute(0, 2, 3, 1)
 
 
 class Reordered:
-    """A tensor in another order of channels: found when the result is looked at, not in the time that is measured."""
+    """A tensor in another channel order.  It is reordered when the result is read, outside the timed run."""
 
     def __init__(self, tensor, order):
         self.tensor, self.order = tensor, order
@@ -72,9 +72,9 @@ class Reordered:
 
 
 def operation(function, arrays, cotangent, channels=None):
-    """A function that runs `function` on tensors, or with a cotangent also its gradients, and returns y, or that of the first.
+    """A function that runs `function` on tensors and returns y; with a cotangent, it also computes gradients and returns that of x.
 
-    channels: the order of x's channels that torch wants, if not ours.  The gradient comes back in ours.
+    channels: the order of x's channels that torch needs, if not ours.  The gradient is returned in ours.
     """
     x, *others = arrays
     tensors = [tensor(a).requires_grad_(cotangent is not None) for a in (x if channels is None else x[..., channels], *others)]
@@ -90,7 +90,7 @@ def operation(function, arrays, cotangent, channels=None):
 
 
 def adam_step(ours):
-    """torch.optim.Adam's step on a twin of our network, with gradients of ones."""
+    """A step of torch.optim.Adam on the twin of our network, with all gradients 1."""
     module = network(ours)
     for p in module.parameters():
         p.grad = torch.ones_like(p)
@@ -108,7 +108,7 @@ def inference(ours, lr):
 
 
 class Residual(nn.Module):
-    """The twin of layers.Residual: what its inner layers make of x, plus x."""
+    """The twin of layers.Residual: the output of its inner layers for x, plus x."""
 
     def __init__(self, inner):
         super().__init__()
@@ -119,7 +119,7 @@ class Residual(nn.Module):
 
 
 def module_of(layer):
-    """The torch module of one of our layers, with the same weights."""
+    """The torch module equivalent to one of our layers, with the same weights."""
     kind = type(layer)
     if kind is layers.Residual:
         return Residual(nn.Sequential(*map(module_of, layer.steps)))
@@ -149,7 +149,7 @@ def _fill(module, **arrays):
 
 
 class SRResNet(nn.Module):
-    """The twin of models.SRResNet.  PyTorch's pixel shuffle orders channels differently: the convolutions before it are reordered."""
+    """The twin of models.SRResNet.  PyTorch's pixel shuffle orders channels differently, so the convolutions before it are reordered."""
 
     def __init__(self, ours):
         super().__init__()
@@ -165,11 +165,11 @@ class SRResNet(nn.Module):
 
 
 def network(ours):
-    """The twin of a network of ours."""
+    """The twin of one of our networks."""
     if isinstance(ours, Discriminator):
         module = nn.Sequential(module_of(ours.features), module_of(ours.classifier))
         side = ours.settings["image_size"] // 16
-        with torch.no_grad():           # its first linear layer sees the features (H, W, C) in PyTorch's order, (C, H, W)
+        with torch.no_grad():           # the first linear layer gets the features (H, W, C) in PyTorch's order, (C, H, W)
             weight = module[1][1].weight
             weight.copy_(weight.unflatten(1, (side, side, -1)).permute(0, 3, 1, 2).flatten(1))
     elif isinstance(ours, VGG19):
@@ -184,7 +184,7 @@ def network(ours):
 
 
 class Trainer:
-    """The twin of trainer.Trainer where both generators train together: the same losses, and an Adam for each network."""
+    """The twin of trainer.Trainer when both generators train together: the same losses, with one Adam per network."""
 
     def __init__(self, ours):
         self.settings = ours.settings

@@ -1,4 +1,4 @@
-"""What the benchmark measures: each row prepared for us and for PyTorch, on a CPU or on a GPU, with the same numbers in both."""
+"""What the benchmark measures.  Each row is prepared for us and for PyTorch, on a CPU or a GPU, with the same numbers in both."""
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -16,7 +16,7 @@ from npsrgan.trainer import Trainer
 
 _device = CPU
 
-# What the three networks convolve in preset `seed`: size of the image, size of the kernel, channels in and out, stride.
+# The three networks' convolutions in preset `seed`: image size, kernel size, channels in and out, stride.
 CONVOLUTIONS = [
     (44, 9, 3, 64, 1), (44, 3, 64, 64, 1), (44, 3, 64, 256, 1), (88, 3, 64, 256, 1), (176, 9, 64, 3, 1),
     (176, 3, 3, 64, 1), (176, 3, 64, 64, 1), (176, 3, 64, 64, 2), (88, 3, 64, 128, 1), (88, 3, 128, 128, 1), (88, 3, 128, 128, 2),
@@ -31,24 +31,24 @@ class Row:
 
     name: str
     prepare: Callable
-    flops: float = 0            # additions and multiplications as the definition counts them
+    flops: float = 0            # additions and multiplications, counted by the definition
     bytes: float = 0            # of all inputs and outputs, each moved once
-    step: bool = False          # a training step, or a piece of one?
-    precision: str | None = None    # of convolutions on a GPU, where it is not the one asked for
+    step: bool = False          # a training step or a part of one?
+    precision: str | None = None    # of convolutions on a GPU, if not the requested one
     result: dict = field(default_factory=dict)
 
 
 def compute_on(device):
-    """Let our side compute on this device.Device from now on."""
+    """Make our side compute on this device.Device from now on."""
     global _device
     _device = device
 
 
 def plain(result):
-    """What a row's function returned, as a NumPy array, or None."""
+    """The result of a row's function as a NumPy array, or None."""
     if isinstance(result, dict):
         return np.array([float(value) for value in result.values()])
-    for method in ("get", "cpu"):           # CuPy's and PyTorch's ways into main memory
+    for method in ("get", "cpu"):           # CuPy's and PyTorch's methods to copy to main memory
         result = getattr(result, method)() if hasattr(result, method) else result
     return None if result is None else np.asarray(result)
 
@@ -59,10 +59,10 @@ def draw(*shape, seed=0):
 
 
 def operation(name, ours, arguments, theirs, flops=0, bytes=0, channels=None):
-    """Two rows for an operation: its value alone, and with all its gradients.
+    """Two rows for an operation: its value alone, and its value with all gradients.
 
     arguments: a function that draws them.   theirs(F, *tensors), with torch's F.
-    channels: the order of x's channels in which torch computes the same.
+    channels: the order of x's channels for which torch gives the same result.
     """
     for gradients in (False, True):
         def prepare(side, gradients=gradients):
@@ -76,14 +76,14 @@ def operation(name, ours, arguments, theirs, flops=0, bytes=0, channels=None):
             dy = _device.array(cotangent) if gradients else None
 
             def run():
-                y, rules = evaluate(ours, inputs, {})         # as under a tape, but without one
+                y, rules = evaluate(ours, inputs, {})         # as when a tape records, but without one
                 return [rule(dy) for rule in rules][0] if gradients else y
             return run
         yield Row(name + " +gradients" * gradients, prepare, flops * (1 + 2 * gradients), bytes * (1 + 2 * gradients))
 
 
 def operations(quick, batch=4):
-    """Rows for the operations: every distinct convolution, batch norm, PReLU, pixel shuffle."""
+    """Rows for the operations: every distinct convolution, batch norm, PReLU and pixel shuffle."""
     for size, k, c, o, stride in QUICK if quick else CONVOLUTIONS:
         def arguments(size=size, k=k, c=c, o=o, stride=stride):
             return draw(batch, size, size, c), draw(k, k, c, o) / np.float32((k * k * c) ** 0.5), draw(o), stride
@@ -168,7 +168,7 @@ def cpu_rows(quick):
 
 
 def gpu_rows(quick):
-    """Yield every Row for a GPU, or a few of them: first whole steps, at batch 16 and 64."""
+    """Yield every Row for a GPU, or a few of them: whole steps first, at batch 16 and 64."""
     yield Row("srgan_step batch 16", training("step", 16), step=True)
     yield Row("srresnet_step batch 16", training("srresnet_step", 16), step=True)
     yield Row("srgan_step float32 batch 16", training("step", 16), step=True, precision="float32")
@@ -181,7 +181,7 @@ def gpu_rows(quick):
 
 
 def write_report(path, rows, facts):
-    """Write what has been measured so far, and on what, as JSON; path may be None."""
+    """Write the measurements so far and the machine's facts as JSON.  path may be None."""
     if path:
         with open(path, "w") as file:
             json.dump({"rows": [{"name": row.name} | row.result for row in rows if row.result], "machine": facts}, file, indent=1)
