@@ -1,7 +1,7 @@
-"""The twins of the activation functions, one pass each.  In arrays of x's size read or written: 2 forward, 3 backward.
+"""The twins of the activation functions, one pass each.  Memory traffic in arrays of x's size: 2 forward, 3 backward.
 
-Alone they run behind max pooling and linear layers, PReLU also behind the generator's first convolution; see convolution.py,
-normalisation.py and movement.py for the others.
+They run unfused after max pooling and linear layers; PReLU also after the generator's first convolution.  For the fused ones
+see convolution.py, normalisation.py and movement.py.
 """
 import numpy as np
 
@@ -14,7 +14,7 @@ from npsrgan.ops.operation import twin
 
 
 def _pointwise(name, keep_output, x, *numbers):
-    """What a twin returns for the kernel `name`, y[i] of x[i].  `name`_gradient finds dx in dy and in one of x and y: only that is kept."""
+    """The twin's result for the elementwise kernel `name`.  `name`_gradient computes dx from dy and x or y, so only that array is kept."""
     if not suits(x):
         return NotImplemented
     x = packed(x)
@@ -25,7 +25,7 @@ def _pointwise(name, keep_output, x, *numbers):
 
 
 def gradient(name, kept, dy, *numbers):
-    """dL/dx of an activation, from dL/dy and from what is kept of it, x or y, packed."""
+    """dL/dx of an activation, from dL/dy and the kept array (x or y, packed)."""
     dx = compile.empty(kept.shape, kept)
     entries("activations", kept.size)(f"{name}_gradient", kept, packed(dy), *numbers, dx)
     return dx
@@ -33,26 +33,26 @@ def gradient(name, kept, dy, *numbers):
 
 @twin(ops.relu)
 def relu(x):
-    """As the reference.  It is y that tells where x was positive, so that x can go."""
+    """See the reference.  y shows where x was positive, so x need not be kept."""
     return _pointwise("relu", True, x)
 
 
 @twin(ops.leaky_relu)
 def leaky_relu(x, slope=0.2):
-    """As the reference.  With a positive slope, too, it is y that is kept."""
+    """See the reference.  With a positive slope, y is kept instead of x."""
     slope = np.float32(slope)
     return _pointwise("leaky_relu", slope > 0, x, slope)
 
 
 @twin(ops.softplus)
 def softplus(x):
-    """As the reference."""
+    """See the reference."""
     return _pointwise("softplus", False, x)
 
 
 @twin(ops.prelu)
 def prelu(x, slope):
-    """As the reference."""
+    """See the reference."""
     if not suits(x, slope) or slope.shape not in ((1,), x.shape[-1:]) or not slope.flags.c_contiguous:
         return NotImplemented
     x, slope, launch = packed(x), packed(slope), Rows("activations", x.size // slope.size, slope.size)

@@ -1,4 +1,4 @@
-"""Adam's update of a whole network in one kernel: seven floats moved per parameter, and no more."""
+"""Adam's update of a whole network in one kernel that moves only seven floats per parameter."""
 import math
 
 import numpy as np
@@ -7,14 +7,14 @@ from npsrgan import adam
 from npsrgan.fast.cuda import compile
 from npsrgan.ops.operation import twin
 
-THREADS, CHUNK = 256, 1024      # of a block, and its entries
-PARAMETERS = 256                # of one launch: the table of their gradients must fit into the 4 KB of a kernel's arguments
+THREADS, CHUNK = 256, 1024      # threads and entries of a block
+PARAMETERS = 256                # per launch: the table of their gradients must fit in the 4 KB of a kernel's arguments
 TABLE = np.dtype([("of", np.uintp, PARAMETERS), ("start", np.int32, PARAMETERS + 1)], align=True)       # Gradients in adam.cu
 
 
 @twin(adam.update)
 def update(p, gradients, m, v, rate, count, beta1, beta2, eps):
-    """As the reference.  The kernel reads rate and count from the GPU's memory: a CUDA graph's inputs, or copies of the numbers."""
+    """See the reference.  The kernel reads rate and count from GPU memory: a CUDA graph's inputs, or copies of the numbers."""
     if not compile.suits(p, m, v):
         return NotImplemented
     rate, count = (_on_gpu(number, p, dtype) for number, dtype in ((rate, np.float32), (count, np.int32)))
@@ -36,7 +36,7 @@ def update(p, gradients, m, v, rate, count, beta1, beta2, eps):
 
 
 def _on_gpu(number, like, dtype):
-    """A number as an array of one entry; an array as it is."""
+    """Convert a number to an array of one entry; return an array unchanged."""
     if hasattr(number, "shape"):
         return number
     array = np.zeros_like(like, dtype, shape=1)

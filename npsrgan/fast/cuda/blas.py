@@ -1,8 +1,8 @@
 """Matrix products by cuBLAS, called so that a CUDA graph can record them.
 
-CuPy's own products (`@`, `matmul`, `tensordot`) call the same library, but refuse to while a stream is being captured:
-"calling cuBLAS API during stream capture is currently unsupported".  The library itself has no objection, provided that its
-scratch memory was given to it before.  So here it is called directly, through ctypes, with a handle and scratch memory of our own.
+CuPy's own products (`@`, `matmul`, `tensordot`) call the same library, but raise an error while a stream is being captured:
+"calling cuBLAS API during stream capture is currently unsupported".  cuBLAS itself supports capture if its workspace has been
+set beforehand.  So this module calls it directly through ctypes, with its own handle and workspace.
 """
 import ctypes
 import sys
@@ -10,9 +10,9 @@ from functools import cache
 
 from npsrgan.fast.cuda.compile import address, empty
 
-WORKSPACE = 32 << 20        # bytes of scratch memory: what NVIDIA recommends for the largest cards
+WORKSPACE = 32 << 20        # bytes of workspace: NVIDIA's recommendation for the largest GPUs
 
-# Of cublas_api.h and library_types.h.
+# From cublas_api.h and library_types.h.
 _PLAIN, _TRANSPOSED, _DEFAULT_ALGORITHM = 0, 1, -1
 _COMPUTE = {("float32", False): (0, 68), ("float32", True): (0, 77), ("float64", False): (1, 70), ("float64", True): (1, 70)}
 _POINTER, _INT, _STRIDE = ctypes.c_void_p, ctypes.c_int, ctypes.c_longlong
@@ -29,10 +29,10 @@ def matmul(a, b, out=None, tf32=False):
     """a @ b for CuPy arrays of one dtype, float32 or float64.
 
     a (m, k) or (N, m, k), b (k, n) or (N, k, n) -> (m, n), or (N, m, n) if either has N.  Transposed views cost nothing; other
-    views that are not contiguous are copied first.  out: a contiguous array to write to.  tf32: round the factors of float32
-    products to 10 bits of fraction, for the tensor cores; the sums are float32 either way.
+    non-contiguous views are copied first.  out: a contiguous output array.  tf32: round the factors of float32 products to
+    a 10-bit fraction for the tensor cores; the sums are float32 either way.
 
-    Raises ValueError for shapes or dtypes that do not fit, and RuntimeError where cuBLAS cannot be found or reports an error.
+    Raises ValueError for mismatched shapes or dtypes, and RuntimeError where cuBLAS cannot be found or reports an error.
     """
     if a.dtype != b.dtype or (a.dtype.name, tf32) not in _COMPUTE or a.shape[-1] != b.shape[-2] or {a.ndim, b.ndim} - {2, 3}:
         raise ValueError(f"matmul: {a.dtype} {a.shape} and {b.dtype} {b.shape} do not fit")
@@ -49,7 +49,7 @@ def matmul(a, b, out=None, tf32=False):
     b, b_operation, b_lead, b_stride = _layout(b)
     kind, compute = _COMPUTE[a.dtype.name, tf32]
     one, zero = ((ctypes.c_double if kind else ctypes.c_float)(value) for value in (1, 0))
-    # cuBLAS counts columns first: what we call a row-major a @ b, it calls b' @ a', and gets the transposed result, which is ours.
+    # cuBLAS is column-major: it sees the row-major a and b as a' and b', and computes (a @ b)' = b' @ a'.
     _call("cublasGemmStridedBatchedEx", _handle(), b_operation, a_operation, n, m, k, ctypes.byref(one),
           address(b), kind, b_lead, b_stride, address(a), kind, a_lead, a_stride, ctypes.byref(zero),
           address(out), kind, n, m * n, max(batch, default=1), compute, _DEFAULT_ALGORITHM)
@@ -57,7 +57,7 @@ def matmul(a, b, out=None, tf32=False):
 
 
 def _layout(a):
-    """(array, operation, leading dimension, entries from one matrix to the next): how cuBLAS is to read it."""
+    """How cuBLAS reads an array: (array, operation, leading dimension, entries between consecutive matrices)."""
     *batch, height, width = a.shape
     if a.flags.c_contiguous:
         operation, lead = _PLAIN, width
@@ -69,9 +69,9 @@ def _layout(a):
 
 
 def _handle():
-    """The handle, set to the current stream: which takes its scratch memory away, so that is given again.
+    """The handle, set to the current stream.  Setting a stream resets the workspace, so that is set again.
 
-    One for all streams that wait for each other, as those that compute here do for the default stream.
+    One handle serves all streams here, because the computing streams synchronise with the default stream.
     """
     handle, workspace = _create()
     _call("cublasSetStream_v2", handle, _stream())
@@ -86,7 +86,7 @@ def _stream():
 
 @cache
 def _create():
-    """(a handle, scratch memory for it): a graph may know where that lies, so it is kept for ever."""
+    """(a handle, its workspace).  A graph may store the workspace's address, so it is never freed."""
     import cupy
     handle, workspace = _POINTER(), cupy.get_default_memory_pool().malloc(WORKSPACE)
     _call("cublasCreate_v2", ctypes.byref(handle))
@@ -95,9 +95,9 @@ def _create():
 
 @cache
 def _library():
-    """cuBLAS, the copy that CuPy has loaded."""
+    """The copy of cuBLAS that CuPy has loaded."""
     import cupy
-    from cupy_backends.cuda.libs import cublas  # noqa: F401  (loads it; `import ...libs.cublas` would not find that of pip's wheels)
+    from cupy_backends.cuda.libs import cublas  # noqa: F401  (loads it; `import ...libs.cublas` would not find the one in pip's wheels)
     major = cupy.cuda.runtime.runtimeGetVersion() // 1000
     name = f"cublas64_{major}.dll" if sys.platform == "win32" else f"libcublas.so.{major}"
     try:

@@ -1,6 +1,6 @@
-"""From a .cu file to a kernel that can be launched, and what the twins ask about the GPU and about their arrays.
+"""Compiles .cu files into launchable kernels, and answers the twins' queries about the GPU and about arrays.
 
-CuPy compiles with NVRTC, for the GPU at hand, when a kernel is first launched, and keeps the result in ~/.cupy/kernel_cache.
+CuPy compiles a kernel with NVRTC for the current GPU on its first launch, and caches the result in ~/.cupy/kernel_cache.
 """
 import re
 import sys
@@ -13,14 +13,14 @@ FOLDER = Path(__file__).parent
 
 
 def source(name):
-    """The text of NAME.cu, with the files that it includes put in their places."""
+    """The text of NAME.cu with its includes expanded."""
     def read(file):
         return re.sub(r'^#include "(.+)"$', lambda line: read(line[1]), (FOLDER / file).read_text(), flags=re.M)
     return read(f"{name}.cu")
 
 
 def options(defines):
-    """The compiler's options for {name: whole number or text} of macros."""
+    """The compiler options for macros {name: integer or text}."""
     return tuple(f"-D{name}={value}" for name, value in sorted(defines.items()))
 
 
@@ -28,13 +28,13 @@ def options(defines):
 def kernel(name, function, shared=0, **defines):
     """The __global__ function of NAME.cu, compiled with `defines` as macros: launch(grid, block, args).
 
-    grid, block: tuples of whole numbers.     shared: bytes of dynamic shared memory for each block.
-    args: arrays; np.int32 and np.float32 for int and float (Python's own numbers would be passed as 8 bytes); NULL for no array.
+    grid, block: tuples of integers.     shared: bytes of dynamic shared memory per block.
+    args: arrays; np.int32 and np.float32 for int and float (Python numbers would be passed as 8 bytes); NULL for no array.
     """
     import cupy
     language = "--std=c++17"        # CuPy 14's choice; CuPy 13's is c++11
     raw = cupy.RawModule(code=source(name), options=(language, *options(defines))).get_function(function)
-    if shared:          # more than 48 KB, arrays of fixed size included, a kernel must ask for
+    if shared:          # a kernel must request more than 48 KB, including static shared arrays
         raw.max_dynamic_shared_size_bytes = shared
     return partial(raw, shared_mem=shared)
 
@@ -56,35 +56,35 @@ def capability():
 
 @cache
 def multiprocessors():
-    """How many of its blocks the GPU really runs at the same time, if each fills a multiprocessor."""
+    """The number of streaming multiprocessors (SMs)."""
     return _device().attributes["MultiProcessorCount"]
 
 
 @cache
 def shared_memory():
-    """Bytes of shared memory that one block can have at most."""
+    """The maximum bytes of shared memory per block."""
     return _device().attributes["MaxSharedMemoryPerBlockOptin"]
 
 
 def suits(*arrays):
-    """CuPy arrays of float32: what the twins are for."""
-    cupy = sys.modules.get("cupy")      # if nobody has imported it, nobody has arrays of it
+    """Whether all arguments are float32 CuPy arrays: the twins' supported inputs."""
+    cupy = sys.modules.get("cupy")      # if CuPy is not imported, there are no CuPy arrays
     return cupy is not None and all(isinstance(a, cupy.ndarray) and a.dtype == np.float32 for a in arrays)
 
 
 def empty(shape, like):
-    """A new array of a shape, on the same device and of the same type as another."""
-    return np.empty(shape, like.dtype, like=like)       # CuPy's empty_like takes the shape () for none given
+    """A new array of this shape, on the device and of the dtype of `like`."""
+    return np.empty(shape, like.dtype, like=like)       # CuPy's empty_like treats the shape () as not given
 
 
 def packed(array):
-    """The array, or a copy of it, without gaps and at an address divisible by 16, as loads of four floats at a time demand.
+    """The array or a copy: contiguous and 16-byte aligned, as loads of four floats at a time require.
 
-    A parameter is a view into the flat buffer of its network, and may begin anywhere.
+    A parameter is a view into the flat buffer of its network and may begin at any offset.
     """
     return array if array.flags.c_contiguous and address(array) % 16 == 0 else array.copy()
 
 
 def address(array):
-    """Where an array begins in the GPU's memory."""
+    """An array's address in GPU memory."""
     return array.data.ptr

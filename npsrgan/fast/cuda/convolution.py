@@ -1,15 +1,15 @@
-"""The twins of conv2d, alone and with the activation that follows: they choose how to convolve by the shapes.
+"""The twins of conv2d, alone and fused with an activation.  They choose the convolution method by the shapes.
 
-On tensor cores the layers with three channels, and those that halve large images, are bound by memory.  Those with three input
-channels are a product over K = 27 or 243, in chunks of 32 gathered entry by entry (5 to 16 % of it zeros); those with three
-outputs, see planes.py.
+On tensor cores, layers with three channels and those that halve large images are memory-bound.  Layers with three input
+channels are a product over K = 27 or 243, in chunks of 32 gathered entry by entry (5 to 16 % zero padding).  For three outputs
+see planes.py.
 
-An activation that follows is applied before y is written, and y alone is kept.  In arrays of y's size read or written, after
-the products, and kept until the backward pass:
+A fused activation is applied before y is written, and only y is kept.  Memory traffic after the products, and memory kept for
+the backward pass, in arrays of y's size:
 
                                              forward    backward    kept
     convolution, then ReLU or LeakyReLU         3           3         2
-    both at once                                1           3         1
+    fused                                       1           3         1
 """
 import numpy as np
 
@@ -25,7 +25,7 @@ from npsrgan.ops.operation import twin
 
 @twin(ops.conv2d)
 def conv2d(x, w, b=None, stride=1, padding=None):
-    """As the reference, on CuPy's arrays of float32; within rounding to TF32 where `precision` says so."""
+    """See the reference.  Supports float32 CuPy arrays; rounds to TF32 if `precision` selects it."""
     return _convolve(x, w, b, stride, padding)
 
 
@@ -37,14 +37,14 @@ def conv2d_relu(x, w, b=None, stride=1, padding=None):
 
 @twin(fused.conv2d_leaky_relu)
 def conv2d_leaky_relu(x, w, b, slope, stride=1, padding=None):
-    """Rules for x, w and b.  With a negative slope, y would not tell where its own gradient bends."""
+    """Rules for x, w and b.  With a negative slope, y would not show where x was positive."""
     if slope < 0:
         return NotImplemented
     return _activated(_convolve(x, w, b, stride, padding, slope), "leaky_relu", np.float32(slope))
 
 
 def _activated(convolved, activation, *numbers):
-    """What the convolution's twin returned, with the activation's gradient before its rules: y tells where v was positive."""
+    """The convolution's result, with the activation's gradient applied before its rules.  y shows where its input was positive."""
     if convolved is NotImplemented:
         return NotImplemented
     y, rules = convolved
@@ -53,17 +53,17 @@ def _activated(convolved, activation, *numbers):
 
 
 def _convolve(x, w, b, stride, padding, slope=1.0):
-    """(y, (d_x, d_w, d_b)): y of leaky(conv2d), as `implicit.correlate` says, and the rules of conv2d alone."""
+    """(y, (d_x, d_w, d_b)): y = leaky(conv2d) as in `implicit.correlate`, and the rules of conv2d without the activation."""
     kh, kw, channels, o = w.shape
     ph, pw = (kh // 2, kw // 2) if padding is None else (padding, padding)
     shape = x.shape[0], (x.shape[1] + 2 * ph - kh) // stride + 1, (x.shape[2] + 2 * pw - kw) // stride + 1, o
     if not compile.suits(x, w, w if b is None else b) or x.shape[3] != channels or min(*shape, *x.shape) < 1:
-        return NotImplemented       # the reference explains what does not fit
+        return NotImplemented       # the reference reports the error
     if b is not None and (b.shape != (o,) or not b.flags.c_contiguous):
         return NotImplemented
-    # Windows may begin outside the image, as far as the padding goes; planes have up to 32 numbers for each of their pixels.
+    # Windows may begin in the padding outside the image; planes have up to 32 values per pixel.
     pixels = shape[0] * max(shape[1], x.shape[1]) * (max(shape[2], x.shape[2]) + kw)
-    if max(w.size, pixels * max(channels, o, 32)) > LIMIT or stride > 255:      # a grid has so many blocks along its second axis
+    if max(w.size, pixels * max(channels, o, 32)) > LIMIT or stride > 255:      # limit of the grid's second axis (65535)
         return NotImplemented
     x, w = packed(x), packed(w)
 
@@ -76,8 +76,8 @@ def _convolve(x, w, b, stride, padding, slope=1.0):
     def d_w(dy):
         if not planes.suits(w, stride):
             return implicit.correlate_kernel_gradient(x, packed(dy), (kh, kw), ph, pw, stride)
-        # For few outputs x and dy change places, and x's channels fill the tiles: seen from x's pixels, dy moves the other way.
-        # For the generator's last, 9x9, that is 16 Gflop instead of 333 with the idle columns.
+        # For few outputs, swap x and dy so that x's channels fill the tiles; relative to x's pixels, dy shifts the other way.
+        # For the generator's last layer, 9x9, that is 16 Gflop instead of 333 with idle columns.
         turned = implicit.correlate_kernel_gradient(packed(dy), x, (kh, kw), kh - 1 - ph, kw - 1 - pw)
         return packed(turned[::-1, ::-1].transpose(0, 1, 3, 2))
 

@@ -1,8 +1,8 @@
-"""A training step as one CUDA graph: recorded once, then launched as a whole.
+"""A training step as one CUDA graph, recorded once and then launched as a whole.
 
-A step of SRGAN is some 1300 kernels, many of them so short that the GPU has finished before Python launches the next.  A graph
-holds all of them, in order and with their arguments, and starts them with one call.  A graph stores addresses, so inputs are
-copied into fixed buffers, and intermediate results come from a memory pool that lives as long as the graph and serves nothing else.
+An SRGAN step launches some 1300 kernels, many so short that the GPU finishes before Python launches the next.  A graph holds
+all of them, in order and with their arguments, and launches them with one call.  A graph stores addresses, so inputs are copied
+into fixed buffers, and intermediate results come from a dedicated memory pool that lives as long as the graph.
 """
 import gc
 import traceback
@@ -12,17 +12,17 @@ import numpy as np
 
 from npsrgan.system.errors import first_line
 
-WARM_UP = 2         # plain steps before one is recorded: kernels are compiled, the pool grows to its size
+WARM_UP = 2         # unrecorded steps first: they compile the kernels and grow the pool to its final size
 
 
 class Graphs:
-    """Runs functions on a GPU without ever waiting for it, each from its third call on as a CUDA graph.
+    """Runs functions on a GPU asynchronously, each as a CUDA graph from its third call on.
 
     cupy:   the module.
-    record: False runs everything as it is called, on the same stream and with the same memory.
-    say:    told, in one line, where recording fails; everything then runs as it is called.
+    record: False runs every call without a graph, on the same stream and with the same memory pool.
+    say:    called with a one-line message if recording fails; all later calls then run without a graph.
 
-    stream: where all work goes, in order, after the work of the default stream that came before.
+    stream: runs all work in order, after earlier work on the default stream.
     """
 
     def __init__(self, cupy, record=True, say=print):
@@ -32,15 +32,15 @@ class Graphs:
         self.forget()
 
     def __call__(self, work, *arrays, record=True):
-        """work(*arrays), or the same by its graph.  Returns {name: array}, which the next call overwrites.
+        """Run work(*arrays), directly or by its graph.  Returns {name: array}, which the next call overwrites.
 
-        work: a function (the same object, or method, in every call) that does the same on the GPU in every call with arrays of
-            these shapes, and waits for no result.
-        arrays: on the GPU.  A float or int becomes an array of one entry there, float32 or int32.
-        record: False for a call that will not come again.
+        work: a function (the same object or method in every call) that does the same GPU work whenever it gets arrays of these
+            shapes, and never waits for a result.
+        arrays: on the GPU.  A float or int becomes a float32 or int32 array of one entry there.
+        record: False for a call that will not be repeated.
         """
         with self.stream, self.cupy.cuda.using_allocator(self.pool.malloc):
-            if self._given_back:        # memory ran short, and the pool gave back what nobody held: the graphs compute in it
+            if self._given_back:        # memory ran short and the pool freed unused blocks, which the graphs still use
                 self._recorded, self._calls = {}, {}
                 self._given_back.clear()
             arrays = [array if hasattr(array, "shape") else self._upload(array) for array in arrays]
@@ -55,7 +55,7 @@ class Graphs:
                     self._recorded[key] = self._capture(work, arrays)
                 except Exception as error:
                     self.record = False
-                    traceback.clear_frames(error.__traceback__)     # which hold all arrays of the step
+                    traceback.clear_frames(error.__traceback__)     # the frames hold all arrays of the step
                     self.say(f"the training step cannot be recorded as a CUDA graph ({first_line(error)}): going on without, slower")
                     return work(*arrays)
             inputs, graph, outputs = self._recorded[key]
@@ -65,20 +65,20 @@ class Graphs:
             return outputs
 
     def _upload(self, number):
-        """Carried along by the kernel that writes it: nothing waits."""
+        """A number as an array.  It is a kernel argument, so nothing waits."""
         array = self.cupy.empty(1, np.int32 if isinstance(number, int) else np.float32)
         array.fill(number)
         return array
 
     def _capture(self, work, arrays):
-        """(inputs, graph, outputs): what must stay in memory.  Nothing is computed yet."""
-        gc.collect()        # what earlier steps left behind in circles goes back to the pool, which then need not grow
+        """Record without computing: (inputs, graph, outputs), all of which must stay in memory."""
+        gc.collect()        # return memory held by reference cycles to the pool, so that it need not grow
         inputs = [array.copy() for array in arrays]
         self.stream.begin_capture()
         try:
             outputs = work(*inputs)
         except BaseException:
-            with suppress(Exception):           # it ends all the same
+            with suppress(Exception):           # the capture ends even if this raises
                 self.stream.end_capture()
             raise
         graph = self.stream.end_capture()
@@ -87,25 +87,25 @@ class Graphs:
         return inputs, graph, outputs
 
     def forget(self):
-        """Drop all graphs and give their memory back."""
+        """Drop all graphs and free their memory."""
         self._recorded, self._calls = {}, {}
         gc.collect()
         self.pool.free_all_blocks()
 
     def __del__(self):
         self._recorded.clear()
-        self.pool.free_all_blocks()     # CuPy 14 keeps for ever what a pool holds when it goes
+        self.pool.free_all_blocks()     # CuPy 14 never frees what a deleted pool still holds
 
 
 def _pool(cupy, given_back):
-    """A memory pool that notes in a list what it gives back to the card, as CuPy's do by themselves where memory runs short."""
+    """A memory pool that lists the blocks it frees.  CuPy's pools free unused blocks by themselves when memory runs short."""
     runtime = cupy.cuda.runtime
 
     def take(size, device):
         try:
             return runtime.malloc(size)
         except runtime.CUDARuntimeError:
-            cupy.get_default_memory_pool().free_all_blocks()        # what a validation has left
+            cupy.get_default_memory_pool().free_all_blocks()        # memory left by a validation
             return runtime.malloc(size)
 
     def give_back(address, device):

@@ -1,4 +1,4 @@
-"""Launches the convolution's matrix products: sizes of grids and of shared memory, and the kernels' arguments.
+"""Launches the convolution's matrix products: grid sizes, shared memory sizes and kernel arguments.
 
 The products themselves are in convolution.cu and kernel_gradient.cu.  Arrays are packed (see compile.packed) and float32.
 tiles.py chooses the tiles.
@@ -13,7 +13,7 @@ def correlate(x, w, out, top, left, stride=1, bias=None, slope=1.0):
     """out[n, h, k, :] = leaky(bias + sum over i, j of  x[n, stride*h + i - top, stride*k + j - left, :] @ w[i, j]).
 
     x (N, H, W, C), zero outside; w (kh, kw, C, O); out (N, H', W', O), overwritten.
-    leaky(v) = v where v > 0, else slope * v: the slope 1 leaves things as they are.
+    leaky(v) = v where v > 0, else slope * v; slope 1 is the identity.
     """
     return _convolve(x, w, out, w.shape, top, left, stride, compile.NULL if bias is None else bias, slope, turned=0)
 
@@ -28,8 +28,8 @@ def correlate_kernel_gradient(x, dy, size, top, left, stride=1):
     """The gradient of `correlate` with respect to w, (*size, C, O).  x (N, H, W, C), dy (N, H', W', O)."""
     channels, outputs, pixels, depth = x.shape[3], dy.shape[3], dy.size // dy.shape[3], tiles.depth()
     rows, chunks = size[0] * size[1] * channels, -(-pixels // depth)
-    # As many blocks as the GPU runs at a time, two on a multiprocessor; but to each enough chunks to be worth its sums.  Counted
-    # for one tile, whichever is taken then: so the sums are the same.
+    # As many blocks as run at once, two per multiprocessor, but with enough chunks each to repay their partial sums.  Counted
+    # for one fixed tile, so the sums do not depend on the tile chosen.
     blocks = -(-rows // 128) * -(-outputs // (128 if outputs > 64 else 64))
     stretch = -(-chunks // max(1, min(2 * compile.multiprocessors() // blocks, chunks // 4)))
     parts = compile.empty((-(-chunks // stretch), *size, channels, outputs), x)
@@ -59,7 +59,7 @@ def _convolve(x, w, out, shape, top, left, stride, bias, slope, turned):
 
 
 def _launch(name, columns, grid, memory, args, **macros):
-    """Launch a kernel.  columns, grid, memory: see tiles.choose.  macros: besides the tile's."""
+    """Launch a kernel.  columns, grid, memory: see tiles.choose.  macros: in addition to the tile's."""
     tile = tiles.choose(columns, grid, memory, plain=not macros["GATHER"])
     launch = compile.kernel(name, name, tile.stages * memory(tile)[0], **tile.macros(), **macros)
     launch(grid(tile), (tile.threads,), args)

@@ -1,4 +1,4 @@
-"""The twin of linear: the same products, called so that a CUDA graph can record them.  Always in float32, PyTorch's default for them."""
+"""The twin of linear: products that a CUDA graph can record.  They always use float32, as PyTorch does by default."""
 from npsrgan import ops
 from npsrgan.fast.cuda.blas import matmul
 from npsrgan.fast.cuda.compile import suits
@@ -7,7 +7,7 @@ from npsrgan.ops.operation import twin
 
 @twin(ops.linear)
 def linear(x, w, b=None):
-    """As the reference.  With the few rows of a batch, each product is one pass over w."""
+    """See the reference.  For the few rows of a batch, each product is one pass over w."""
     if not suits(x, w, *([] if b is None else [b])) or x.ndim != 2 or x.shape[1] != w.shape[0]:
         return NotImplemented
 

@@ -1,11 +1,11 @@
-"""The twins of max_pool2d, of pixel_shuffle, alone and with the PReLU behind it, and of addition.
+"""The twins of max_pool2d, addition, and pixel_shuffle, alone and fused with PReLU.
 
-In arrays of the larger one's size read or written, for blocks and windows of 2 x 2:
+Memory traffic in arrays of the larger array's size, for 2x2 blocks and windows:
 
                                  forward                     backward
     pixel_shuffle                2                           2
-    ... and PReLU                2 (one by one: 4)           3 (one by one: 5 with d_slope)
-    max_pool2d                   1.25                        2.5 (x and y read again to find the winner; 1.3 if it were kept)
+    with PReLU                   2 (unfused: 4)              3 (unfused: 5 with d_slope)
+    max_pool2d                   1.25                        2.5 (rereads x and y to find the maxima; 1.3 with stored indices)
 """
 import numpy as np
 
@@ -20,7 +20,7 @@ from npsrgan.ops.operation import twin
 
 @twin(ops.add)
 def add(a, b):
-    """a + b of one shape."""
+    """a + b for arrays of the same shape."""
     if not suits(a, b) or a.shape != b.shape:
         return NotImplemented
     y = compile.empty(a.shape, a)
@@ -32,7 +32,7 @@ def add(a, b):
 
 @twin(ops.pixel_shuffle)
 def pixel_shuffle(x, r=2):
-    """As the reference."""
+    """See the reference."""
     done = _shuffle(x, None, r)
     return done if done is NotImplemented else (done[0], done[1][:1])
 
@@ -44,7 +44,7 @@ def pixel_shuffle_prelu(x, slope, r=2):
 
 
 def _shuffle(x, slope, r):
-    """(y, (d_x, d_slope)); slope None: without PReLU."""
+    """(y, (d_x, d_slope)); without PReLU if slope is None."""
     if not suits(x, *([] if slope is None else [slope])) or x.ndim != 4:
         return NotImplemented
     n, h, w, channels = x.shape
@@ -65,7 +65,7 @@ def _shuffle(x, slope, r):
 
 @twin(ops.max_pool2d)
 def max_pool2d(x, size=2, stride=2):
-    """Windows that do not overlap.  Backward, the winner of each window is found again: the first entry equal to the maximum."""
+    """Supports non-overlapping windows.  The backward pass finds each maximum again: the first entry equal to y."""
     if not suits(x) or x.ndim != 4 or stride != size or min(x.shape[1:3]) < size:
         return NotImplemented
     x = packed(x)

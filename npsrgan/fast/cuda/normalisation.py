@@ -1,12 +1,12 @@
-"""The twins of batch_norm, alone and with what follows it.
+"""The twins of batch_norm, alone and fused with the operation that follows.
 
-Nothing is saved but x, which the convolution before it made, and two numbers for each channel.  In arrays of x's size read or
-written, against the least there must be, which is 2 forward if a single pass could know the statistics before it has them:
+Only x, the preceding convolution's output, and two numbers per channel are saved.  Memory traffic in arrays of x's size; the
+forward pass needs 3 rather than 2 because the statistics must be known before normalising:
 
                                  forward                         backward
     batch_norm                   3 (moments 1, normalise 2)      5 (sums 2, d_x 3)
-    ... and PReLU or LeakyReLU   3 (one by one: 5)               5 (one by one: 8, or 10 with d_slope)
-    ... and an addition          4 (one by one: 6)               5
+    with PReLU or LeakyReLU      3 (unfused: 5)                  5 (unfused: 8, or 10 with d_slope)
+    with an addition             4 (unfused: 6)                  5
 """
 import numpy as np
 
@@ -22,7 +22,7 @@ from npsrgan.ops.operation import twin
 
 @twin(ops.batch_norm)
 def batch_norm(x, gamma, beta, running_mean=None, running_var=None, training=True, momentum=0.9, eps=1e-5):
-    """As the reference.  The running averages are updated on the GPU, and nothing waits for them."""
+    """See the reference.  The running averages are updated on the GPU without synchronisation."""
     done = _normalise(x, gamma, beta, running_mean, running_var, training, momentum, eps)
     return done if done is NotImplemented else (done[0], done[1][:3])
 
@@ -48,7 +48,7 @@ def batch_norm_add(x, gamma, beta, residual, running_mean=None, running_var=None
 
 
 def _normalise(x, gamma, beta, running_mean, running_var, training, momentum, eps, slopes=None, slope=1.0, residual=None):
-    """(y, (d_x, d_gamma, d_beta, d_slopes)) of leaky(batch_norm(x)) + residual; the slope 1 leaves things as they are."""
+    """(y, (d_x, d_gamma, d_beta, d_slopes)) of leaky(batch_norm(x)) + residual; slope 1 is the identity."""
     channels = [a for a in (gamma, beta, running_mean, running_var, slopes) if a is not None]
     if not suits(x, *channels, *([] if residual is None else [residual])):
         return NotImplemented
@@ -65,7 +65,7 @@ def _normalise(x, gamma, beta, running_mean, running_var, training, momentum, ep
     by_channel = statistics, packed(gamma), packed(beta), NULL if slopes is None else packed(slopes), np.float32(slope)
 
     @shared
-    def sums(dy):       # d_gamma, d_beta and d_slopes, the first two of which d_x needs too
+    def sums(dy):       # d_gamma, d_beta and d_slopes; d_x also needs the first two
         parts = compile.empty((launch.parts, 3, columns), x)
         launch("gradient_sums", x, packed(dy), *by_channel, parts)
         return sum_parts(parts, compile.empty((3, columns), x))

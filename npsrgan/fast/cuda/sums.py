@@ -8,7 +8,7 @@ from npsrgan.fast.cuda.rows import THREADS, Rows
 
 def sum_parts(parts, out):
     """out = parts[0] + parts[1] + ...; parts (count, ...), out (...)."""
-    down = 1 if len(parts) <= 16 else 32        # a thread for each entry is enough for few parts, not for hundreds of them
+    down = 1 if len(parts) <= 16 else 32        # one thread per entry is enough for few parts, but not for hundreds
     across = THREADS // down
     launch = compile.kernel("sums", "sum_parts")
     launch((-(-out.size // across),), (across, down), (parts, out, np.int32(out.size), np.int32(len(parts))))
@@ -16,12 +16,12 @@ def sum_parts(parts, out):
 
 
 def input_and_slope_rules(walk, shape, like):
-    """The rules (d_x, d_slope) of an operation whose backward kernel finds both in one reading.
+    """The rules (d_x, d_slope) of an operation whose backward kernel computes both in one pass.
 
-    walk(dy) -> (dx, parts (count, *shape)): what `sum_parts` makes d_slope of.  d_slope takes the parts that d_x, if asked first
-    about the same dy, has left.   like: an array where the sum is to be.
+    walk(dy) -> (dx, parts (count, *shape)); `sum_parts` sums the parts to d_slope.  d_slope reuses the parts if d_x was called
+    first with the same dy.   like: an array on the sum's device and of its dtype.
     """
-    found = shared(lambda dy: {})       # about the latest dy
+    found = shared(lambda dy: {})       # for the latest dy
 
     def d_x(dy):
         dx, found(dy)["parts"] = walk(dy)

@@ -1,4 +1,4 @@
-"""Batches on their way to a GPU, copied while the step before them computes."""
+"""Uploads batches to a GPU while the previous step computes."""
 from itertools import cycle
 
 import numpy as np
@@ -7,9 +7,9 @@ from npsrgan.data.feed import Feed
 
 
 class Upload(Feed):
-    """The same onto a GPU: through pinned memory, on a second stream, so that a batch is copied while the step before computes.
+    """A Feed onto a GPU.  It copies each batch through pinned memory on a second stream while the previous step computes.
 
-    cupy: the module.   stream: the one that computes.  lr and hr are arrays there; the next but one batch overwrites them.
+    cupy: the module.   stream: the computing stream.  lr and hr are GPU arrays; the batch after next overwrites them.
     """
 
     def __init__(self, batches, cupy, stream):
@@ -28,7 +28,7 @@ class Upload(Feed):
             asked = slot.used = self._now()
 
     def waited(self):
-        """Seconds that the GPU, done with a step, has waited for the next batch, by its own clock, since this was last asked."""
+        """Seconds that the GPU has waited for the next batch after a step since the last call, measured by GPU events."""
         if self._gaps:
             self._gaps[-1][1].synchronize()
         seconds = sum(self.cupy.cuda.get_elapsed_time(*gap) for gap in self._gaps) / 1000
@@ -36,28 +36,28 @@ class Upload(Feed):
         return seconds
 
     def _now(self):
-        """An event that the computing stream passes when it comes here."""
+        """An event recorded on the computing stream at this point."""
         event = self.cupy.cuda.Event()
         event.record(self.stream)
         return event
 
 
 class _Slot:
-    """Room for a batch on the GPU, and pinned memory that it comes from.  There are two: one is filled while the other is used."""
+    """GPU arrays for a batch, and the pinned memory they are copied from.  There are two slots: one is filled while the other is used."""
 
     def __init__(self, cupy):
         self.cupy, self.arrays, self.pinned = cupy, None, None
         self.copied, self.used = cupy.cuda.Event(disable_timing=True), None
 
     def copy(self, arrays, stream):
-        """Start to copy arrays from main memory; the event `copied` says when they are there."""
+        """Start copying arrays from host memory; the event `copied` marks the end of the copy."""
         if self.arrays is None:
             self.arrays = [self.cupy.empty(array.shape, array.dtype) for array in arrays]
             self.pinned = [self._pin(array) for array in arrays]
-            self.cupy.cuda.Device().synchronize()       # whoever had this memory before is done with it
-        self.copied.synchronize()           # until then the pinned memory is still being read
+            self.cupy.cuda.Device().synchronize()       # earlier work that uses this memory is done
+        self.copied.synchronize()           # the pinned memory is in use until then
         if self.used:
-            stream.wait_event(self.used)    # until then the arrays are
+            stream.wait_event(self.used)    # the GPU arrays are in use until then
         for pinned, mine, array in zip(self.pinned, self.arrays, arrays):
             pinned[...] = array
             mine.set(pinned, stream=stream)
