@@ -1,4 +1,4 @@
-"""Trained networks at work: folded for speed, blended, and applied to images of any size in tiles."""
+"""Inference with trained networks: folded for speed, blended, and applied to images of any size in tiles."""
 from npsrgan.inference.folding import blend, fold
 from npsrgan.inference.tiles import SMALLEST, choose_tile, free_memory, super_resolve, super_resolve_tiles
 

@@ -1,4 +1,4 @@
-"""Running a trained network: batch norm folded into the convolutions, PReLU in place."""
+"""Faster inference: batch norm folded into the convolutions, PReLU in place.  Also blends two networks."""
 import copy
 
 import numpy as np
@@ -11,12 +11,12 @@ from npsrgan.system.errors import UserError
 
 
 def fold(network):
-    """A copy of a network for inference only: the same function as the network in evaluation mode, within rounding, but faster.
+    """A faster copy of a network, for inference only: the same function as in evaluation mode, up to rounding.
 
-    In evaluation mode batch norm is a fixed scale s = gamma / sqrt(var + eps) and shift of each channel, and a convolution can
-    do that by itself:  s * (x * w + b - mean) + beta  =  x * (s w) + (s (b - mean) + beta).
+    In evaluation mode batch norm scales each channel by a fixed s = gamma / sqrt(var + eps) and shifts it, and the convolution
+    before it can absorb both:  s * (x * w + b - mean) + beta  =  x * (s w) + (s (b - mean) + beta).
 
-    The copy has gradients like any network, but other parameters.  Its settings say that it is folded: it is not saved, and not
+    The copy has gradients like any network, but different parameters.  Its settings mark it as folded: it cannot be saved, nor
     blended with a network that is not folded.
     """
     network = copy.deepcopy(network).eval()
@@ -31,30 +31,30 @@ def fold(network):
 def _folded(steps):
     folded = []
     for step in steps:
-        pair = tuple(map(type, (*folded[-1:], step)))       # exactly these: a subclass may do something else
+        pair = tuple(map(type, (*folded[-1:], step)))       # exact types: a subclass may do something else
         if pair == (Conv2d, BatchNorm):
             before = folded[-1]
             scale = step.gamma.array / np.sqrt(step.running_var + step.eps)
             before.weight.array = before.weight.array * scale
             before.bias.array = (before.bias.array - step.running_mean) * scale + step.beta.array
         elif pair == (Conv2d, PReLU) or pair == (PixelShuffle, PReLU) and tuple(map(type, folded[-2:])) == (Conv2d, PixelShuffle):
-            folded.append(_PReLUInPlace(step))      # nobody else holds the convolution's output, of which a shuffle may be a view
+            folded.append(_PReLUInPlace(step))      # nothing else uses the convolution's output, even as a view by a shuffle
         else:
             folded.append(step)
     return tuple(folded)
 
 
 class _PReLUInPlace(Layer):
-    """PReLU that overwrites its input, so that no second array is allocated; where a tape records, PReLU itself."""
+    """PReLU that overwrites its input to avoid a second array; under a recording tape, ordinary PReLU."""
 
     def __init__(self, prelu):
         self.slope = prelu.slope
 
     def forward(self, x):
         if not may_overwrite() or type(x.array) is not np.ndarray or not x.array.flags.c_contiguous:
-            return ops.prelu(x, self.slope)         # a GPU, too, does it in one pass, and only into a second array
+            return ops.prelu(x, self.slope)         # on a GPU it takes one pass, but always allocates a second array
 
-        def work(rows):         # max(x, 0) + slope * min(x, 0), which has the same bits
+        def work(rows):         # max(x, 0) + slope * min(x, 0), bit for bit the same
             below = np.minimum(rows, 0)
             rows -= below
             below *= self.slope.array
@@ -64,11 +64,12 @@ class _PReLUInPlace(Layer):
 
 
 def blend(srresnet, srgan, amount):
-    """A new network between two of one architecture: (1 - amount) * srresnet + amount * srgan, for each parameter and
-    running statistic.  Wang et al. 2018 (ESRGAN), section 3.4: texture against noise by one number, without training.
+    """Interpolate two networks of one architecture: (1 - amount) * srresnet + amount * srgan, for each parameter and running
+    statistic.  Wang et al. 2018 (ESRGAN), section 3.4: one number trades texture against noise, without training.
 
-    amount: 0 for the first network's own arrays, 1 for the second's.  Raises UserError for an amount outside, where a running
-    variance could be negative, and for networks of different settings.  It works because the second was trained from the first.
+    amount: 0 for the first network's own arrays, 1 for the second's.  Raises UserError for an amount outside [0, 1], where a
+    running variance could be negative, and for networks of different settings.  It works because training of the second network
+    started from the first.
     """
     if not 0 <= amount <= 1:
         raise UserError(f"networks are blended by an amount from 0 to 1, not by {amount:g}")

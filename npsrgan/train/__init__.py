@@ -1,7 +1,7 @@
 """The command that trains:  python -m npsrgan.train
 
-    __main__.py   the command: where the run lives, what it trains on, the loop, and what it leaves
-    settings.py   everything that decides what a run computes; the presets; the command line
-    checkpoint.py  saving a run, and going on from there
-    report.py     the log, the sample pictures and the final comparison
+    __main__.py    the command: the run's folder, its images, the training loop, and the results
+    settings.py    everything that determines what a run computes; the presets; the command line
+    checkpoint.py  saving a run, and resuming it
+    report.py      the log, the sample pictures and the final comparison
 """

@@ -1,6 +1,6 @@
 """Train SRResNet and SRGAN:  python -m npsrgan.train --help
 
-Top to bottom: where the run lives, what it trains on, the loop, and what it leaves at the end.
+Top to bottom: the run's folder, its images, the training loop, and the results.
 """
 import dataclasses
 import math
@@ -33,7 +33,7 @@ from npsrgan.trainer import Trainer, numbers
 
 @command
 def main(arguments=None):
-    """The command.  Returns the exit status: 0 when done, 128 and its number when a signal stopped it, 130 for Ctrl-C."""
+    """The command.  Returns the exit status: 0 when done, 128 plus the signal number after a signal (130 for Ctrl-C)."""
     settings, resume, force, given = parse(arguments)
     out = choose_folder(settings, resume)
     with ExitStack() as held:
@@ -43,7 +43,7 @@ def main(arguments=None):
 
 
 def run(settings, resume, force, given, out, held):
-    """What the command line asks for.  held: keeps the lock on a folder that is created here."""
+    """Do what the command line asks for.  held: an ExitStack that keeps the lock on a folder created here."""
     saved = find_checkpoint(out / "checkpoint.h5", resume)
     if saved:
         of_checkpoint, *state = saved
@@ -68,7 +68,7 @@ def run(settings, resume, force, given, out, held):
     if saved:
         attributes = state[1]
         checkpoint.restore(trainer, *state)
-        del saved, state        # as large as all networks and their moments
+        del saved, state        # they take as much memory as all networks and Adam's moments
         if trainer.steps >= settings.total_steps and (out / "result.json").exists():
             say(f"this run is finished ({trainer.steps} steps); to train on, give a larger --steps or --gan-steps")
             return 0
@@ -100,7 +100,7 @@ def run(settings, resume, force, given, out, held):
 
 
 def choose_folder(settings, resume):
-    """--out; or, by default, a new runs/PRESET-N, and with --resume the newest one there is."""
+    """--out; by default a new runs/PRESET-N, or with --resume the newest existing one."""
     if settings.out:
         return Path(settings.out)
     runs = [int(folder.name.rsplit("-", 1)[1]) for folder in Path("runs").glob(f"{settings.preset}-*")
@@ -109,7 +109,7 @@ def choose_folder(settings, resume):
 
 
 def find_checkpoint(path, resume):
-    """What `checkpoint.load` returns of the newest one that is whole; None to start anew.  Raises UserError where neither is right."""
+    """What `checkpoint.load` returns for the newest intact checkpoint; None to start anew.  Raises UserError if neither is right."""
     older = storage.previous(path)
     if not resume:
         if path.exists() or older.exists():
@@ -132,7 +132,7 @@ def find_checkpoint(path, resume):
 
 
 def require_same(attributes, inputs, force):
-    """Raise UserError where a run would go on with other images or another VGG19 than it was saved with; with --force, say so."""
+    """Raise UserError if a run would resume with other images or another VGG19 than it was saved with; with --force, only report it."""
     for name, now in inputs.items():
         before = attributes.get(f"{name}_contents")
         if before and now and before != now:
@@ -143,10 +143,10 @@ def require_same(attributes, inputs, force):
 
 
 def prepare(out, fresh):
-    """Create the folder of results, without a result of earlier steps, and return it.
+    """Create the folder for results, remove the result.json of earlier steps, and return the folder.
 
-    fresh: it must be new; where another run has just taken its number, the next one serves.
-    Raises UserError where the folder cannot be created or written to.
+    fresh: it must be new; if another run has just taken its number, take the next one.
+    Raises UserError if the folder cannot be created or written to.
     """
     try:
         while fresh:
@@ -161,14 +161,14 @@ def prepare(out, fresh):
         (out / ".writable").unlink()
         for folder in (out, out / "samples"):
             files.sweep(folder)
-        (out / "result.json").unlink(missing_ok=True)       # what says that a run is finished
+        (out / "result.json").unlink(missing_ok=True)       # it marks a run as finished
     except OSError as error:
         raise UserError(f"cannot write results to {shown(out)} ({error.strerror}): give another folder with --out") from None
     return out
 
 
 def sources(settings):
-    """(images to train on, images to validate on)."""
+    """(training images, validation images)."""
     if settings.data:
         folder = ImageFolder(settings.data, cache=settings.cache * 2**20)
         if settings.val:
@@ -181,11 +181,11 @@ def sources(settings):
 
 
 def train(trainer, training, validation, out):
-    """Take the steps that are left.  Returns the errors.Stopped if a signal asked to stop, else None; either way all is saved.
+    """Take the remaining steps and save a checkpoint.  Returns the errors.Stopped if a signal asked to stop, else None.
 
-    Raises Diverged for a loss that is not finite: the last checkpoint is from before.  On a CPU every loss is looked at; on a GPU,
-    which then never waits for Python, those of the steps that are logged or saved.
-    Raises UserError where memory does not suffice, with the batch size for which a GPU's does.
+    Raises Diverged for a loss that is not finite; the last checkpoint predates it.  On a CPU every loss is checked; on a GPU, only
+    those of steps that are logged or saved, so that it never waits for Python.
+    Raises UserError if memory runs out; for a GPU, the message gives a batch size that fits.
     """
     s, total = trainer.settings, trainer.settings.total_steps
     if trainer.steps >= total:
@@ -197,7 +197,7 @@ def train(trainer, training, validation, out):
     saved_at = clock = time.perf_counter()
     shortage = None
     with (stop_signals() as stop, closing(batches.ahead_from(trainer.steps, total)) as stream,
-          warnings.catch_warnings(action="ignore", category=RuntimeWarning),        # of overflows: `require_finite` tells, once
+          warnings.catch_warnings(action="ignore", category=RuntimeWarning),        # about overflows: `require_finite` reports them
           progress(total=total, initial=trainer.steps, unit=" steps") as bar):
         feed = trainer.feed(stream)
         for _, lr, hr in feed:
@@ -215,7 +215,7 @@ def train(trainer, training, validation, out):
                                     "data_wait": min(feed.waited() / seconds, 1.0)}
                     try:
                         row |= validate(trainer, pairs, out, step)
-                    except Exception as error:      # whatever is wrong with pictures, the training so far is kept
+                    except Exception as error:      # whatever fails in validation, keep the training so far
                         with suppress(Exception):
                             checkpoint.save(out / "checkpoint.h5", trainer)
                             saved = step
@@ -226,7 +226,7 @@ def train(trainer, training, validation, out):
                     log.add(row)
                     say(report.health_line(row, total, s.generator))
                     clock, counted = time.perf_counter(), step
-                stopping = bool(stop)       # asked once: a signal a moment later stops after the next step
+                stopping = bool(stop)       # read once: a later signal stops after the next step
                 due = time.perf_counter() - saved_at >= 60 * s.save_minutes or s.save_every and step % s.save_every == 0
                 if due or step == total or stopping:
                     require_finite(losses, step)
@@ -235,7 +235,7 @@ def train(trainer, training, validation, out):
             except Diverged as error:
                 raise Diverged(f"{error}: training stopped and {kept(saved)}; start anew with {remedy(s, step)}") from None
             except MemoryError as error:
-                traceback.clear_frames(error.__traceback__)     # which hold all arrays of the step
+                traceback.clear_frames(error.__traceback__)     # the frames hold all arrays of the step
                 shortage = f"out of memory{on_gpu(error)} at step {step}"
                 break
             if stopping:
@@ -250,7 +250,7 @@ def train(trainer, training, validation, out):
 
 @contextmanager
 def stop_signals():
-    """Inside, signals append to the list instead of interrupting a step halfway; a second one interrupts at once."""
+    """Context manager: a first signal is appended to the list and does not interrupt the step; a second interrupts at once."""
     received = []
 
     def handle(number, frame):
@@ -264,7 +264,7 @@ def stop_signals():
 
 
 def require_finite(losses, step):
-    """The losses as numbers.  Raises Diverged if one is NaN or infinite."""
+    """Return the losses as numbers.  Raises Diverged if one is NaN or infinite."""
     losses = numbers(losses)
     bad = [name for name, value in losses.items() if not math.isfinite(value)]
     if bad:
@@ -273,8 +273,8 @@ def require_finite(losses, step):
 
 
 def remedy(settings, step):
-    """What to change about a run that diverged: a setting far beyond the usual; at step 1, before any learning, what it began
-    with; else the learning rate."""
+    """What to change after a run diverged: a setting that is far too large; at step 1, the initial weights; otherwise the
+    learning rate."""
     suspects = ("pixel_weight", "perceptual_weight", "adversarial_weight", "leaky_slope", "feature_scale")
     huge = [name for name in suspects if (getattr(settings, name) or 0) > 1000]
     if huge:
@@ -286,12 +286,12 @@ def remedy(settings, step):
 
 
 def kept(saved):
-    """What there is to go on from, in words.  saved: the step of the last checkpoint, or 0."""
+    """Words on the checkpoint to resume from.  saved: the step of the last checkpoint, or 0."""
     return f"the checkpoint of step {saved} is kept" if saved else "there was no checkpoint yet"
 
 
 def validate(trainer, pairs, out, step):
-    """Mean PSNR on the validation images in memory, as columns of the log; and a sample picture of the first of them."""
+    """Mean PSNR on the validation images in memory, as columns of the log.  Also writes a sample picture of the first one."""
     s, first = trainer.settings, {}
     row = {"bicubic_psnr": np.mean([min(psnr(upscale(lr, s.scale), hr, s.scale), CAP) for _, lr, hr in pairs])}
     for name, label in report.generators(trainer).items():
@@ -305,7 +305,7 @@ def validate(trainer, pairs, out, step):
 
 
 def finish(trainer, validation, out):
-    """Write the weights; measure on every validation image; write the picture, the curves and result.json."""
+    """Write the weights; evaluate on every validation image; write the picture, the curves and result.json."""
     s, scores = trainer.settings, {"bicubic": []}
     labels = report.labels(s.generator)
     about = f"trained by npsrgan, preset {s.preset}, {trainer.srresnet_steps} {s.generator} and {trainer.srgan_steps} SRGAN steps"
@@ -333,7 +333,7 @@ def finish(trainer, validation, out):
 
 
 def how_to_continue(out):
-    """What to do about a run that ended early."""
+    """Words on how to continue a run that ended early."""
     newest = out / "checkpoint.h5"
     if not newest.exists() and not storage.previous(newest).exists():
         return "nothing was saved yet"
@@ -341,7 +341,7 @@ def how_to_continue(out):
 
 
 def shown(path):
-    """A path as one would type it from here."""
+    """A path as the user would type it in the current folder."""
     try:
         return Path(path).absolute().relative_to(Path.cwd())
     except ValueError:

@@ -1,4 +1,4 @@
-"""Checkpoints: everything that a training run needs to go on as if it had never stopped."""
+"""Checkpoints: everything that a training run needs to resume as if it had never stopped."""
 import dataclasses
 import json
 import zlib
@@ -10,18 +10,18 @@ from npsrgan.device import to_numpy
 from npsrgan.system.errors import UserError
 from npsrgan.train.settings import Settings
 
-_ABSENT = {"equal_phases": False, "average": 0.0}       # what a checkpoint did that does not name these settings
+_ABSENT = {"equal_phases": False, "average": 0.0}       # values for checkpoints that predate these settings
 
 
 class Diverged(UserError):
-    """A loss, or something that training changes, is no longer a finite number."""
+    """A loss, or an array that training changes, is no longer finite."""
 
 
 def save(path, trainer):
     """Write a checkpoint: parameters, running statistics, Adam's moments and steps, and the settings.
 
     No random state is saved: every draw is a function of the seed and the step.
-    Raises Diverged, and writes nothing, if anything in it is not a finite number; UserError where the disk refuses.
+    Raises Diverged, and writes nothing, if any number is not finite; UserError if the file cannot be written.
     """
     for name, array in trainer.arrays().items():
         if not np.isfinite(array).all():
@@ -33,7 +33,7 @@ def save(path, trainer):
 
 
 def vgg_contents(trainer):
-    """In short, which VGG19 a run looks through: a checksum of its weights; None without one."""
+    """A short text that identifies the VGG19 of a run, by a checksum of its weights; None without VGG19."""
     if trainer.vgg is None or not trainer.settings.vgg:
         return trainer.vgg and "random weights"
     checksum = 0
@@ -43,7 +43,7 @@ def vgg_contents(trainer):
 
 
 def load(path):
-    """(settings, arrays, attributes) of what `save` wrote.  Raises UserError for a file that is missing, damaged or no such."""
+    """(settings, arrays, attributes) that `save` wrote.  Raises UserError for a file that is missing, damaged or no checkpoint."""
     arrays, attributes = storage.read(path)
     if "srresnet_steps" not in attributes:
         raise UserError(f"{path} is no checkpoint")
@@ -58,10 +58,10 @@ def load(path):
 
 
 def restore(trainer, arrays, attributes):
-    """Put back what `save` wrote.  A network that did not train yet then, as SRGAN when only `steps` were asked for, stays new.
+    """Restore what `save` wrote.  A network that is not in the checkpoint, because its training had not begun, stays new.
 
-    Raises UserError if the arrays are another architecture's, if the settings ask for fewer steps than were taken, or if
-    SRGAN has begun from an SRResNet of other `steps`.
+    Raises UserError if the arrays belong to another architecture, if the settings ask for fewer steps than were taken, or if
+    SRGAN was started from an SRResNet after a different number of `steps`.
     """
     s = trainer.settings
     trainer.srresnet_steps, trainer.srgan_steps = attributes["srresnet_steps"], attributes.get("srgan_steps", 0)

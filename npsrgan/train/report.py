@@ -1,4 +1,4 @@
-"""What a training run leaves for people: log.csv, sample pictures, loss curves, the final comparison and result.json."""
+"""The reports of a training run: log.csv, sample pictures, loss curves, the final comparison and result.json."""
 import csv
 import json
 from pathlib import Path
@@ -16,18 +16,18 @@ COLUMNS = ("step", "images_per_s", "data_wait", *LOSSES, "d_hr", "d_sr", "gradie
 
 
 def labels(generator):
-    """{method: its name for people}.  generator: the name of the generator's class."""
+    """{method: display name}.  generator: the name of the generator's class."""
     return dict(zip(METHODS, ("bicubic", generator, "SRGAN")))
 
 
 def generators(trainer):
-    """{method: its name for people} of the generators to show: SRGAN only once it has begun to differ from SRResNet."""
+    """{method: display name} of the generators to show: SRGAN only once it differs from SRResNet."""
     named = labels(trainer.settings.generator)
     return {method: named[method] for method in ("srresnet", "srgan")[:1 + bool(trainer.srgan_steps)]}
 
 
 class Log:
-    """`log.csv`: a row for every log line.  Rows after `step`, from a run that went further than its checkpoint, are cut off."""
+    """`log.csv`: a row for every log line.  Rows after `step`, which the run wrote after its last checkpoint, are removed."""
 
     def __init__(self, path, step):
         self.path, self.rows = Path(path), []
@@ -41,27 +41,27 @@ class Log:
 
     @staticmethod
     def _whole(row):
-        """Whether a row has all columns, or all that its version had: on a disk that is full, the last one ends anywhere."""
+        """Whether a row has all columns of this or an earlier version: on a full disk, the last row may be truncated."""
         return (tuple(row) in (COLUMNS, tuple(name for name in COLUMNS if name != "data_wait"))
                 and None not in row.values() and row["step"].isdecimal())
 
     def add(self, row):
-        """Append {column: value}; numbers are written with six digits, missing ones left empty."""
+        """Append {column: value}; floats are written with six significant digits, and missing columns left empty."""
         row = {name: f"{value:.6g}" if isinstance(value, float) else str(value) for name, value in row.items()}
         self.rows.append(row)
         with open(self.path, "a", newline="") as file:
             csv.DictWriter(file, COLUMNS).writerow(row)
 
     def column(self, name):
-        """(steps, values) of the rows that have this column."""
+        """(steps, values) of the rows that have a value in this column."""
         points = [(int(row["step"]), float(row[name])) for row in self.rows if row.get(name)]
         return [step for step, _ in points], [value for _, value in points]
 
     def plot(self, path, generator="SRResNet"):
-        """Draw the losses, the balance of the two players and the validation PSNR, each over the steps."""
-        from matplotlib.figure import Figure  # slow to import, and only needed here
+        """Plot the losses, the balance of generator and discriminator, and the validation PSNR against the steps."""
+        from matplotlib.figure import Figure  # slow to import, and needed only here
 
-        curves = (      # title, look, {column: label}
+        curves = (      # title, style, {column: label}
             ("losses", {"yscale": "log"}, {"srresnet_pixel": f"{generator}, pixels", "pixel": "SRGAN, pixels",
                                            "perceptual": "SRGAN, features", "adversarial": "SRGAN, adversarial",
                                            "discriminator": "discriminator"}),
@@ -82,7 +82,7 @@ class Log:
 
 
 def health_line(row, total, generator="SRResNet"):
-    """One line that says how training is doing, from a log row."""
+    """One line on the state of training, from a log row."""
     def say(*names):
         return ", ".join(f"{name.split('_', 1)[-1]} {row[name]:.3g}" for name in names if name in row)
 
@@ -100,12 +100,12 @@ def health_line(row, total, generator="SRResNet"):
 
 
 def sample_picture(path, lr, results, hr, title):
-    """LR | every network's result | HR.  results: {label: uint8 image}."""
+    """Write a picture: LR | every network's result | HR.  results: {label: uint8 image}."""
     images.figure(path, [("LR", lr, None), *[(label, image, None) for label, image in results.items()], ("HR", hr, None)], title=title)
 
 
 def comparison_picture(path, lr, results, hr, title):
-    """LR | bicubic and the networks | HR of a whole image, with PSNR and SSIM under each, and a detail of all of them below.
+    """Write a picture: LR | bicubic and the networks | HR of a whole image, with PSNR and SSIM, and a detail of each below.
 
     results: {label: uint8 image}.
     """
@@ -123,7 +123,7 @@ def comparison_picture(path, lr, results, hr, title):
 
 
 def write_result(path, scores, count, settings):
-    """result.json: mean PSNR and SSIM on Y of every method, the number of images, and the settings.  scores: {method: [(psnr, ssim)]}."""
+    """Write result.json: each method's mean PSNR and SSIM on Y, number of images, settings.  scores: {method: [(psnr, ssim)]}."""
     result = {method: {"psnr_y": float(np.mean([p for p, _ in pairs])), "ssim_y": float(np.mean([s for _, s in pairs]))}
               for method, pairs in scores.items()}
     with files.replacing(path) as temporary:

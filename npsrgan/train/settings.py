@@ -1,4 +1,4 @@
-"""The settings of a training run: one frozen dataclass, from which the command line is made, and three presets."""
+"""The settings of a training run: one frozen dataclass, which also defines the command line, and the presets."""
 import argparse
 import dataclasses
 import math
@@ -14,13 +14,13 @@ from npsrgan.system.errors import UserError
 
 
 def option(default, text, choices=None):
-    """A field of Settings with its help text."""
+    """A field of Settings, with its help text."""
     return field(default=default, metadata={"help": text, "choices": choices})
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that decides what a run computes.  Sizes in pixels of the low resolution unless said otherwise."""
+    """Everything that determines what a run computes.  Sizes are in low-resolution pixels unless stated otherwise."""
 
     preset: str = option("demo", "the preset that supplies all other settings", ("demo", "seed", "paper", "photo"))
     data: str | None = option(None, "folder of training images, searched recursively; without one, dead-leaves images are generated")
@@ -76,28 +76,28 @@ class Settings:
 
     @property
     def image_size(self):
-        """Side of the high-resolution crops."""
+        """Side of the high-resolution crops in pixels."""
         return self.patch_size * self.scale
 
     @property
     def vgg_weights(self):
-        """{layer: weight} where --vgg-layer gives several layers, from shallow to deep; {} for the paper's one."""
+        """{layer: weight}, from shallow to deep, if --vgg-layer gives several layers; {} for a single one, as in the paper."""
         pairs = [item.split(":") for item in self.vgg_layer.split(",")] if ":" in self.vgg_layer else []
         return {name: float(weight) for name, weight in sorted(pairs)}
 
     @property
     def total_steps(self):
-        """Steps of the whole run."""
+        """The number of steps in the whole run."""
         return self.steps + self.gan_steps
 
     def validate(self):
-        """Raise UserError for settings that cannot work, and return them otherwise."""
+        """Return the settings.  Raises UserError if they cannot work."""
         for name in ("batch_size", "patch_size", "channels", "discriminator_channels", "val_count", "final_count", "leaves",
                      "log_every"):
             _require(getattr(self, name) >= 1, name, "must be at least 1", self)
         for name in ("steps", "gan_steps", "blocks", "seed", "cache", "threads", "leaky_slope", "save_minutes", "save_every",
                      "pixel_weight", "perceptual_weight", "adversarial_weight"):
-            _require(0 <= getattr(self, name) < math.inf, name, "must be a number, and not negative", self)      # NaN is neither
+            _require(0 <= getattr(self, name) < math.inf, name, "must be a number, and not negative", self)      # NaN fails this, too
         try:
             known = set(self.vgg_weights or [self.vgg_layer]) <= set(LAYERS) and all(0 < w < math.inf for w in self.vgg_weights.values())
         except ValueError:
@@ -124,27 +124,27 @@ def _require(condition, name, must, settings):
 
 
 PRESETS = {
-    # Two small networks in a few minutes on two CPU cores.
+    # Trains two small networks in a few minutes on two CPU cores.
     "demo": Settings(preset="demo", steps=1000, gan_steps=300, batch_size=4, patch_size=16, channels=32, blocks=4,
                      discriminator_channels=16, learning_rate=2e-3, gan_learning_rate=5e-4, schedule="cosine", gan_schedule="cosine",
                      perceptual_weight=0.05, adversarial_weight=5e-3, vgg_layer="conv2_2", log_every=50),
-    # The tutorial this project starts from, its errors put right.
+    # The tutorial on which this project is based, with its errors corrected.
     "seed": Settings(preset="seed", steps=100_000, together=True, patch_size=44, weight_init="normal", leaky_slope=0.01,
                      perceptual_weight=1e-2, adversarial_weight=1e-2),
     # Ledig et al. 2017, section 3.2.
     "paper": Settings(preset="paper", steps=1_000_000, gan_steps=200_000, gan_schedule="drop", pixel_weight=0.0),
-    # What the weights in weights/ are trained with: weights/README.md compares it with others.
+    # The settings of the weights in weights/: weights/README.md compares them with others.
     "photo": Settings(preset="photo", steps=60_000, gan_steps=10_000, batch_size=8, learning_rate=3e-4, schedule="cosine",
                       gan_schedule="cosine", average=0.99, pixel_weight=4.0, perceptual_weight=1e-3, adversarial_weight=2e-3,
                       vgg_layer="conv1_2:0.75,conv2_2:0.3,conv3_4:1.2,conv4_4:1.3,conv5_4:18"),
 }
-# What --resume may change.
+# Settings that --resume may change.
 CHANGEABLE = ("steps", "gan_steps", "batch_size", "save_minutes", "save_every", "log_every", "final_count", "cache", "device",
               "precision", "graph", "reference", "data", "val", "vgg", "out")
 
 
 def parse(arguments=None):
-    """Read the command line.  Returns (settings, resume, force, given): given is the set of names set by the user, not the preset."""
+    """Parse the command line.  Returns (settings, resume, force, given); given: the names of the settings that the user gave."""
     parser = argparse.ArgumentParser(
         prog="python -m npsrgan.train", argument_default=argparse.SUPPRESS,
         description="Train SRResNet and SRGAN.  With no options: a small demonstration that needs no data, no GPU and a few minutes.",
@@ -169,7 +169,7 @@ def parse(arguments=None):
 
 
 def _help(item):
-    """A field's text, and its value in the presets."""
+    """A field's help text, with its value in each preset."""
     values = {name: getattr(preset, item.name) for name, preset in PRESETS.items()}
     if item.default is None or item.name == "preset":
         return item.metadata["help"]
@@ -179,7 +179,7 @@ def _help(item):
 
 
 def _kind(item):
-    """How argparse is to read a field."""
+    """The argparse arguments for a field."""
     kind, choices = (get_args(item.type) or (item.type,))[0], item.metadata["choices"]
     if kind is bool:
         return {"action": argparse.BooleanOptionalAction}
@@ -187,9 +187,9 @@ def _kind(item):
 
 
 def merge(saved, asked, given):
-    """The settings for going on: those of the checkpoint, with the changeable ones the user gave.
+    """The settings for resuming: those of the checkpoint, updated with the changeable ones that the user gave.
 
-    Raises UserError that names every other setting that was given and differs.
+    Raises UserError, which names every other setting that was given and differs.
     """
     differ = [f"--{name.replace('_', '-')} {getattr(asked, name)} (the checkpoint has {getattr(saved, name)})"
               for name in sorted(given) if name not in CHANGEABLE and getattr(asked, name) != getattr(saved, name)]

@@ -1,6 +1,6 @@
 """Enlarge images with a trained network:  python -m npsrgan.upscale --help
 
-Top to bottom: the command, which file becomes which, one image, and the picture that compares.
+Top to bottom: the command, the paths of the results, one image, and the comparison picture.
 """
 import argparse
 import os
@@ -25,13 +25,13 @@ from npsrgan.upscale import picture
 from npsrgan.upscale.enlarge import enlarge, suitable
 
 BICUBIC = Image.Resampling.BICUBIC
-LABELS = {"srresnet": "SRResNet", "srgan": "SRGAN", "srgan-photo": "SRGAN"}     # of networks in a comparison
-WHOLE, DETAIL = 1000, 48    # of a comparison: longest side of a whole image as shown, and side of the detail in input pixels
+LABELS = {"srresnet": "SRResNet", "srgan": "SRGAN", "srgan-photo": "SRGAN"}     # names of the networks in a comparison
+WHOLE, DETAIL = 1000, 48    # of a comparison: longest side of a whole image in its pixels, and side of the detail in input pixels
 
 
 @command
 def main(arguments=None):
-    """The command.  Returns the exit status: 0, or 2 where at least one image could not be enlarged."""
+    """The command.  Returns the exit status: 0, or 2 if at least one image could not be enlarged."""
     options = parse(arguments)
     if options.threads:
         set_threads(options.threads)
@@ -54,7 +54,7 @@ def main(arguments=None):
             if weights not in generators:
                 generators[weights] = fold(load(weights, None)).to(device.array)
             upscale(source, target, weights, generators[weights], device, options)
-        except Exception as error:      # of one image, and no reason to leave out the others
+        except Exception as error:      # one image failed: go on with the others
             failures += 1
             say(f"error: {of_one_item(error, source)}", file=sys.stderr)
     if failures and len(jobs) > 1:
@@ -63,7 +63,7 @@ def main(arguments=None):
 
 
 def parse(arguments):
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m npsrgan.upscale", formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Enlarge images four times in width and height (or as many times as the weights are for).",
@@ -99,7 +99,7 @@ Examples:
 
 
 def whole_number(smallest):
-    """A type for argparse."""
+    """An argparse type: an integer of at least `smallest`."""
     def number(text):
         value = int(text)
         if value < smallest:
@@ -109,7 +109,7 @@ def whole_number(smallest):
 
 
 def load(weights, amount):
-    """The generator that --weights and --blend ask for."""
+    """Load the generator that --weights and --blend ask for."""
     if amount is None:
         return load_generator(weights)
     kind = "-faces" if weights.endswith("-faces") else ""
@@ -119,7 +119,7 @@ def load(weights, amount):
 
 
 def plan(inputs, out, scale):
-    """[(source, target), ...]: the path of every image to enlarge, and of its result.
+    """[(source, target), ...]: the path of each image to enlarge and of its result.
 
     inputs: paths of files and folders.   out: the -o option, or None.
     Raises UserError for a folder without images, and for an `out` that names a file where a folder is needed.
@@ -135,7 +135,7 @@ def plan(inputs, out, scale):
     jobs = {}       # {source: the folder of its result}
     for given in inputs:
         if given.is_dir():
-            named = given if given.name not in ("", "..") else given.resolve()      # "." has no name to add to
+            named = given if given.name not in ("", "..") else given.resolve()      # "." has no name to append the scale to
             root = folder or named.with_name(f"{named.name}_x{scale}")
             sources = {given / name: (root / name).parent for name in ImageFolder(given).names}
             earlier = {path.absolute() for _, target in results(sources, scale) for path in (target, comparison(target))}
@@ -146,14 +146,14 @@ def plan(inputs, out, scale):
 
 
 def results(jobs, scale):
-    """[(source, target), ...] of {source: folder}: no two targets are the same, for whichever file system."""
+    """[(source, target), ...] from {source: folder}, with all targets distinct, also on a case-insensitive file system."""
     def names(naming):
         return {source: place / f"{naming(source)}_x{scale}.png" for source, place in jobs.items()}
 
     plain, longer = names(lambda source: source.stem), names(lambda source: source.name.replace(".", "_"))
     count, taken, found = Counter(str(target).casefold() for target in plain.values()), set(), []
     for source, target in plain.items():
-        if count[str(target).casefold()] > 1:       # photo.jpg and photo.png
+        if count[str(target).casefold()] > 1:       # such as photo.jpg and photo.png
             target = longer[source]
         candidates = [target, *(target.with_name(f"{target.stem}-{k}.png") for k in range(2, len(jobs) + 2))]
         target = next(path for path in candidates if str(path).casefold() not in taken)
@@ -163,12 +163,12 @@ def results(jobs, scale):
 
 
 def comparison(target):
-    """Where --compare draws."""
+    """The path of the picture that --compare writes."""
     return target.with_name(f"{target.stem}_compare.png")
 
 
 def identity(path):
-    """What two names of one file have in common; None where there is no file."""
+    """A key that is the same for all names of one file; None if there is no file."""
     try:
         status = os.stat(path)
     except OSError:
@@ -177,7 +177,7 @@ def identity(path):
 
 
 def upscale(source, target, weights, generator, device, options):
-    """Enlarge one image file with the generator of these weights, and say so.  Raises UserError, and whatever Pillow does."""
+    """Enlarge one image file with the generator of these weights, and report it.  Raises UserError, and whatever Pillow raises."""
     start, scale = time.perf_counter(), generator.settings["scale"]
     with images.any_size():
         with images.opened(source) as image:
@@ -210,7 +210,7 @@ def upscale(source, target, weights, generator, device, options):
 
 
 def require_memory(source, width, height, scale):
-    """Bytes of main memory that will be free beside the result.  Raises UserError where there are none."""
+    """The bytes of main memory that remain free beside the result.  Raises UserError if the result does not fit."""
     needed, free = 4 * width * height * scale**2, free_memory(CPU)
     if needed > free:
         raise UserError(f"{source}: the result, {scale * width}x{scale * height} pixels, needs {needed / 1e9:.1f} GB of memory, "
@@ -219,7 +219,7 @@ def require_memory(source, width, height, scale):
 
 
 def compare(path, original, result, label, title):
-    """Write a picture of the input, its bicubic enlargement and the result: all of it, and below, where most is going on."""
+    """Write a picture of the input, its bicubic enlargement and the result: whole, and below them their busiest detail."""
     pixels = original.pixels if original.pixels.dtype == np.uint8 else images.to_eight_bits(original.pixels)
     lr = Image.fromarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
     if original.alpha is not None:
@@ -227,7 +227,7 @@ def compare(path, original, result, label, title):
     lr, scale = images.to_rgb(lr), result.width // lr.width
 
     def shrunk(image, size):
-        """All of an image, at most as large as is shown."""
+        """The whole image at this size, or smaller where a side would exceed WHOLE pixels."""
         size = [max(1, round(n * min(1, WHOLE / max(size)))) for n in size]
         return image if image.size == tuple(size) else image.resize(size, BICUBIC)
 

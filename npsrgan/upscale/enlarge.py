@@ -1,4 +1,4 @@
-"""One picture through a generator, of whatever kind it is."""
+"""Enlarge one picture of any kind with a generator."""
 import os
 
 import numpy as np
@@ -13,18 +13,18 @@ GREY = np.array([0.299, 0.587, 0.114], np.float32)      # luminance of RGB, ITU-
 
 
 def suitable(image):
-    """The weights in weights/ for an image: "srgan-photo" for a JPEG, whose blocks it knows, and "srgan" for anything else.
+    """The name of the weights for an image: "srgan-photo", trained on JPEG artefacts, for a JPEG, else "srgan".
 
-    image: a path, a PIL image or an array.  Raises images.ImageError for a file that is no image.
+    image: a path, a PIL image or an array.  Raises images.ImageError for a file that is not an image.
     """
     if isinstance(image, (str, os.PathLike)):
         with images.any_size(), images.opened(image) as file:
             return suitable(file)
-    return "srgan-photo" if getattr(image, "format", None) in ("JPEG", "MPO") else "srgan"      # MPO: the JPEGs of some cameras
+    return "srgan-photo" if getattr(image, "format", None) in ("JPEG", "MPO") else "srgan"      # MPO: JPEGs from some cameras
 
 
 def enlarge(original, generator, device, tile, progress=lambda pixels: None):
-    """A picture.Picture through a folded generator: a PIL image, which takes 4 bytes for each pixel and is filled tile by tile.
+    """Enlarge a picture.Picture with a folded generator: a PIL image, which takes 4 bytes a pixel and is filled tile by tile.
 
     progress: called with the number of input pixels done since the last call.
     """
@@ -34,18 +34,18 @@ def enlarge(original, generator, device, tile, progress=lambda pixels: None):
         pixels = picture.without_fringes(pixels, original.alpha)
     result = Image.new(original.mode, (scale * width, scale * height))
     for top, left, sr in super_resolve_tiles(generator, pixels, device, tile):
-        if channels == 1:       # no network is so exact that the three channels of a grey image come out the same
+        if channels == 1:       # a network's three output channels for a grey image are never exactly equal
             sr = sr @ GREY
         result.paste(Image.fromarray(images.to_levels(sr, pixels.dtype)), (left, top))
         progress(sr.shape[0] * sr.shape[1] // scale**2)
     if original.alpha is not None:
-        # Bicubic, for a network would invent texture in it: what is opaque must stay opaque, and what is empty, empty.
+        # Bicubic, because a network would invent texture in alpha: opaque areas must stay opaque, and empty ones empty.
         result.putalpha(Image.fromarray(original.alpha).resize(result.size, Image.Resampling.BICUBIC))
     return result
 
 
 def enlarge_any(image, generator, device="auto", tile=None):
-    """`npsrgan.super_resolve` with a generator."""
+    """`npsrgan.super_resolve` for a loaded generator."""
     if tile is not None and tile < SMALLEST:
         raise ValueError(f"tile must be at least {SMALLEST}, not {tile}")
     if isinstance(image, (str, os.PathLike)):
@@ -60,7 +60,7 @@ def enlarge_any(image, generator, device="auto", tile=None):
     if isinstance(image, np.ndarray):
         return np.asarray(result).reshape(*result.size[::-1], *image.shape[2:])
     if original.profile:
-        result.info["icc_profile"] = original.profile       # which `result.save` then writes
+        result.info["icc_profile"] = original.profile       # `result.save` writes it
     return result
 
 

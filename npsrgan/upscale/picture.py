@@ -1,6 +1,6 @@
-"""A picture as files hold it: grey or colour, 8 or 16 bits, transparent or not, with a colour profile and what is written about it.
+"""A picture as a file holds it: grey or colour, 8 or 16 bits, transparent or not, with its colour profile and metadata.
 
-`images` reads everything as plain RGB, which is what training wants.  This is for those who want their picture back.
+`images` reads everything as plain RGB, for training.  This module keeps everything else, for enlarging a user's picture.
 """
 import re
 from pathlib import Path
@@ -14,25 +14,25 @@ from npsrgan import images
 from npsrgan.system.errors import UserError
 
 ANY, JPEG, WEBP = (("L", "LA", "RGB", "RGBA", "I;16"), 2**31 - 1), (("L", "RGB"), 65_500), (("RGB", "RGBA"), 16_383)
-FORMATS = {".png": ANY, ".jpg": JPEG, ".jpeg": JPEG, ".webp": WEBP, ".tif": ANY, ".tiff": ANY}     # PIL modes, longest side
-EXTRAS = {      # what is written about a picture: (its name in words, the formats that hold it)
+FORMATS = {".png": ANY, ".jpg": JPEG, ".jpeg": JPEG, ".webp": WEBP, ".tif": ANY, ".tiff": ANY}     # (PIL modes, longest side)
+EXTRAS = {      # metadata: (its name in words, the formats that can hold it)
     "dpi": ("resolution in dpi", (".png", ".jpg", ".jpeg", ".tif", ".tiff")), "xmp": ("XMP data", tuple(FORMATS)),
     "comment": ("comment", (".png", ".jpg", ".jpeg")), "text": ("text", (".png",))}
 PNG_XMP = "XML:com.adobe.xmp"
 EXIF_IFD, GPS_IFD, INTEROP_IFD, PIXEL_SIZES, ORIENTATION, XMP = 0x8769, 0x8825, 0xA005, (0xA002, 0xA003), 0x0112, 700     # tags
-DESCRIPTIVE = {270, 271, 272, 305, 306, 315, 316, 33432, EXIF_IFD, GPS_IFD}     # of a TIFF's tags: those that are not about its pixels
+DESCRIPTIVE = {270, 271, 272, 305, 306, 315, 316, 33432, EXIF_IFD, GPS_IFD}     # TIFF tags that do not describe the pixels
 
 
 class Picture(NamedTuple):
     """What `read` returns.
 
-    pixels:  uint8 or uint16 (H, W, C), upright.  C is 1 for grey, also of a colour file whose channels all agree, else 3.
-    mode:    PIL's name for the file's kind of pixels without alpha: "L", "RGB" or "I;16" (grey of 16 bits).
+    pixels:  uint8 or uint16 (H, W, C), upright.  C is 1 for grey, also for a colour file whose channels are all equal, else 3.
+    mode:    PIL's name for the file's pixel format without alpha: "L", "RGB" or "I;16" (16-bit grey).
     alpha:   uint8 (H, W), or None.
-    profile: the ICC profile that says which colours the numbers mean, or None.
-    exif:    EXIF data, without orientation and size, or None.
-    remarks: what could not be read as the file holds it, in words.
-    extras:  {"dpi": (x, y), "xmp": bytes, "comment": bytes, "text": {key: text}}, as far as the file has them.
+    profile: the ICC profile of the pixels, or None.
+    exif:    EXIF data without orientation and size, or None.
+    remarks: sentences on what could not be kept when reading the file.
+    extras:  {"dpi": (x, y), "xmp": bytes, "comment": bytes, "text": {key: text}}; only those that the file has.
     """
 
     pixels: np.ndarray
@@ -45,7 +45,7 @@ class Picture(NamedTuple):
 
 
 def read(path):
-    """The Picture in a file.  Raises images.ImageError for a file that is missing, damaged or no image."""
+    """The Picture in a file.  Raises images.ImageError for a file that is missing, damaged or not an image."""
     remarks = []
     with images.opened(path) as image:
         if getattr(image, "is_animated", False):
@@ -57,7 +57,7 @@ def read(path):
 
 
 def from_image(image, remarks=()):
-    """The Picture that a PIL image holds.  Raises images.ImageError for values without a known range."""
+    """The Picture in a PIL image.  Raises images.ImageError for values without a known range."""
     remarks = list(remarks)
     exif, texts = _exif(image, remarks), dict(getattr(image, "text", {}))
     image = images.upright(image)
@@ -89,9 +89,9 @@ def _pixels(image):
 
 
 def _exif(image, remarks):
-    """EXIF data of an image, from which the orientation has gone, for a result that is upright and of another size.
+    """EXIF data of an image without orientation and size, because the result is upright and larger.
 
-    Pillow leaves the thumbnail out.
+    Pillow omits the thumbnail.
     """
     try:
         found, kept = image.getexif(), Image.Exif()
@@ -101,23 +101,23 @@ def _exif(image, remarks):
                 inside = {key: dict(found.get_ifd(key)) if key == INTEROP_IFD else item for key, item in inside.items()}
                 kept[tag] = {key: item for key, item in inside.items() if key not in PIXEL_SIZES} or value
         return kept.tobytes() if len(kept) else None
-    except Exception:       # EXIF data are written by cameras and damaged by programs in every imaginable way
+    except Exception:       # EXIF data can be damaged in every imaginable way
         remarks.append("its EXIF data are damaged and were left out")
         return None
 
 
 def without_fringes(pixels, alpha):
-    """The pixels, (H, W, C), with colours where alpha, (H, W), is 0: those of the visible pixels around.
+    """The pixels (H, W, C), with the colours of nearby visible pixels filled in where alpha (H, W) is 0.
 
-    What a file holds where nothing is visible, often black, would bleed into the visible edge when it is enlarged.
+    Otherwise the hidden colours, often black, would bleed into the visible edges when the picture is enlarged.
     """
     weights = alpha[..., None].astype(np.float32)
     return np.rint(_spread(pixels * weights, weights)).astype(pixels.dtype)
 
 
 def _spread(sums, weights):
-    """sums / weights; where weights are 0, of the cell of 2 x 2 pixels, or of 4 x 4, ..., that is the first to have any."""
-    mean = sums / np.maximum(weights, 1)        # alpha is 0, or at least 1
+    """sums / weights; where weights are 0, the mean of the smallest cell (2 x 2, 4 x 4, ... pixels) with any weight."""
+    mean = sums / np.maximum(weights, 1)        # a weight is 0 or at least 1
     if weights.all() or max(weights.shape) == 1:
         return mean
     h, w = weights.shape[:2]
@@ -126,7 +126,7 @@ def _spread(sums, weights):
 
 
 def require_format(path, width, height):
-    """Raise UserError where the suffix of `path` names no format that we write, or one that cannot hold so large an image."""
+    """Raise UserError if the suffix of `path` is not of a format that we write, or the image is too large for that format."""
     suffix = Path(path).suffix.lower()
     if suffix not in FORMATS:
         raise UserError(f"{path}: end the name in {', '.join(FORMATS)}, to say in which format to write")
@@ -137,9 +137,9 @@ def require_format(path, width, height):
 
 
 def write(path, image, profile=None, exif=None, extras=None):
-    """Write a PIL image of mode L, LA, RGB, RGBA or I;16 in the format that the suffix of `path` names, whole or not at all.
+    """Write a PIL image of mode L, LA, RGB, RGBA or I;16, atomically, in the format given by the suffix of `path`.
 
-    The profile is kept where it is one for such images.  extras: of a Picture.  Returns remarks on what the format cannot hold.
+    The profile is kept if it fits the image's mode.  extras: of a Picture.  Returns remarks on anything the format cannot hold.
     """
     suffix = Path(path).suffix.lower()
     modes, _ = FORMATS[suffix]
@@ -152,7 +152,7 @@ def write(path, image, profile=None, exif=None, extras=None):
         image = Image.new(colour.mode, colour.size, "white")
         image.paste(colour, mask=alpha)
         remarks.append(f"what is transparent was laid on white, for {suffix} files cannot be transparent")
-    if image.mode not in modes:         # grey, where the format has only colour
+    if image.mode not in modes:         # grey, in a format that has only colour
         image = image.convert(image.mode.replace("L", "RGB"))
     options, extras = {}, extras or {}
     if profile and images.PROFILE_SPACES.get(profile[16:20]) == image.mode.replace("A", "").replace("I;16", "L"):
@@ -167,15 +167,15 @@ def write(path, image, profile=None, exif=None, extras=None):
             return remarks + [f"its {words} could not be kept in a {suffix} file" for words in left_out]
         except (OSError, MemoryError):
             raise
-        except Exception:       # what is written about a picture may be damaged, or larger than its format can hold
+        except Exception:       # metadata may be damaged, or too large for the format
             if not about:
                 raise
-            name, _ = about.popitem()       # EXIF data are the first to go
+            name, _ = about.popitem()       # EXIF data first
             left_out.append("EXIF data" if name == "exif" else EXTRAS[name][0])
 
 
 def _options(suffix, about):
-    """What Pillow wants to be told to write what is known about a picture."""
+    """Pillow's save options for a picture's metadata."""
     options = dict(about)
     if suffix == ".png":
         info, texts = PngInfo(), dict(options.pop("text", {}))
