@@ -1,9 +1,9 @@
-// Activation functions and their gradients.  Threads lie over x (rows, columns) as rows.cuh says; where every entry is treated
-// alike, the columns mean nothing.
+// Activation functions and their gradients.  Threads map to x (rows, columns) as in rows.cuh; in purely elementwise kernels
+// the columns have no meaning.
 
 #include "rows.cuh"
 
-// to = f(from), or f(from, also), entry by entry
+// to = f(from) or f(from, also), elementwise
 template <class F> __device__ void map(In from, Out to, int rows, int columns, F f) {
     Place at(columns);
 #pragma unroll 4
@@ -25,7 +25,7 @@ template <class F> __device__ void map(In from, In also, Out to, int rows, int c
 }
 
 KERNEL relu(In x, Out y, int rows, int columns) {
-    map(x, y, rows, columns, [](float x) { return x < 0 ? 0 : x; });           // and so not-a-number stays what it is
+    map(x, y, rows, columns, [](float x) { return x < 0 ? 0 : x; });           // this form propagates NaN
 }
 
 KERNEL relu_gradient(In y, In dy, Out dx, int rows, int columns) {
@@ -51,7 +51,7 @@ KERNEL softplus_gradient(In x, In dy, Out dx, int rows, int columns) {
     });
 }
 
-// With a slope for each column
+// One slope per column
 KERNEL prelu(In x, In slopes, Out y, int rows, int columns) {
     Place at(columns);
     Columns slope(at, slopes);
@@ -63,7 +63,7 @@ KERNEL prelu(In x, In slopes, Out y, int rows, int columns) {
     }
 }
 
-// dx, and parts (gridDim.y, columns) of d_slope, both from one reading of x and dy
+// dx and parts (gridDim.y, columns) of d_slope, both from one pass over x and dy
 KERNEL prelu_gradient(In x, In dy, In slopes, Out dx, Out parts, int rows, int columns) {
     __shared__ Sums all[THREADS];
     Place at(columns);

@@ -1,18 +1,18 @@
-// Convolution, forward and back to the image, as a matrix product whose left factor is never laid out in memory.
+// Convolution and its gradient with respect to the image, as an implicit matrix product: the left factor is never stored.
 //
-//     y[p, :] = leaky(bias + sum over taps (a, b) and channels c of  x[pixel of p moved by (a, b), c] * w[tap, c, :])
+//     y[p, :] = leaky(bias + sum over taps (a, b) and channels c of  x[pixel of p shifted by (a, b), c] * w[tap, c, :])
 //
-// leaky(v) = v where v > 0, else slope * v: the slope 1 leaves things as they are.
+// leaky(v) = v where v > 0, else slope * v; slope 1 is the identity.
 //
-// M = all output pixels, N = outputs, K = taps * channels.  A block computes BM x BN entries of y: it walks along K in chunks
-// of BK, and STAGES chunks of both factors are in shared memory at a time, being copied or being multiplied.
-// With GATHER 0 a chunk is BK channels of one tap, copied 16 bytes at a time: channels must be divisible by BK.
-// With GATHER 1 every entry of a chunk is sought by itself: any channels.
+// M = all output pixels, N = outputs, K = taps * channels.  A block computes BM x BN entries of y: it iterates over K in chunks
+// of BK, and STAGES chunks of both factors are in shared memory at once, being copied or being multiplied.
+// With GATHER 0 a chunk is BK channels of one tap, copied 16 bytes at a time; channels must be divisible by BK.
+// With GATHER 1 every entry of a chunk is located individually, so any number of channels works.
 //
 // TURNED 0, forward:  y[stride 1], x[stride * h + a - top], taps in the kernel's order.
-// TURNED 1, backward: `x` is dy and `y` is dx.  Pixels of dx that are `stride` apart meet the same entries of the kernel, so dx
-// falls into stride * stride phases (blockIdx.y).  In a phase, pixel stride * h + phase lies under entry i of output pixel g when
-// stride * g + i - top = stride * h + phase: so i = first, first + stride, ... and g falls as i rises.
+// TURNED 1, backward: `x` is dy and `y` is dx.  Pixels of dx that are `stride` apart use the same kernel entries, so dx splits
+// into stride * stride phases (blockIdx.y).  In a phase, kernel entry i of output pixel g covers pixel stride * h + phase when
+// stride * g + i - top = stride * h + phase.  So i = first, first + stride, ... and g decreases as i increases.
 
 #include "leaky.cuh"
 #include "ptx.cuh"
@@ -20,8 +20,8 @@
 #define B_ALONG_K TURNED
 #include "product.cuh"
 
-struct Axis {                       // one axis of the image, as one phase of outputs sees it
-    int taps, entry, step;          // the a-th of its taps is the kernel's entry + step * a; it lies over
+struct Axis {                       // one axis of the image, for one phase of outputs
+    int taps, entry, step;          // the a-th tap is kernel entry  entry + step * a; it covers
     int stride, before;             // pixel  stride * h + a - before  of x, for
     int outputs, spread, phase;     // pixel  spread * h + phase  of y, h < outputs
 };
@@ -41,7 +41,7 @@ convolution(const float* __restrict__ x, const float* __restrict__ w, const floa
             float* __restrict__ y, int images, int height, int width, int channels, int out_height, int out_width, int outputs,
             int kernel_height, int kernel_width, int top, int left, int stride) {
     extern __shared__ __align__(16) float shared_memory[];
-    __shared__ int4 pixels[BM];     // for each row of A: where its window begins in x (index, row, column); its index in y
+    __shared__ int4 pixels[BM];     // for each row of A: its window's start in x (index, row, column) and its index in y
     const Axis down = see(kernel_height, top, stride, out_height, blockIdx.y / stride);
     const Axis across = see(kernel_width, left, stride, out_width, blockIdx.y % stride);
     const int tiles = (outputs + BN - 1) / BN, m0 = blockIdx.x / tiles * BM, n0 = blockIdx.x % tiles * BN;
@@ -56,12 +56,12 @@ convolution(const float* __restrict__ x, const float* __restrict__ w, const floa
             ? make_int4(((n * height + row) * width + column) * channels, row, column,
                         ((n * out_height + down.spread * h + down.phase) * out_width
                          + across.spread * k + across.phase) * outputs)
-            : make_int4(0, -(1 << 30), 0, -1);      // a row that lies outside, whatever the tap
+            : make_int4(0, -(1 << 30), 0, -1);      // a row outside the image for every tap
     }
     __syncthreads();
 
-    // Neighbouring taps in a row follow each other: most of the pixels under them are still in the first-level cache.
-    int chunk = 0, a = 0, b = 0, c = 0;             // of the chunk to be copied next
+    // Neighbouring taps of a row are consecutive, so most of the pixels they cover are still in the L1 cache.
+    int chunk = 0, a = 0, b = 0, c = 0;             // of the next chunk to copy
     auto copy_chunk = [&](float* tile_a, float* tile_b) {
 #if GATHER
         const int lane = threadIdx.x % BK, at = chunk * BK + lane;
@@ -112,7 +112,7 @@ convolution(const float* __restrict__ x, const float* __restrict__ w, const floa
     if (!TURNED && bias) product.begin([&](int n) { return n0 + n < outputs ? bias[n0 + n] : 0; });
     for (int s = 0; s < chunks; s++) {
         wait_for_groups<STAGES - 2>();
-        __syncthreads();            // chunk s is there, and everybody has done with the one before
+        __syncthreads();            // chunk s has arrived, and all threads are done with the previous one
         if (chunk < chunks) copy_chunk(stage(s + STAGES - 1), stage(s + STAGES - 1) + A_SIZE);
         close_group();
         product.add(stage(s), stage(s) + A_SIZE);

@@ -1,10 +1,10 @@
 // The gradient of a convolution with respect to its kernel, as a matrix product along the pixels.
 //
-//     dw[(tap, c), o] = sum over output pixels p of  x[pixel of p moved by the tap, c] * dy[p, o]
+//     dw[(tap, c), o] = sum over output pixels p of  x[pixel of p shifted by the tap, c] * dy[p, o]
 //
 // M = taps * channels, N = outputs, K = output pixels.  A block computes BM x BN entries of dw from `stretch` chunks of BK
-// pixels; blockIdx.y counts the stretches, and sums.cu adds up in order what they leave in `parts`: the same bits every time.
-// With GATHER 0 entries are copied 16 bytes at a time: channels must be divisible by 4.  With GATHER 1, one by one.
+// pixels; blockIdx.y counts the stretches, and sums.cu sums their results, `parts`, in a fixed order: bitwise reproducible.
+// With GATHER 0 entries are copied 16 bytes at a time; channels must be divisible by 4.  With GATHER 1 they are copied one by one.
 
 #include "ptx.cuh"
 #define A_ALONG_K 0
@@ -16,12 +16,12 @@ kernel_gradient(const float* __restrict__ x, const float* __restrict__ dy, float
                 int images, int height, int width, int channels, int out_height, int out_width, int outputs,
                 int kernel_height, int kernel_width, int top, int left, int stride, int stretch) {
     extern __shared__ __align__(16) float shared_memory[];
-    __shared__ int4 pixels[2][BK];  // of the chunk being copied and of the next, for each row of A: where its window begins
+    __shared__ int4 pixels[2][BK];  // for the chunk being copied and the next: the window start of each row of A
     const int tiles = (outputs + BN - 1) / BN, m0 = blockIdx.x / tiles * BM, n0 = blockIdx.x % tiles * BN;
     const int entries = kernel_height * kernel_width * channels, pixels_count = images * out_height * out_width;
     const int first = blockIdx.y * stretch, chunks = min(stretch, (pixels_count + BK - 1) / BK - first);
 
-    // Every thread copies the same column of A from all chunks: the same tap (i, j) and channel.
+    // A thread copies the same column of A, with one tap (i, j) and channel, in every chunk.
     constexpr int WIDE = GATHER ? 1 : 4, PER_ROW = BM / WIDE;
     static_assert(THREADS % PER_ROW == 0, "a thread must stay in its column");
     const int column = threadIdx.x % PER_ROW * WIDE, tap = (m0 + column) / channels;
@@ -34,7 +34,7 @@ kernel_gradient(const float* __restrict__ x, const float* __restrict__ dy, float
         int row = stride * h - top, column = stride * k - left;
         pixels[s % 2][threadIdx.x] = p < pixels_count
             ? make_int4(((n * height + row) * width + column) * channels, row, column, 0)
-            : make_int4(0, -(1 << 30), 0, 0);       // outside, whatever the tap
+            : make_int4(0, -(1 << 30), 0, 0);       // outside for every tap
     };
     auto copy_chunk = [&](int s, float* tile_a, float* tile_b) {
 #pragma unroll
@@ -58,7 +58,7 @@ kernel_gradient(const float* __restrict__ x, const float* __restrict__ dy, float
     Product product;
     for (int s = 0; s < chunks; s++) {
         wait_for_groups<STAGES - 2>();
-        __syncthreads();            // chunk s is there, the next one's pixels are located, and all have done with the one before
+        __syncthreads();            // chunk s has arrived, the next chunk's pixels are located, and the previous chunk is no longer used
         const int next = s + STAGES - 1;
         if (next < chunks) copy_chunk(next, stage(next), stage(next) + A_SIZE);
         close_group();

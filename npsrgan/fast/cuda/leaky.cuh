@@ -1,8 +1,8 @@
-// An activation: x where it is positive, else slope * x.
+// Leaky ReLU: x if positive, else slope * x.
 
 __device__ inline float leaky(float x, float slope) { return x > 0 ? x : slope * x; }
 
-// Turns dL/d(leaky(x, slope)) into dL/dx and returns dL/d(slope).
+// Replaces d = dL/d(leaky(x, slope)) by dL/dx, and returns dL/d(slope).
 __device__ inline float leaky_gradient(float x, float slope, float& d) {
     if (x > 0) return 0;
     float d_slope = x * d;

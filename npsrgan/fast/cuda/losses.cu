@@ -1,8 +1,8 @@
-// The mean squared error of two arrays.  Threads lie over them as rows.cuh says, with one pack in a row.
+// The mean squared error of two arrays.  Threads map to them as in rows.cuh, with one pack per row.
 
 #include "rows.cuh"
 
-// parts[i] = sums of (a - b)^2, one for each block and entry of a pack
+// parts[i] = sums of (a - b)^2, one per block and pack entry
 KERNEL squared_error(In a, In b, Out parts, int rows, int columns) {
     __shared__ Sums all[THREADS];
     Place at(columns);
@@ -16,7 +16,7 @@ KERNEL squared_error(In a, In b, Out parts, int rows, int columns) {
     if (threadIdx.y == 0) sums.write(parts + blockIdx.y * columns, at);
 }
 
-// mean = factor * (the sum of all parts).  One block; a thread adds up every (all threads)-th of them.
+// mean = factor * (the sum of all parts).  Uses one block; each thread sums every blockDim.y-th part.
 KERNEL finish_mean(In parts, Out mean, int count, float factor) {
     __shared__ Sums all[THREADS];
     Sums sums = {};
@@ -27,7 +27,7 @@ KERNEL finish_mean(In parts, Out mean, int count, float factor) {
     if (threadIdx.y == 0) *mean = factor * sums.of[0];
 }
 
-// d = factor * dy * (a - b), with the one number that dy points to
+// d = factor * dy * (a - b), where dy points to a single number
 KERNEL squared_error_gradient(In a, In b, In dy, float factor, Out d, int rows, int columns) {
     Place at(columns);
     factor *= *dy;

@@ -1,5 +1,5 @@
-// Operations that gather pixels or move them.  Threads lie over the array that is written, or as said, as rows.cuh says: a row is
-// a pixel, a column a channel.
+// Addition, pixel shuffle and max pooling.  Unless stated otherwise, threads map to the output array as in rows.cuh: a row is
+// a pixel, and a column is a channel.
 
 #include "rows.cuh"
 
@@ -13,14 +13,14 @@ KERNEL add(In a, In b, Out y, int rows, int columns) {
     }
 }
 
-// y (N, r*H, r*width, columns) has in pixel (r*h + i, r*w + j) what x (N, H, width, r*r*columns) has in pixel (h, w), in its
-// (i*r + j)-th stretch of channels.  As rows of y's columns, that is: in which row of x?
+// Pixel (r*h + i, r*w + j) of y (N, r*H, r*width, columns) is the (i*r + j)-th group of channels of pixel (h, w) of
+// x (N, H, width, r*r*columns).  With both arrays as rows of y's columns, returns the row of x for a row of y.
 __device__ inline int shuffled(int row, int r, int width) {
     int column = row % (r * width), line = row / (r * width);
     return ((line / r * width + column / r) * r + line % r) * r + column % r;
 }
 
-// y = prelu(pixel_shuffle(x)); slopes NULL: without PReLU.
+// y = prelu(pixel_shuffle(x)); without PReLU if slopes is NULL.
 KERNEL pixel_shuffle(In x, In slopes, Out y, int r, int width, int rows, int columns) {
     Place at(columns);
     Columns slope(at, slopes, 1);
@@ -32,7 +32,7 @@ KERNEL pixel_shuffle(In x, In slopes, Out y, int r, int width, int rows, int col
     }
 }
 
-// Its gradient: dx, and parts (gridDim.y, columns) of d_slope.  slopes NULL: without PReLU; then x is not read and may be NULL.
+// Its gradient: dx and parts (gridDim.y, columns) of d_slope.  If slopes is NULL, there is no PReLU and x may be NULL.
 KERNEL pixel_shuffle_gradient(In x, In dy, In slopes, Out dx, Out parts, int r, int width, int rows, int columns) {
     __shared__ Sums all[THREADS];
     Place at(columns);
@@ -53,10 +53,10 @@ KERNEL pixel_shuffle_gradient(In x, In dy, In slopes, Out dx, Out parts, int r, 
     if (threadIdx.y == 0) d_slope.write(parts + blockIdx.y * columns, at);
 }
 
-// The windows of maximum pooling, size x size pixels of x (N, height, width, columns), next to each other.  `across` and `down`
-// of them in an image; row counts them through all images.
+// The adjacent max-pooling windows of size x size pixels in x (N, height, width, columns).  An image has down x across windows;
+// `row` numbers the windows of all images.
 struct Window {
-    int first, i_end, j_end;            // the first pixel, and how many of the window's lines and columns lie in the image
+    int first, i_end, j_end;            // the first pixel, and the numbers of window lines and columns inside the image
 
     __device__ Window(int row, int size, int height, int width, int down, int across) {
         int column = row % across * size, line = row / across % down * size;
@@ -66,8 +66,8 @@ struct Window {
     }
 };
 
-// y (N, down, across, columns): the largest of each window, all of which lie in the image.  SIZE: 0, or `size` where the compiler is
-// to know it, so that all of a window is asked for at once.
+// y (N, down, across, columns): the maximum of each window; all windows lie inside the image.  SIZE: 0, or `size` as a
+// compile-time constant, so that all loads of a window are issued at once.
 template <int SIZE> __device__ void pool(In x, Out y, int size, int height, int width, int down, int across, int rows, int columns) {
     Place at(columns);
     if (SIZE) size = SIZE;
@@ -80,7 +80,7 @@ template <int SIZE> __device__ void pool(In x, Out y, int size, int height, int 
             for (int j = 0; j < size; j++) {
                 Pack value = at.load(x, window.first + i * width + j);
                 for (int k = 0; k < WIDTH; k++) {
-                    bool larger = value.of[k] > best.of[k] || value.of[k] != value.of[k];      // not-a-number stays what it is
+                    bool larger = value.of[k] > best.of[k] || value.of[k] != value.of[k];      // propagates NaN
                     best.of[k] = larger ? value.of[k] : best.of[k];
                 }
             }
@@ -94,15 +94,15 @@ KERNEL max_pool2d(In x, Out y, int size, int height, int width, int down, int ac
     else pool<0>(x, y, size, height, width, down, across, rows, columns);
 }
 
-// dx: dy, at the first entry of each window that equals its maximum y, and 0 elsewhere.  Here down and across count the windows
-// cut off by the edges, too, for whose pixels there is no y: a thread has one window, whole or not, at a time.
+// dx is dy at the first entry of each window that equals the maximum y, and 0 elsewhere.  Here down and across include the
+// windows cropped by the edges, whose pixels have no y.  A thread handles one window at a time, whole or cropped.
 template <int SIZE> __device__ void pool_gradient(In x, In y, In dy, Out dx, int size, int height, int width, int down, int across,
                                                   int rows, int columns) {
     Place at(columns);
     if (SIZE) size = SIZE;
     for (int row = at.row; row < rows; row += at.step) {
         Window window(row, size, height, width, down, across);
-        Pack best = {}, left = {};                  // left: what no pixel has taken yet
+        Pack best = {}, left = {};                  // left: the gradient not yet assigned to a pixel
         if (window.i_end == size && window.j_end == size) {
             int pooled = (row / across / down * (height / size) + row / across % down) * (width / size) + row % across;
             best = at.load(y, pooled);

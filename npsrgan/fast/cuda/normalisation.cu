@@ -1,12 +1,12 @@
-// Batch normalisation of x (rows, columns), a column being a channel, with what may follow it in the same pass:
+// Batch normalisation of x (rows, columns), where a column is a channel, with optional fused operations:
 //
 //     y = leaky(gamma * x_hat + beta) + residual,     x_hat = (x - mean) * inv_std,     leaky(v) = v where v > 0, else slope * v
 //
-// slopes: one for each channel, or NULL for one for all.  Everywhere but in finish_moments, threads lie as rows.cuh says.
+// slopes: one per channel, or NULL to use one slope for all.  Threads map as in rows.cuh, except in finish_moments.
 
 #include "rows.cuh"
 
-// Of some values: how many, their mean, and the sum of their squared deviations from it.
+// The count, mean and sum of squared deviations from the mean of some values.
 struct Moments {
     float count, mean, squares;
 
@@ -26,8 +26,8 @@ struct PackMoments {
 };
 
 // parts (3, gridDim.y, columns) = count, mean and sum of squared deviations of each column over the rows of each row of blocks.
-// A thread adds up differences from the first value it meets.  However large the mean, this costs no digits: of n squares about
-// a value among them, the n-th part at least belongs to the deviations.
+// A thread sums differences from its first value.  A large mean then costs no digits: the sum of squared deviations is at
+// least 1 / n of the sum of n squared differences from one of the values.
 KERNEL moments(In x, Out parts, int rows, int columns) {
     __shared__ PackMoments all[THREADS];
     Place at(columns);
@@ -59,8 +59,8 @@ KERNEL moments(In x, Out parts, int rows, int columns) {
     }
 }
 
-// statistics (2, columns) = mean and inv_std of each column, and the running averages moved towards mean and unbiased variance.
-// A block of 4 x 64 threads has 4 columns; a thread joins every 64th part, and asks for several before it joins them.
+// statistics (2, columns) = mean and inv_std of each column.  Also moves the running averages towards mean and unbiased variance.
+// A block of 4 x 64 threads handles 4 columns; a thread joins every 64th part, and loads several parts before it joins them.
 KERNEL finish_moments(In parts, Out statistics, Out running_mean, Out running_var, int count, int columns, float momentum,
                       float eps) {
     __shared__ Moments all[THREADS];
@@ -87,7 +87,7 @@ KERNEL finish_moments(In parts, Out statistics, Out running_mean, Out running_va
     }
 }
 
-// What a thread knows about its channels
+// The values of a thread's channels
 struct Channels {
     Columns mean, inv_std, gamma, beta, slope;
 
@@ -108,7 +108,7 @@ struct ChannelSums {
     }
 };
 
-// y, as above; residual may be NULL.
+// y as defined above; residual may be NULL.
 KERNEL normalise(In x, In statistics, In gamma, In beta, In slopes, float slope, In residual, Out y, int rows, int columns) {
     Place at(columns);
     Channels channels(at, columns, statistics, gamma, beta, slopes, slope);
@@ -122,8 +122,8 @@ KERNEL normalise(In x, In statistics, In gamma, In beta, In slopes, float slope,
     }
 }
 
-// parts (gridDim.y, 3, columns) = of each column, summed over the rows of each row of blocks: what the gradients of gamma, beta
-// and slope are made of.  dv = dL/d(what enters the activation), found again from x: it was never stored.
+// parts (gridDim.y, 3, columns) = partial sums of the gradients of gamma, beta and slope, per column and row of blocks.
+// v is the activation's input, recomputed from x because it was never stored; dv = dL/dv.
 //     d_gamma = sum of dv * x_hat,     d_beta = sum of dv,     d_slope = sum of dy * v where v <= 0
 KERNEL gradient_sums(In x, In dy, In statistics, In gamma, In beta, In slopes, float slope, Out parts, int rows, int columns) {
     __shared__ ChannelSums all[THREADS];
@@ -149,8 +149,8 @@ KERNEL gradient_sums(In x, In dy, In statistics, In gamma, In beta, In slopes, f
     }
 }
 
-// dx = gamma * inv_std * (dv - share * (d_beta + x_hat * d_gamma)), sums (3, columns) being the totals of gradient_sums and
-// share 1 / rows: through mean and variance, every output depends on every input of its channel.  Where these are constants,
+// dx = gamma * inv_std * (dv - share * (d_beta + x_hat * d_gamma)), with the totals of gradient_sums in sums (3, columns) and
+// share = 1 / rows.  Every output depends on every input of its channel through the mean and variance; if these are constants,
 // sums is NULL.
 KERNEL gradient(In x, In dy, In statistics, In gamma, In beta, In slopes, float slope, In sums, float share, Out dx,
                 int rows, int columns) {

@@ -1,4 +1,4 @@
-// The second half of a convolution with few outputs: one thread adds up the planes' entries for one output of one pixel.
+// The second half of a convolution with few outputs: a thread sums the planes' entries for one output of one pixel.
 //
 //     y[n, h, k, o] = leaky(bias[o] + sum over j of  z[n, h, k + j, j, o])         z (N, H', W' + shifts - 1, shifts, outputs)
 

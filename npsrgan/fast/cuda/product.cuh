@@ -1,16 +1,16 @@
-// The product of two tiles in shared memory, A (BM, BK) by B (BK, BN), added to sums that a block keeps in its registers.
+// The product of two tiles in shared memory, A (BM, BK) and B (BK, BN), accumulated in a block's registers.
 //
-// A lies as [m][k] where A_ALONG_K is 1, else as [k][m]; B as [n][k] where B_ALONG_K is 1, else as [k][n].  The rows are padded
-// such that the lanes of a warp, reading as below, meet 32 different banks.
+// The layout of A is [m][k] if A_ALONG_K is 1, else [k][m]; that of B is [n][k] if B_ALONG_K is 1, else [k][n].  Rows are padded
+// so that the lanes of a warp, reading as below, access 32 different banks.
 
 constexpr int A_ROW = A_ALONG_K ? BK + 4 : BM + 8, A_SIZE = A_ROW * (A_ALONG_K ? BM : BK);
 constexpr int B_ROW = B_ALONG_K ? BK + 4 : BN + 8, B_SIZE = B_ROW * (B_ALONG_K ? BN : BK);
 constexpr int TILES_SIZE = A_SIZE + B_SIZE;         // floats of shared memory for both
 
-// Write entries n and n + 1 of the row that begins at `to`, if it is one, as far as it goes; n is even.
+// Write entries n and n + 1 of the row at `to`, skipping those past its end; n is even.  Writes nothing if `to` is NULL.
 __device__ __forceinline__ void write_pair(float* to, int n, int columns, float one, float two) {
     if (!to || n >= columns) return;
-    if (columns % 2 == 0) {         // rows are as long as the whole matrix: then every pair lies at a multiple of 8 bytes
+    if (columns % 2 == 0) {         // rows have the matrix's full width, so every pair is 8-byte aligned
         *reinterpret_cast<float2*>(to + n) = make_float2(one, two);
     } else {
         to[n] = one;
@@ -18,14 +18,14 @@ __device__ __forceinline__ void write_pair(float* to, int n, int columns, float 
     }
 }
 
-// What a Product can do:
-//     begin(start)            every sum of column n begins as start(n), instead of 0
+// The methods of Product:
+//     begin(start)            initialise every sum of column n to start(n) instead of 0
 //     add(a, b)               add the product of two tiles to the sums
-//     write(at, columns, f)   write f(sum[m][n]), n < columns, to at(m)[n], unless at(m) is nullptr
+//     write(at, columns, f)   write f(sum[m][n]) to at(m)[n] for n < columns, unless at(m) is nullptr
 
 #if TF32
 
-// On tensor cores: WARPS_M x WARPS_N warps share the tile; each has ROWS x COLUMNS blocks of 16 x 8 sums.
+// Tensor cores: WARPS_M x WARPS_N warps share the tile; each computes ROWS x COLUMNS blocks of 16 x 8 sums.
 constexpr int THREADS = 32 * WARPS_M * WARPS_N, ROWS = BM / WARPS_M / 16, COLUMNS = BN / WARPS_N / 8;
 
 struct Product {
@@ -81,13 +81,13 @@ struct Product {
 
 #else
 
-// In float32: every thread has 8 x 8 sums, in runs of RUN_M rows and RUN_N columns.
+// float32: every thread computes 8 x 8 sums, in runs of RUN_M rows and RUN_N columns.
 constexpr int ACROSS = BN / 8, DOWN = BM / 8, THREADS = ACROSS * DOWN, RUN_M = A_ALONG_K ? 1 : 4, RUN_N = B_ALONG_K ? 2 : 4;
 
 struct Product {
     float sum[8][8] = {};
     int across = threadIdx.x % ACROSS, down = threadIdx.x / ACROSS;
-    // Every second row of [n][k] lies in the same half of the banks: of eight lanes, four read the odd one of their pairs first.
+    // Every second row of [n][k] uses the same half of the banks, so four of eight lanes read the odd row of each pair first.
     int odd_first = B_ALONG_K ? across / 4 % 2 : 0;
 
     __device__ __forceinline__ int row(int i) { return i / RUN_M * (RUN_M * DOWN) + RUN_M * down + i % RUN_M; }
@@ -103,9 +103,9 @@ struct Product {
     __device__ __forceinline__ void add(const float* a, const float* b) {
 #pragma unroll
         for (int k = 0; k < BK; k += 4) {
-            float x[8][4], y[8][4];             // [along m][along k], [along n][along k]; or, in the other layout, ...
+            float x[8][4], y[8][4];             // [along m][along k] and [along n][along k]; in the other layout
 #pragma unroll
-            for (int i = 0; i < 8; i++) {       // ... [along k][half of 8 along m]: x[2 * k + half]
+            for (int i = 0; i < 8; i++) {       // [along k][half of 8 along m]: x[2 * k + half]
                 read(x[i], A_ALONG_K ? a + row(i) * A_ROW + k : a + (k + i / 2) * A_ROW + row(i % 2 * 4));
                 read(y[i], B_ALONG_K ? b + column(i) * B_ROW + k : b + (k + i / 2) * B_ROW + column(i % 2 * 4));
             }
@@ -144,7 +144,7 @@ struct Product {
 
 #endif
 
-// Begin to copy tile B from a matrix (rows, columns) in which it lies as [k][n], from `row` and `column` on; zeros outside.
+// Start copying tile B from a matrix (rows, columns) with layout [k][n], beginning at `row` and `column`; zeros outside.
 __device__ __forceinline__ void copy_b(float* tile, const float* matrix, int row, int rows, int column, int columns) {
     if (columns % 4 == 0) {
 #pragma unroll

@@ -1,20 +1,20 @@
-// An array of rows and columns, in which a column (a channel) has numbers of its own.
+// Maps threads to an array of rows and columns with per-column (per-channel) values.
 //
-// A thread has WIDTH neighbouring columns, its pack, of every at.step-th row: what belongs to the columns it reads but once.
-// Threads with consecutive threadIdx.x have consecutive packs, those with the same threadIdx.x the same packs of other rows.
+// A thread handles WIDTH neighbouring columns, its pack, of every at.step-th row, so it reads per-column values only once.
+// Consecutive threadIdx.x map to consecutive packs.  Threads with equal threadIdx.x handle the same pack of different rows.
 
 #include "leaky.cuh"
 
 #ifndef WIDTH
 #define WIDTH 4
 #endif
-#define THREADS 256         // in a block
-#define KERNEL extern "C" __global__ void __launch_bounds__(THREADS, 4)     // as many as rows.py counts on fit a multiprocessor
+#define THREADS 256         // per block
+#define KERNEL extern "C" __global__ void __launch_bounds__(THREADS, 4)     // 4 blocks per multiprocessor, as rows.py assumes
 
-typedef const float* __restrict__ In;       // arrays that share no memory with others
+typedef const float* __restrict__ In;       // arrays that do not overlap others
 typedef float* __restrict__ Out;
 
-struct __align__(4 * WIDTH) Pack { float of[WIDTH]; };         // read and written at once
+struct __align__(4 * WIDTH) Pack { float of[WIDTH]; };         // one load or store
 
 struct Place {
     int pack, packs, column, row, step;
@@ -23,14 +23,14 @@ struct Place {
         pack = blockIdx.x * blockDim.x + threadIdx.x;
         packs = columns / WIDTH;
         column = pack * WIDTH;
-        row = pack < packs ? blockIdx.y * blockDim.y + threadIdx.y : 0x7fffffff;     // beyond the last column there are no rows
+        row = pack < packs ? blockIdx.y * blockDim.y + threadIdx.y : 0x7fffffff;     // no rows beyond the last column
         step = gridDim.y * blockDim.y;
     }
     __device__ Pack load(const float* x, int r) const { return reinterpret_cast<const Pack*>(x)[r * packs + pack]; }
     __device__ void store(float* x, int r, const Pack& p) const { reinterpret_cast<Pack*>(x)[r * packs + pack] = p; }
 };
 
-// What belongs to a thread's columns, of an array (columns) that begins where a pack may; where it is NULL, one number for all
+// The values of a thread's columns, from a pack-aligned array (columns); if the array is NULL, one number for all columns
 struct Columns {
     Pack pack;
 
@@ -41,8 +41,8 @@ struct Columns {
     __device__ float operator[](int k) const { return pack.of[k]; }
 };
 
-// What the threads with one threadIdx.x have, joined two by two, always in the same order; all of it is then threadIdx.y 0's.
-// blockDim.y must be a power of two.  No round writes where the one before reads, so one barrier in each is enough.
+// Tree reduction over the threads with equal threadIdx.x, in a fixed order; the thread with threadIdx.y 0 gets the result.
+// blockDim.y must be a power of two.  No round writes where the previous one reads, so one barrier per round is enough.
 template <class T> __device__ void join_threads(T& mine, T* all) {
     int me = threadIdx.y * blockDim.x + threadIdx.x;
     for (int half = blockDim.y / 2; half > 0; half /= 2) {
@@ -52,7 +52,7 @@ template <class T> __device__ void join_threads(T& mine, T* all) {
     }
 }
 
-// One sum for each of a pack's columns
+// One sum for each column of a pack
 struct Sums {
     float of[WIDTH];
 

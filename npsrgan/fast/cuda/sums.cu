@@ -1,4 +1,4 @@
-// Sums in a fixed order: the same bits every time.
+// Sums in a fixed order, bitwise reproducible.
 
 #include "rows.cuh"
 
@@ -7,7 +7,7 @@ struct Sum {
     __device__ void join(const Sum& other) { value += other.value; }
 };
 
-// total[i] = parts[0][i] + parts[1][i] + ...   A thread adds up every blockDim.y-th part of one i.
+// total[i] = parts[0][i] + parts[1][i] + ...   A thread sums every blockDim.y-th part for one i.
 KERNEL sum_parts(In parts, Out total, int size, int count) {
     __shared__ Sum all[THREADS];
     int i = blockIdx.x * blockDim.x + threadIdx.x, step = blockDim.y;
@@ -20,7 +20,7 @@ KERNEL sum_parts(In parts, Out total, int size, int count) {
     if (threadIdx.y == 0 && i < size) total[i] = sum.value;
 }
 
-// parts (gridDim.y, columns) = of each column, the sum over the rows of each row of blocks.  Threads lie as rows.cuh says.
+// parts (gridDim.y, columns) = the sum of each column over the rows of each row of blocks.  Threads map as in rows.cuh.
 KERNEL column_sums(In x, Out parts, int rows, int columns) {
     __shared__ Sums all[THREADS];
     Place at(columns);
