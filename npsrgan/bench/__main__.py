@@ -51,6 +51,7 @@ def measure(row, sides, pairs, channels_last):
     """Fill row.result: times in seconds, medians and spreads (median absolute deviations); peak memory of each process in MB
     (10^6 bytes); and the difference between the results."""
     pipes, first = {}, {}
+    from npsrgan.bench.__main__ import serve  # under its full name: a new process cannot find what "__main__" defines in a package
     context = multiprocessing.get_context("spawn")
     for side in sides:
         pipes[side], far_end = context.Pipe()

@@ -1,5 +1,8 @@
 """The benchmark: the two sides compute the same, and the report says what it should.  Nothing here judges a time."""
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -122,3 +125,10 @@ def test_what_only_a_cpu_measures_is_not_asked_of_a_gpu(capsys):
     with pytest.raises(SystemExit) as exit:
         bench.main(["--device", "gpu", "--profile"])
     assert exit.value.code == 2 and "leave out --device gpu" in capsys.readouterr().err
+
+
+def test_the_command_as_it_is_called():
+    """Its processes find what they are to run: with `python -m`, the command's module is "__main__", which new ones cannot import."""
+    done = subprocess.run([sys.executable, "-m", "npsrgan.bench", "--only", "pixel_shuffle", "--pairs", "1", "--threads", "1"],
+                          capture_output=True, text=True, timeout=200, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0 and "pixel_shuffle" in done.stdout and " ms" in done.stdout, done.stderr[-2000:]
