@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 import numpy as np
 
 from npsrgan import ops
-from npsrgan.ops import fused
+from npsrgan.ops.operation import with_twins
 from npsrgan.tape import Tensor
 
 
@@ -199,12 +199,7 @@ class BatchNorm(Layer):
         self.running_var = np.ones(channels, np.float32)
 
     def forward(self, x):
-        return self.apply(ops.batch_norm, x)
-
-    def apply(self, operation, x, *more):
-        """Apply ops.batch_norm, or a fused operation that includes it, with this layer's parameters and state."""
-        return operation(x, self.gamma, self.beta, *more, self.running_mean, self.running_var,
-                         self.training, self.momentum, self.eps)
+        return ops.batch_norm(x, self.gamma, self.beta, self.running_mean, self.running_var, self.training, self.momentum, self.eps)
 
 
 class PReLU(Layer):
@@ -253,35 +248,19 @@ class Sequential(Layer):
     def children(self):
         return [(str(index), step) for index, step in enumerate(self.steps)]
 
+    @with_twins
     def forward(self, x):
-        return apply_in_order(self.steps, x)
+        for step in self.steps:
+            x = step(x)
+        return x
 
 
 class Residual(Sequential):
     """x + inner(x), where `inner` applies the layers one after another.  He et al. 2016, eq. 1."""
 
+    @with_twins
     def forward(self, x):
-        *steps, last = self.steps
-        y = apply_in_order(steps, x)
-        return last.apply(fused.batch_norm_add, y, x) if type(last) is BatchNorm else last(y) + x
-
-
-# Consecutive layers that have a fused operation.  (Exactly these types: a subclass may behave differently.)
-PAIRS = {
-    (Conv2d, LeakyReLU): lambda conv, leaky, x: fused.conv2d_leaky_relu(x, conv.weight, conv.bias, leaky.slope, conv.stride),
-    (BatchNorm, PReLU): lambda norm, prelu, x: norm.apply(fused.batch_norm_prelu, x, prelu.slope),
-    (BatchNorm, LeakyReLU): lambda norm, leaky, x: norm.apply(fused.batch_norm_leaky_relu, x, leaky.slope),
-    (PixelShuffle, PReLU): lambda shuffle, prelu, x: fused.pixel_shuffle_prelu(x, prelu.slope, shuffle.r),
-}
-
-
-def apply_in_order(steps, x):
-    """Pass x through layers, one after another, or through two at once if they have a fused operation."""
-    steps = list(steps)
-    while steps:
-        pair = PAIRS.get(tuple(map(type, steps[:2])))
-        x = pair(steps.pop(0), steps.pop(0), x) if pair else steps.pop(0)(x)
-    return x
+        return x + super().forward(x)
 
 
 INITIALISATIONS = ("he", "normal")

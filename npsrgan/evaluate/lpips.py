@@ -13,7 +13,7 @@ import numpy as np
 
 from npsrgan import images, ops
 from npsrgan.device import CPU
-from npsrgan.ops import fused
+from npsrgan.fast import fusion
 from npsrgan.system.errors import UserError
 
 KERNEL, BIAS, LINEAR = FILE = "AlexNet_0__Conv_{}__kernel", "AlexNet_0__Conv_{}__bias", "NetLinLayer_{}__Conv_0__kernel"
@@ -55,7 +55,7 @@ class LPIPS:
         for (kernel, bias), (_, stride, padding, pooled) in zip(self.convolutions, ALEXNET):
             if pooled:
                 x = ops.max_pool2d(x, size=3, stride=2)
-            x = fused.conv2d_relu(x, kernel, bias, stride, padding)
+            x = fusion.conv2d_relu(x, kernel, bias, stride, padding)
             found.append(x.array / (np.sqrt((x.array**2).sum(-1, keepdims=True)) + 1e-10))
         return found
 

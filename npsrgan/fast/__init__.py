@@ -14,10 +14,11 @@ and returns NotImplemented for inputs it does not support.
     activations.py    ReLU, LeakyReLU, PReLU
     normalisation.py  batch normalisation
     linear.py         the fully connected layer
+    fusion.py         fused operations, and the layers that use them
     adam.py           Adam's update
     movement.py       max pooling, pixel shuffle, addition
 """
-from npsrgan.fast import activations, adam, convolution, linear, movement, normalisation  # noqa: F401  (importing registers)
+from npsrgan.fast import activations, adam, convolution, fusion, linear, movement, normalisation  # noqa: F401  (importing registers)
 from npsrgan.fast.memory import keep_memory
 from npsrgan.fast.threads import get_threads, set_threads
 

@@ -5,7 +5,7 @@ import numpy as np
 
 from npsrgan import ops
 from npsrgan.layers import Conv2d, Layer, initialise
-from npsrgan.ops import fused
+from npsrgan.ops.operation import with_twins
 
 PLAN = [(1, 64, 2), (2, 128, 2), (3, 256, 4), (4, 512, 4), (5, 512, 4)]      # block, channels, convolutions
 LAYERS = [f"conv{block}_{i + 1}" for block, _, depth in PLAN for i in range(depth)]
@@ -29,7 +29,7 @@ class VGG19(Layer):
         self.settings = {"layer": layer, "feature_scale": feature_scale}
         self.input_gain, self.input_shift = np.ones(3, np.float32), np.zeros(3, np.float32)
         self._names = LAYERS[:LAYERS.index(layer) + 1]
-        self._pooled = [name for name, after in pairwise(self._names) if after.endswith("_1")]
+        self.pooled = [name for name, after in pairwise(self._names) if after.endswith("_1")]
         before = 3
         for block, channels, depth in PLAN:
             for name in [f"conv{block}_{i + 1}" for i in range(depth)]:
@@ -53,20 +53,21 @@ class VGG19(Layer):
             if name in names:
                 x = getattr(self, name)(x)
                 found.append(ops.scale(x, self.settings["feature_scale"]))
-                x = ops.relu(ops.max_pool2d(x) if name in self._pooled else x)
+                x = self.activate(name, x)
             else:
                 x = self.stage(name, x)
         return found
 
+    @with_twins
     def stage(self, name, x):
-        """One convolution and its ReLU, with pooling if another block follows.
+        """One convolution and what follows it."""
+        return self.activate(name, getattr(self, name)(x))
 
-        Pooling comes before ReLU: the result is the same, and ReLU has only a quarter as many values to process.
-        """
-        convolution = getattr(self, name)
-        if name in self._pooled:
-            return ops.relu(ops.max_pool2d(convolution(x)))
-        return fused.conv2d_relu(x, convolution.weight, convolution.bias)
+    @with_twins
+    def activate(self, name, x):
+        """ReLU, with pooling if another block follows."""
+        x = ops.relu(x)
+        return ops.max_pool2d(x) if name in self.pooled else x
 
 
 def random_vgg19(layer="conv2_2", seed=0, feature_scale=1.0):

@@ -1,6 +1,6 @@
 """Operations: functions on arrays with gradient rules, turned into functions on tensors that the tape records.
 
-A new operation needs only `@op`.  `composite` and `twin` are for faster versions: see ops/fused.py and fast/.
+A new operation needs only `@op`.  `composite` and `twin` are for faster versions: see fast/.
 """
 import inspect
 from contextlib import contextmanager
@@ -37,14 +37,14 @@ def composite(function):
 
 
 def with_twins(function):
-    """Allow twins for a function that changes arrays in place and is not recorded on a tape.
+    """Allow twins for any other function: one that changes arrays in place, or a layer's `forward`.  It is not recorded on a tape.
 
-    A twin that has done the work returns None.  `call.reference` is the function itself.
+    `call.reference` is the function itself.
     """
     @wraps(function)
     def call(*args):
-        if _ask_twins(call, args, {}) is NotImplemented:
-            call.reference(*args)
+        result = _ask_twins(call, args, {})
+        return call.reference(*args) if result is NotImplemented else result
 
     call.reference, call.twins = function, []
     return call

@@ -11,11 +11,12 @@ from runs import TINY, TOGETHER, arguments, differences, outcome, status
 from npsrgan import losses, ops, storage
 from npsrgan.data import Batches, DeadLeaves, ImageFolder, upscale, validation_pairs
 from npsrgan.device import CPU
+from npsrgan.fast import fusion
 from npsrgan.inference import fold, folding, super_resolve
+from npsrgan.layers import Residual, Sequential
 from npsrgan.metrics import psnr, ssim
 from npsrgan.models import SRResNet
-from npsrgan.models.vgg19 import random_vgg19
-from npsrgan.ops import fused
+from npsrgan.models.vgg19 import VGG19, random_vgg19
 from npsrgan.tape import Tape
 from npsrgan.train import __main__ as train
 from npsrgan.train import checkpoint, report
@@ -53,7 +54,8 @@ def test_a_reference_run_asks_no_twin(tiny, tmp_path, monkeypatch):
     def reference(*args, **kwargs):
         called.append(None)
         return written(*args, **kwargs)
-    for operation in [*(getattr(ops, name) for name in ops.__all__), *vars(fused).values()]:
+    for operation in [*(getattr(ops, name) for name in ops.__all__), *vars(fusion).values(),
+                      Sequential.forward, Residual.forward, VGG19.stage]:
         if hasattr(operation, "twins"):
             monkeypatch.setattr(operation, "twins", [twin])
     monkeypatch.setattr(folding, "by_rows", twin)       # of the folded networks' PReLU, which overwrites its input

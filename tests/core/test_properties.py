@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given, settings
 
 from npsrgan import ops
-from npsrgan.fast import blocks, winograd
-from npsrgan.ops import fused
+from npsrgan.fast import blocks, fusion, winograd
 from npsrgan.ops.operation import reference_only
 from npsrgan.tape import Tape, Tensor
 
@@ -112,7 +111,7 @@ CASES = {
     "batch_norm_prelu": and_per_channel(normalisation, channels), "batch_norm_leaky_relu": with_slope(normalisation),
     "batch_norm_add": lambda draw: (lambda shapes, options: ([*shapes, shapes[0]], options))(*normalisation(draw)),
     "pixel_shuffle_prelu": and_per_channel(shuffling, channels)}
-FUSED = {name for name, value in vars(fused).items() if getattr(value, "__module__", None) == fused.__name__ and hasattr(value, "twins")}
+FUSED = {name for name, value in vars(fusion).items() if getattr(value, "__module__", None) == fusion.__name__ and hasattr(value, "twins")}
 
 
 def gaps(array):
@@ -152,7 +151,7 @@ def test_every_operation_is_drawn():
 @pytest.mark.parametrize("examples", [20, pytest.param(100, marks=pytest.mark.long)])
 @pytest.mark.parametrize("name", CASES)
 def test_an_operation_equals_its_reference(monkeypatch, name, examples):
-    operation = getattr(ops, name, None) or getattr(fused, name)
+    operation = getattr(ops, name, None) or getattr(fusion, name)
     monkeypatch.setattr(winograd, "WAKING", 0)
     monkeypatch.setattr(blocks, "SMALL", 1)
     monkeypatch.setattr(blocks, "BLOCK", 300)

@@ -9,9 +9,8 @@ from emulate import emulated
 from test_cuda import NO_NVRTC, cubin
 
 from npsrgan import losses, ops
-from npsrgan.fast import cuda  # noqa: F401  (importing registers the twins)
+from npsrgan.fast import cuda, fusion  # noqa: F401  (importing cuda registers the twins)
 from npsrgan.fast.cuda import compile, rows
-from npsrgan.ops import fused
 from npsrgan.ops.operation import reference_only
 from npsrgan.tape import Tape, Tensor
 
@@ -41,12 +40,12 @@ CASES = [
     (ops.batch_norm, norms(5, 1), running(1)),
     (ops.batch_norm, (draw(2, 30, 20, 4) + 1000, *norms(4)[1:], ), {}),     # a mean much larger than the deviation
     (ops.batch_norm, norms(2, 6, 5, 20), running(20) | {"training": False}),
-    (fused.batch_norm_prelu, (*norms(2, 9, 7, 64), draw(64, seed=4)), running(64)),
-    (fused.batch_norm_prelu, (*norms(3, 5, 5, 5), draw(5, seed=4)), running(5) | {"training": False}),
-    (fused.batch_norm_leaky_relu, (*norms(2, 6, 7, 132), 0.2), running(132)),
-    (fused.batch_norm_leaky_relu, (*norms(2, 6, 7, 10), -0.5), {}),
-    (fused.batch_norm_add, (*norms(2, 9, 7, 64), draw(2, 9, 7, 64, seed=4)), running(64)),
-    (fused.batch_norm_add, (*norms(3, 1, 5, 7), draw(3, 1, 5, 7, seed=4)), running(7) | {"training": False}),
+    (fusion.batch_norm_prelu, (*norms(2, 9, 7, 64), draw(64, seed=4)), running(64)),
+    (fusion.batch_norm_prelu, (*norms(3, 5, 5, 5), draw(5, seed=4)), running(5) | {"training": False}),
+    (fusion.batch_norm_leaky_relu, (*norms(2, 6, 7, 132), 0.2), running(132)),
+    (fusion.batch_norm_leaky_relu, (*norms(2, 6, 7, 10), -0.5), {}),
+    (fusion.batch_norm_add, (*norms(2, 9, 7, 64), draw(2, 9, 7, 64, seed=4)), running(64)),
+    (fusion.batch_norm_add, (*norms(3, 1, 5, 7), draw(3, 1, 5, 7, seed=4)), running(7) | {"training": False}),
     (ops.relu, (draw(2, 5, 7, 64),), {}), (ops.relu, (draw(1, 70, 78, 2),), {}),
     (ops.leaky_relu, (draw(2, 5, 7, 64), 0.2), {}), (ops.leaky_relu, (draw(9, 16), 0.0), {}),
     (ops.leaky_relu, (draw(9, 12), -0.5), {}),
@@ -55,8 +54,8 @@ CASES = [
     (ops.prelu, (draw(2, 5, 7, 64), draw(1)), {}), (ops.prelu, (draw(1, 1), draw(1)), {}),
     (ops.add, (draw(2, 5, 7, 64), draw(2, 5, 7, 64, seed=1)), {}), (ops.add, (draw(3, 4), draw(3, 4, seed=1)), {}),
     (ops.pixel_shuffle, (draw(2, 3, 5, 64),), {}), (ops.pixel_shuffle, (draw(1, 1, 1, 27),), {"r": 3}),
-    (fused.pixel_shuffle_prelu, (draw(2, 3, 5, 256), draw(64)), {}), (fused.pixel_shuffle_prelu, (draw(2, 7, 3, 20), draw(5)), {}),
-    (fused.pixel_shuffle_prelu, (draw(1, 4, 3, 36), draw(4)), {"r": 3}),
+    (fusion.pixel_shuffle_prelu, (draw(2, 3, 5, 256), draw(64)), {}), (fusion.pixel_shuffle_prelu, (draw(2, 7, 3, 20), draw(5)), {}),
+    (fusion.pixel_shuffle_prelu, (draw(1, 4, 3, 36), draw(4)), {"r": 3}),
     (ops.max_pool2d, (draw(2, 6, 8, 64),), {}), (ops.max_pool2d, (draw(2, 7, 5, 6),), {}),           # a rest at both edges
     (ops.max_pool2d, (np.round(draw(2, 6, 9, 4)),), {}), (ops.max_pool2d, (draw(1, 8, 10, 12),), {"size": 3, "stride": 3}),     # ties
     (ops.softplus, (30 * draw(16, 1),), {}),
@@ -122,8 +121,8 @@ def test_equals_the_reference(case):
 
 
 @pytest.mark.parametrize("case", [
-    (fused.batch_norm_prelu, (*norms(2, 20, 17, 64), draw(64, seed=4)), running(64)),
-    (fused.pixel_shuffle_prelu, (draw(1, 9, 19, 256), draw(64)), {}),
+    (fusion.batch_norm_prelu, (*norms(2, 20, 17, 64), draw(64, seed=4)), running(64)),
+    (fusion.pixel_shuffle_prelu, (draw(1, 9, 19, 256), draw(64)), {}),
     (losses.mean_squared_error, (draw(260, 256), draw(260, 256, seed=1)), {}),
 ], ids=name)
 def test_many_blocks(case):
@@ -192,7 +191,7 @@ def test_declines_what_it_is_not_made_for(case):
 
 
 @pytest.mark.parametrize("operation, more", [
-    (ops.batch_norm, norms(8)[1:]), (ops.prelu, (draw(8),)), (fused.pixel_shuffle_prelu, (draw(2),)),
+    (ops.batch_norm, norms(8)[1:]), (ops.prelu, (draw(8),)), (fusion.pixel_shuffle_prelu, (draw(2),)),
 ], ids=lambda value: getattr(value, "__name__", ""))
 def test_declines_channels_with_gaps(operation, more):
     with emulated():
@@ -201,7 +200,7 @@ def test_declines_channels_with_gaps(operation, more):
 
 @pytest.mark.parametrize("operation, more, kept", [
     (ops.relu, (), "y"), (ops.leaky_relu, (0.2,), "y"), (ops.max_pool2d, (), "xy"), (ops.batch_norm, norms(8)[1:], "x"),
-    (fused.batch_norm_prelu, (*norms(8)[1:], draw(8)), "x"), (fused.batch_norm_add, (*norms(8)[1:], draw(2, 6, 4, 8)), "x"),
+    (fusion.batch_norm_prelu, (*norms(8)[1:], draw(8)), "x"), (fusion.batch_norm_add, (*norms(8)[1:], draw(2, 6, 4, 8)), "x"),
 ], ids=lambda value: getattr(value, "__name__", ""))
 def test_nothing_is_kept_for_the_gradient_but(operation, more, kept):
     with emulated():

@@ -14,12 +14,12 @@ the backward pass, in arrays of y's size:
 import numpy as np
 
 from npsrgan import ops
+from npsrgan.fast import fusion
 from npsrgan.fast.blocks import shared
 from npsrgan.fast.cuda import activations, compile, implicit, planes
 from npsrgan.fast.cuda.compile import packed
 from npsrgan.fast.cuda.rows import LIMIT
 from npsrgan.fast.cuda.sums import column_sums
-from npsrgan.ops import fused
 from npsrgan.ops.operation import twin
 
 
@@ -29,13 +29,13 @@ def conv2d(x, w, b=None, stride=1, padding=None):
     return _convolve(x, w, b, stride, padding)
 
 
-@twin(fused.conv2d_relu)
+@twin(fusion.conv2d_relu)
 def conv2d_relu(x, w, b=None, stride=1, padding=None):
     """Rules for x, w and b."""
     return _activated(_convolve(x, w, b, stride, padding, slope=0.0), "relu")
 
 
-@twin(fused.conv2d_leaky_relu)
+@twin(fusion.conv2d_leaky_relu)
 def conv2d_leaky_relu(x, w, b, slope, stride=1, padding=None):
     """Rules for x, w and b.  With a negative slope, y would not show where x was positive."""
     if slope < 0:

@@ -10,11 +10,11 @@ Memory traffic in arrays of the larger array's size, for 2x2 blocks and windows:
 import numpy as np
 
 from npsrgan import ops
+from npsrgan.fast import fusion
 from npsrgan.fast.cuda import compile
 from npsrgan.fast.cuda.compile import NULL, packed
 from npsrgan.fast.cuda.rows import Rows, entries, suits
 from npsrgan.fast.cuda.sums import input_and_slope_rules
-from npsrgan.ops import fused
 from npsrgan.ops.operation import twin
 
 
@@ -37,7 +37,7 @@ def pixel_shuffle(x, r=2):
     return done if done is NotImplemented else (done[0], done[1][:1])
 
 
-@twin(fused.pixel_shuffle_prelu)
+@twin(fusion.pixel_shuffle_prelu)
 def pixel_shuffle_prelu(x, slope, r=2):
     """Rules for x and slope."""
     return _shuffle(x, slope, r)

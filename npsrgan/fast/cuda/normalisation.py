@@ -11,12 +11,12 @@ forward pass needs 3 rather than 2 because the statistics must be known before n
 import numpy as np
 
 from npsrgan import ops
+from npsrgan.fast import fusion
 from npsrgan.fast.blocks import shared
 from npsrgan.fast.cuda import compile
 from npsrgan.fast.cuda.compile import NULL, packed
 from npsrgan.fast.cuda.rows import Rows, suits
 from npsrgan.fast.cuda.sums import sum_parts
-from npsrgan.ops import fused
 from npsrgan.ops.operation import twin
 
 
@@ -27,20 +27,20 @@ def batch_norm(x, gamma, beta, running_mean=None, running_var=None, training=Tru
     return done if done is NotImplemented else (done[0], done[1][:3])
 
 
-@twin(fused.batch_norm_prelu)
+@twin(fusion.batch_norm_prelu)
 def batch_norm_prelu(x, gamma, beta, slope, running_mean=None, running_var=None, training=True, momentum=0.9, eps=1e-5):
     """Rules for x, gamma, beta and slope."""
     return _normalise(x, gamma, beta, running_mean, running_var, training, momentum, eps, slopes=slope)
 
 
-@twin(fused.batch_norm_leaky_relu)
+@twin(fusion.batch_norm_leaky_relu)
 def batch_norm_leaky_relu(x, gamma, beta, slope, running_mean=None, running_var=None, training=True, momentum=0.9, eps=1e-5):
     """Rules for x, gamma and beta."""
     done = _normalise(x, gamma, beta, running_mean, running_var, training, momentum, eps, slope=slope)
     return done if done is NotImplemented else (done[0], done[1][:3])
 
 
-@twin(fused.batch_norm_add)
+@twin(fusion.batch_norm_add)
 def batch_norm_add(x, gamma, beta, residual, running_mean=None, running_var=None, training=True, momentum=0.9, eps=1e-5):
     """Rules for x, gamma, beta and residual."""
     done = _normalise(x, gamma, beta, running_mean, running_var, training, momentum, eps, residual=residual)

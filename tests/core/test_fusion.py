@@ -4,8 +4,10 @@ import pytest
 from comparisons import wave
 
 from npsrgan import losses, ops
+from npsrgan.fast import fusion
 from npsrgan.layers import BatchNorm, Conv2d, LeakyReLU, PixelShuffle, PReLU, Residual, Sequential
-from npsrgan.ops import fused
+from npsrgan.models import Discriminator, SRResNet
+from npsrgan.models.vgg19 import VGG19, random_vgg19
 from npsrgan.ops.operation import composite, reference_only, twin
 from npsrgan.tape import Tape, Tensor
 
@@ -65,9 +67,9 @@ def test_a_twin_may_decline_and_be_switched_off(with_twin):
 
 NORM = {"running_mean": wave(4), "running_var": wave(4) ** 2 + 1}
 OPERATIONS = [
-    (fused.batch_norm_prelu, (wave(4),), lambda x, gamma, beta, slope, **o: ops.prelu(ops.batch_norm(x, gamma, beta, **o), slope)),
-    (fused.batch_norm_leaky_relu, (0.3,), lambda x, gamma, beta, slope, **o: ops.leaky_relu(ops.batch_norm(x, gamma, beta, **o), slope)),
-    (fused.batch_norm_add, (wave(2, 3, 5, 4),), lambda x, gamma, beta, more, **o: ops.batch_norm(x, gamma, beta, **o) + more),
+    (fusion.batch_norm_prelu, (wave(4),), lambda x, gamma, beta, slope, **o: ops.prelu(ops.batch_norm(x, gamma, beta, **o), slope)),
+    (fusion.batch_norm_leaky_relu, (0.3,), lambda x, gamma, beta, slope, **o: ops.leaky_relu(ops.batch_norm(x, gamma, beta, **o), slope)),
+    (fusion.batch_norm_add, (wave(2, 3, 5, 4),), lambda x, gamma, beta, more, **o: ops.batch_norm(x, gamma, beta, **o) + more),
 ]
 
 
@@ -84,8 +86,8 @@ def test_batch_norm_and_what_follows(operation, more, in_turn, training):
 
 
 @pytest.mark.parametrize("operation, more, in_turn", [
-    (fused.conv2d_relu, (), lambda x, w, b, **o: ops.relu(ops.conv2d(x, w, b, **o))),
-    (fused.conv2d_leaky_relu, (0.3,), lambda x, w, b, slope, **o: ops.leaky_relu(ops.conv2d(x, w, b, **o), slope)),
+    (fusion.conv2d_relu, (), lambda x, w, b, **o: ops.relu(ops.conv2d(x, w, b, **o))),
+    (fusion.conv2d_leaky_relu, (0.3,), lambda x, w, b, slope, **o: ops.leaky_relu(ops.conv2d(x, w, b, **o), slope)),
 ], ids=lambda value: getattr(value, "__name__", ""))
 def test_convolution_and_what_follows(operation, more, in_turn):
     inputs = [Tensor(a) for a in (wave(2, 6, 5, 4), wave(3, 3, 4, 6, seed=1), wave(6, seed=2))]
@@ -104,8 +106,8 @@ def test_layers_pass_their_stride_on():
 def willing(monkeypatch):
     """Every fused operation has a twin that takes everything and answers 7; the names of those that were asked."""
     asked = []
-    for operation in (fused.conv2d_leaky_relu, fused.batch_norm_prelu, fused.batch_norm_leaky_relu, fused.batch_norm_add,
-                      fused.pixel_shuffle_prelu):
+    for operation in (fusion.conv2d_leaky_relu, fusion.batch_norm_prelu, fusion.batch_norm_leaky_relu, fusion.batch_norm_add,
+                      fusion.pixel_shuffle_prelu):
         def answer(*args, operation=operation):
             asked.append(operation.__name__)
             return np.full((1, 2, 2, 4), 7.0, np.float32), ()
@@ -138,6 +140,40 @@ def test_a_layer_that_is_another_keeps_its_own_way(willing):
     x = wave(1, 2, 2, 4).astype(np.float32)
     assert np.array_equal(Sequential(Halving(4), LeakyReLU(1.0))(x).array, 0.5 * x)
     assert np.array_equal(Residual(Halving(4))(x).array, 1.5 * x) and willing == []
+
+
+def test_the_layers_as_written_fuse_nothing(willing):
+    x = wave(1, 2, 2, 4).astype(np.float32)
+    with reference_only():
+        Residual(Conv2d(4, 4, 3), LeakyReLU(), BatchNorm(4), PReLU(4), BatchNorm(4))(x)
+    assert willing == []
+
+
+@pytest.mark.parametrize("build, shape", [
+    (lambda: SRResNet(4, 2), (2, 6, 5, 3)), (lambda: Discriminator(4, 16), (2, 16, 16, 3)),
+    (lambda: random_vgg19("conv4_2"), (2, 16, 16, 3)),
+], ids=["SRResNet", "Discriminator", "VGG19"])
+def test_networks_compute_the_same_with_and_without_fusion(build, shape, monkeypatch):
+    """To the bit: on a CPU, a fused operation runs the same operations."""
+    results, x = [], Tensor(wave(*shape))
+    for _ in range(2):
+        network = build().to(lambda a: a.astype(np.float64))
+        with Tape() as tape:
+            value = network(x)
+            loss = ops.sum(ops.square(value))
+        results.append([value.array, *tape.gradient(loss, [x, *network.parameters()][:1 if isinstance(network, VGG19) else None]),
+                        *network.state().values()])
+        for function in (Sequential.forward, Residual.forward, VGG19.stage, VGG19.activate):
+            monkeypatch.setattr(function, "twins", [])
+    assert all(np.array_equal(one, other) for one, other in zip(*results, strict=True))
+
+
+def test_vgg19_before_relu_pools_after_relu_or_before(monkeypatch):
+    vgg, image, names = random_vgg19("conv3_1"), Tensor(wave(1, 12, 10, 3).astype(np.float32)), ["conv1_2", "conv2_1", "conv3_1"]
+    fused = vgg.before_relu(image, names)
+    with reference_only():
+        for one, other in zip(fused, vgg.before_relu(image, names), strict=True):
+            assert np.allclose(one.array, other.array, rtol=0, atol=1e-4 * np.abs(other.array).max())
 
 
 def test_the_mean_squared_error_may_have_a_twin(monkeypatch):
