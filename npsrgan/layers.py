@@ -276,9 +276,10 @@ def initialise(network, seed=0, method="he"):
     """
     if method not in INITIALISATIONS:
         raise ValueError(f"there is no initialisation {method!r}: choose one of {', '.join(INITIALISATIONS)}")
-    weights = [layer.weight for layer in network.layers() if isinstance(layer, (Conv2d, Linear))]
+    weights = [layer.weight for layer in network.pack().layers() if isinstance(layer, (Conv2d, Linear))]
     for index, weight in enumerate(weights):
         fan_in = weight.array.size // weight.shape[-1]
         std = (2 / fan_in) ** 0.5 if method == "he" else 0.01
-        weight.array[...] = std * np.random.default_rng([seed, index]).standard_normal(weight.shape, np.float32)
-    return network.pack()
+        np.random.default_rng([seed, index]).standard_normal(weight.shape, np.float32, out=weight.array)
+        weight.array *= std
+    return network

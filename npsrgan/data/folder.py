@@ -38,9 +38,9 @@ class ImageFolder:
 
     def contents(self):
         """A short description of the images: their number, total bytes, and a checksum of names and sizes."""
-        sizes = [(name, os.stat(self.root / name).st_size) for name in self.names]
-        checksum = zlib.crc32("\n".join(f"{name}\0{size}" for name, size in sizes).encode("utf-8", "surrogateescape"))
-        return f"{len(sizes)} images of {sum(size for _, size in sizes)} bytes, checksum {checksum:08x}"
+        sizes = [os.stat(f"{self.root}/{name}").st_size for name in self.names]
+        checksum = zlib.crc32("\n".join(map("{}\0{}".format, self.names, sizes)).encode("utf-8", "surrogateescape"))
+        return f"{len(sizes)} images of {sum(sizes)} bytes, checksum {checksum:08x}"
 
     def load(self, index):
         """Image `index`: uint8 (H, W, 3), read-only.  Raises images.ImageError if the file is not a complete image."""
