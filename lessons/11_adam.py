@@ -22,6 +22,7 @@ from npsrgan import losses, ops
 from npsrgan.adam import Adam
 from npsrgan.data import Batches, DeadLeaves
 from npsrgan.gradcheck import check, normal
+from npsrgan.images import to_float
 from npsrgan.layers import Linear
 from npsrgan.models import SRResNet
 from npsrgan.tape import Tape
@@ -187,7 +188,7 @@ print("twenty steps of the package's Adam: the same weights")
 # %%
 batches = Batches(DeadLeaves(32, 96), 8, 12)
 STEPS = 50
-data = [batches.batch(step) for step in range(STEPS)]
+data = [[to_float(levels) for levels in batches.batch(step)] for step in range(STEPS)]
 
 
 def train(rule, factor=1.0):

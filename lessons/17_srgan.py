@@ -33,6 +33,7 @@ from npsrgan import losses, ops, storage
 from npsrgan.data import Batches, DeadLeaves, Photograph, downscale, upscale
 from npsrgan.device import CPU
 from npsrgan.fast import keep_memory
+from npsrgan.images import to_float
 from npsrgan.inference import fold, super_resolve
 from npsrgan.metrics import psnr
 from npsrgan.tape import Tape
@@ -120,8 +121,9 @@ def step_by_hand(trainer, lr, hr):
 
 
 by_hand, package, untouched = new_trainer(), new_trainer(), new_trainer()
-step_by_hand(by_hand, *batches.batch(0))
-package.srgan_step(*batches.batch(0))
+lr, hr = map(to_float, batches.batch(0))
+step_by_hand(by_hand, lr, hr)
+package.srgan_step(lr, hr)
 for name in ("srgan", "discriminator"):
     assert np.allclose(by_hand.networks[name].flat, package.networks[name].flat, atol=1e-6)
     assert not np.allclose(by_hand.networks[name].flat, untouched.networks[name].flat, atol=1e-6)
@@ -146,16 +148,14 @@ print("the step by hand and the package's step leave the same two networks")
 def play(trainer, until):
     """Train on, up to a number of steps.  Returns the log rows of the audited steps."""
     rows, waited, began = [], 0.0, time.perf_counter()
-    ready = began
-    for step, lr, hr in tqdm(
-        batches.ahead_from(trainer.steps, until), "training", until - trainer.steps, leave=False
-    ):
-        waited += time.perf_counter() - ready
+    feed = trainer.feed(batches.ahead_from(trainer.steps, until))
+    for step, lr, hr in tqdm(feed, "training", until - trainer.steps, leave=False):
         row = trainer.step(lr, hr, audit=step % 10 == 9)
-        ready = time.perf_counter()
         if step % 10 == 9:
+            waited += feed.waited()
+            seconds = time.perf_counter() - began
             images = settings.batch_size * 10 * (len(rows) + 1)
-            speed = {"images_per_s": images / (ready - began), "data_wait": waited / (ready - began)}
+            speed = {"images_per_s": images / seconds, "data_wait": waited / seconds}
             rows.append({"step": step + 1} | speed | row)
     for name in trainer.networks.keys() - {"discriminator"}:
         rows[-1][f"{name}_psnr"] = psnr(enlarged(trainer, name), photo)

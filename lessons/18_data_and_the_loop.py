@@ -214,8 +214,8 @@ lr, hr = one.batch(7)
 print(f"batch 7, twice the same: {lr.shape} and {hr.shape}, {lr.dtype}")
 gallery = {}
 for number in range(4):
-    gallery[f"low {number}"] = lr[number] / 2 + 0.5
-    gallery[f"high {number}"] = hr[number] / 2 + 0.5
+    gallery[f"low {number}"] = lr[number]
+    gallery[f"high {number}"] = hr[number]
 save(picture_row(gallery, columns=8, height=1.5), "18_batch")
 
 # %% [markdown]
@@ -225,7 +225,8 @@ save(picture_row(gallery, columns=8, height=1.5), "18_batch")
 # page. These are the lines that matter:
 #
 # * `for _, lr, hr in feed:` The batches, one after the other. Threads prepare the next ones
-#   meanwhile, and on a GPU the next is copied while this one is computed.
+#   meanwhile, and on a GPU the next is copied while this one is computed. `Batches` makes bytes, a
+#   quarter of the size of float32, and the feed converts them to $[-1, 1]$ on the device.
 # * `logged = step % s.log_every == 0 or step in (total, s.steps)` Most steps are taken in silence.
 #   Some are logged: every so many, and the last of each stage.
 # * `losses = trainer.step(lr, hr, audit=logged)` The step of lesson 17. Only a logged step is audited,
@@ -262,7 +263,7 @@ trainer = Trainer(settings.validate(), CPU)
 batches = Batches(source, settings.batch_size, settings.patch_size, settings.scale, settings.seed)
 pixel = []
 began = time.perf_counter()
-for step, lr, hr in batches.ahead_from(0, settings.total_steps):
+for step, lr, hr in trainer.feed(batches.ahead_from(0, settings.total_steps)):
     losses = trainer.step(lr, hr, audit=step % 20 == 19)
     pixel.append(losses.get("srresnet_pixel", losses.get("pixel")))
     if step % 20 == 19:

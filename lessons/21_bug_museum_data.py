@@ -52,7 +52,7 @@ faces = DeadLeaves(20, 178)
 def batch(bug, size=16, patch=44):
     """High-resolution crops, float32 (size, 176, 176, 3)."""
     if not bug:
-        return Batches(faces, size, patch).batch(0)[1]
+        return to_float(Batches(faces, size, patch).batch(0)[1])
     image, rng = to_float(faces.load(0)), np.random.default_rng(15)
     crops = []
     for _ in range(size):

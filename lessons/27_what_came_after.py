@@ -165,7 +165,7 @@ network.tail.steps[-1].weight.array *= 0.1  # begin near grey, as SRResNet does
 adam = Adam(network, lambda step: 2e-3 * (1 - step / STEPS))
 history = []
 for step in tqdm(range(STEPS), "training", leave=False):
-    lr, hr = batches.batch(step)
+    lr, hr = map(to_float, batches.batch(step))
     with Tape() as tape:
         loss = ops.mean(ops.absolute(network(lr) - hr))
     adam.step(tape.gradient(loss, network.parameters()))

@@ -61,7 +61,8 @@ class Trainer:
         return self.averages.get(name, self.networks[name])
 
     def feed(self, batches):
-        """Iterate over `batches`, (step, lr, hr) in main memory, and move lr and hr to the device.  See data.feed.Feed."""
+        """Iterate over `batches`, (step, lr, hr) as `Batches` gives them; lr and hr become float32 in [-1, 1] on the device.
+        See data.feed.Feed."""
         if not self.device.cuda:
             return Feed(batches)
         from npsrgan.fast.cuda.upload import Upload

@@ -13,7 +13,7 @@ from itertools import count, islice
 import numpy as np
 
 from npsrgan.data import degrade
-from npsrgan.images import ImageError, to_float
+from npsrgan.images import ImageError
 from npsrgan.system.errors import UserError
 from npsrgan.system.terminal import say
 
@@ -57,7 +57,7 @@ class Batches:
         self._order = (None, None)      # of the last epoch requested: (epoch, permutation)
 
     def batch(self, step):
-        """The batch of a step: (lr, hr), float32 in [-1, 1], shapes (N, p, p, 3) and (N, scale p, scale p, 3).
+        """The batch of a step: (lr, hr), uint8, shapes (N, p, p, 3) and (N, scale p, scale p, 3); `images.to_float` converts them.
 
         Raises UserError if no image can be used.
         """
@@ -122,7 +122,7 @@ class Batches:
         return self._order[1]
 
     def _sample(self, step, position, index):
-        """One augmented pair of patches: (lr, hr), float32.  Runs in threads and changes no attribute."""
+        """One augmented pair of patches: (lr, hr), uint8 and contiguous.  Runs in threads and changes no attribute."""
         image, p, scale = self.source.load(index), self.patch_size, self.scale
         height, width = (n // scale for n in image.shape[:2])
         if min(height, width) < p:
@@ -131,7 +131,7 @@ class Batches:
         rng = np.random.default_rng([_SAMPLE, self.seed, step, position])
         top, left = rng.integers(height - p + 1), rng.integers(width - p + 1)
         flip, turns = rng.integers(2), rng.integers(4)
-        return tuple(to_float(np.rot90(patch[:, ::-1] if flip else patch, turns))
+        return tuple(np.ascontiguousarray(np.rot90(patch[:, ::-1] if flip else patch, turns))
                      for patch in degrade.patch_pair(image, top, left, p, scale, rng if self.photo else None))
 
     def _skip(self, index, error):

@@ -1,14 +1,22 @@
-"""Iteration over batches, with the time that training waits for them."""
+"""Iteration over batches on their way to the training step, with the time that it waits for them."""
 from time import perf_counter
+
+from npsrgan.images import to_float
 
 
 class Feed:
-    """Iterates over `batches`, (step, lr, hr), and measures the time spent waiting for each."""
+    """Iterates over `batches`, (step, lr, hr), converts lr and hr from uint8 to float32 in [-1, 1], and measures the time spent
+    waiting for each."""
 
     def __init__(self, batches):
         self.batches, self._waited = iter(batches), 0.0
 
     def __iter__(self):
+        for step, *levels in self._timed():
+            yield step, *map(to_float, levels)
+
+    def _timed(self):
+        """Iterate over the batches as they come."""
         while True:
             start = perf_counter()
             batch = next(self.batches, None)

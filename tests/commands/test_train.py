@@ -12,6 +12,7 @@ from npsrgan import losses, ops, storage
 from npsrgan.data import Batches, DeadLeaves, ImageFolder, upscale, validation_pairs
 from npsrgan.device import CPU
 from npsrgan.fast import fusion
+from npsrgan.images import to_float
 from npsrgan.inference import fold, folding, super_resolve
 from npsrgan.layers import Residual, Sequential
 from npsrgan.metrics import psnr, ssim
@@ -391,6 +392,6 @@ def test_vgg19_is_frozen_and_obeys_its_options(photos, tmp_path):
 def test_srresnet_learns(photos):
     """The same batch again and again: the loss must fall, or the gradient points the wrong way."""
     trainer = trainer_with(photos, steps=60, channels=8, learning_rate=3e-3)
-    lr, hr = Batches(ImageFolder(photos / "train"), 3, 8, 2).batch(0)
+    lr, hr = map(to_float, Batches(ImageFolder(photos / "train"), 3, 8, 2).batch(0))
     values = [trainer.step(lr, hr)["srresnet_pixel"] for _ in range(60)]
     assert values[-1] < 0.2 * values[0]

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from npsrgan.data import Batches, Photograph
+from npsrgan.data.feed import Feed
 from npsrgan.device import CPU
 from npsrgan.ops.operation import reference_only
 from npsrgan.train.settings import PRESETS
@@ -18,7 +19,7 @@ def test_the_first_steps_of_the_demo_networks_lose_the_same_with_and_without_the
     # On a photograph: dead leaves take a minute to draw.
     s = replace(PRESETS["demo"], gan_steps=0)
     batches = Batches(Photograph(), s.batch_size, s.patch_size, s.scale, s.seed, report=lambda line: None)
-    stream = [(lr, hr) for _, lr, hr in batches.ahead_from(0, STEPS)]
+    stream = [(lr, hr) for _, lr, hr in Feed(batches.ahead_from(0, STEPS))]
 
     def curve(context):
         with context:

@@ -44,7 +44,7 @@ def flat(n, size=32):
 
 def origins(patches):
     """The images of `flat` that patches come from."""
-    return [int(level) for level in images.to_uint8(patches[:, 0, 0, 0])]
+    return patches[:, 0, 0, 0].tolist()
 
 
 def noise(n, height=40, width=48):
@@ -201,11 +201,11 @@ def test_noise_has_no_mean_and_a_power_law():
 
 # Batches
 
-def test_a_batch_is_float32_in_range_and_its_own_function_of_seed_and_step():
+def test_a_batch_is_uint8_in_full_range_and_its_own_function_of_seed_and_step():
     source = Memory(noise(9))
     lr, hr = Batches(source, 4, 6, seed=1).batch(7)
-    assert lr.shape == (4, 6, 6, 3) and hr.shape == (4, 24, 24, 3) and lr.dtype == hr.dtype == np.float32
-    assert -1 <= hr.min() < -0.9 and 0.9 < hr.max() <= 1
+    assert lr.shape == (4, 6, 6, 3) and hr.shape == (4, 24, 24, 3) and lr.dtype == hr.dtype == np.uint8
+    assert lr.flags.c_contiguous and hr.flags.c_contiguous and hr.min() < 13 and hr.max() > 242
     other = Batches(source, 4, 6, seed=1)
     other.batch(0)      # whatever was asked before
     again = other.batch(7)
@@ -235,8 +235,8 @@ def test_a_batch_recomputed_by_hand():
         large = picture[4 * top:4 * (top + p), 4 * left:4 * (left + p)]
         if flip:
             small, large = np.fliplr(small), np.fliplr(large)
-        assert np.array_equal(lr[sample], images.to_float(np.rot90(small, turns)))
-        assert np.array_equal(hr[sample], images.to_float(np.rot90(large, turns)))
+        assert np.array_equal(lr[sample], np.rot90(small, turns))
+        assert np.array_equal(hr[sample], np.rot90(large, turns))
 
 
 def test_flips_and_turns_are_drawn_for_each_sample():
@@ -244,7 +244,7 @@ def test_flips_and_turns_are_drawn_for_each_sample():
     corners = np.zeros((32, 32, 3), np.uint8)
     corners[:16, 16:], corners[16:, :16], corners[16:, 16:] = 60, 120, 240
     batches = Batches(Memory([corners] * 16), 16, 8)
-    seen = [[tuple(images.to_uint8(hr[[2, 2, 29, 29], [2, 29, 2, 29], 0])) for hr in batches.batch(step)[1]] for step in range(40)]
+    seen = [[tuple(hr[[2, 2, 29, 29], [2, 29, 2, 29], 0]) for hr in batches.batch(step)[1]] for step in range(40)]
     counts = {symmetry: sum(batch.count(symmetry) for batch in seen) for batch in seen for symmetry in batch}
     assert len(counts) == 8 and all(50 < n < 110 for n in counts.values())      # 80 each expected, standard deviation 8.4
     assert all(len(set(batch)) >= 3 for batch in seen)
@@ -253,14 +253,14 @@ def test_flips_and_turns_are_drawn_for_each_sample():
 def test_crops_reach_every_corner_of_the_image():
     y, x = np.mgrid[:44, :52]
     batches = Batches(Memory([np.stack([y, x, 0 * x], 2).astype(np.uint8)] * 16), 16, 6)
-    corners = [images.to_uint8(hr).reshape(-1, 3).min(0)[:2] for step in range(40) for hr in batches.batch(step)[1]]
+    corners = [hr.reshape(-1, 3).min(0)[:2] for step in range(40) for hr in batches.batch(step)[1]]
     assert {tuple(c) for c in np.array(corners) // 4} == {(i, j) for i in range(6) for j in range(8)}
 
 
 def test_low_and_high_resolution_stay_aligned_through_the_augmentation():
     source = DeadLeaves(8, 96)
     lr, hr = Batches(source, 8, 12).batch(0)
-    for small, large in zip(images.to_uint8(lr), images.to_uint8(hr)):
+    for small, large in zip(lr, hr):
         inside = np.abs(downscale(large, 4).astype(int) - small)[3:-3, 3:-3]
         assert inside.max() <= 2        # rounding between the passes; exactly equal but for the turn
 

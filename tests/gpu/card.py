@@ -95,7 +95,7 @@ class Card:
         self.kind = type("Array", (Array,), {"card": self})
         self.module = SimpleNamespace(
             get_default_memory_pool=lambda: default_pool, array=self.upload,
-            empty=lambda shape, dtype: self.kind(np.full(shape, np.nan if np.dtype(dtype).kind == "f" else -1, dtype)),
+            empty=lambda shape, dtype: self.kind(np.full(shape, np.nan if np.dtype(dtype).kind == "f" else np.iinfo(dtype).max, dtype)),
             cuda=SimpleNamespace(Stream=lambda non_blocking=False: Stream(self, non_blocking), Event=lambda **kwargs: Event(self),
                                  MemoryPool=Pool, PythonFunctionAllocator=allocator,
                                  runtime=SimpleNamespace(malloc=self.take, free=self.give_back, CUDARuntimeError=CUDARuntimeError),

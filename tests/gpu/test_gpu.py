@@ -16,6 +16,7 @@ from npsrgan.data.feed import Feed
 from npsrgan.device import CPU, Device, to_numpy
 from npsrgan.fast.cuda.upload import Upload
 from npsrgan.gradcheck import CASES, check
+from npsrgan.images import to_float, to_uint8
 from npsrgan.inference import fold, super_resolve
 from npsrgan.models import SRResNet
 from npsrgan.ops.operation import op, reference_only
@@ -215,7 +216,7 @@ def test_the_graph_computes_what_the_plain_loop_does(xp, device, audited):
     for graph in (True, False):
         trainer = trainer_on(device, said, graph=graph)
         rows = []
-        for step, lr, hr in trainer.feed([(step, *batch(step)) for step in range(8)]):
+        for step, lr, hr in trainer.feed([(step, *map(to_uint8, batch(step))) for step in range(8)]):
             rows.append(numbers(trainer.step(lr, hr, audit=step in audited)))
             if step == 3 and device.cuda:
                 trainer._run.pool.free_all_blocks()         # as CuPy does where memory runs short: graphs are recorded anew
@@ -251,11 +252,11 @@ def test_a_checkpoint_goes_from_device_to_device(xp, device, tmp_path):
 
 def test_batches_arrive(device):
     trainer = trainer_on(device)
-    given = [(step, *batch(step)) for step in range(7)]
+    given = [(step, *map(to_uint8, batch(step))) for step in range(7)]
     feed = trainer.feed(iter(given))
     assert type(feed) is (Upload if device.cuda else Feed)
     for (step, lr, hr), (arrived, *arrays) in zip(given, feed, strict=True):
-        assert arrived == step and np.array_equal(to_numpy(arrays[0]), lr) and np.array_equal(to_numpy(arrays[1]), hr)
+        assert arrived == step and np.array_equal(to_numpy(arrays[0]), to_float(lr)) and np.array_equal(to_numpy(arrays[1]), to_float(hr))
     assert 0 <= feed.waited() < 60
 
 
