@@ -7,7 +7,9 @@ from functools import partial
 
 import numpy as np
 
-from npsrgan.fast import im2col, planes, winograd
+from npsrgan.bench.rows import convolution_name, draw
+from npsrgan.device import select
+from npsrgan.fast import im2col, keep_memory, planes, winograd
 from npsrgan.fast.convolution import choose
 
 QUESTIONS = ("forward", "x gradient", "kernel gradient")        # in the order of `choose`'s results
@@ -19,15 +21,27 @@ WAYS = {        # {name: a function for each question}
 }
 
 
-def print_methods(convolutions, draw, repeats=5):
-    """Print the milliseconds of each applicable way for each convolution and question; a star marks the one that `conv2d` uses.
+def print_methods(convolutions, options, rate):
+    """Print the milliseconds of every method for each convolution; a star marks the one that `conv2d` uses.
 
-    convolutions: (size, kernel size, channels in, channels out, stride), at batch 4.   draw: a function from a shape to an array.
+    convolutions: (size, kernel size, channels in, channels out, stride).   options: the command's.
+    rate: flops per second in a large matrix product; on a GPU, the speed of the chosen tile is also given as a part of it.
     """
+    if options.device == "gpu":
+        from npsrgan.fast.cuda import set_precision
+        set_precision(options.precision)
+        print_tiles(convolutions, select("gpu")[0], rate)
+    else:
+        keep_memory()
+        print_cpu_methods(convolutions)
+
+
+def print_cpu_methods(convolutions, repeats=5):
+    """Print the milliseconds of each applicable method for each convolution and question, at batch 4."""
     print(f"{'milliseconds, batch 4; * is chosen':44}" + "".join(f"{name:>11}" for name in WAYS))
     for size, k, c, o, stride in convolutions:
         chosen = choose(k, k, c, o, stride, k // 2)
-        calls = _calls(size, k, c, o, stride, draw)
+        calls = _calls(size, k, c, o, stride)
         for question, label in enumerate(QUESTIONS):
             cells = ""
             for method, ways in WAYS.items():
@@ -37,30 +51,13 @@ def print_methods(convolutions, draw, repeats=5):
                     continue
                 seconds = _median(partial(calls[question], partial(way, stride=stride) if stride > 1 else way), repeats)
                 cells += f"{seconds * 1e3:10.1f}{'*' if way is taken else ' '}"
-            print(f"{name(size, k, c, o, stride):27} {label:16}{cells}", flush=True)
+            print(f"{convolution_name(size, k, c, o, stride):27} {label:16}{cells}", flush=True)
 
 
-def print_methods_on_gpu(convolutions, draw, precision):
-    """Run `print_tiles` on this machine's GPU, with its rate in a large matrix product.  Raises UserError if there is none."""
-    from npsrgan import device
-    from npsrgan.bench import gpu
-    from npsrgan.fast.cuda import set_precision
-    chosen, _ = device.select("gpu")
-    set_precision(precision)
-    ours = gpu.Process("ours", precision)
-    try:
-        rate = gpu.find_limits(ours, precision).get("flops", np.nan)
-    finally:
-        ours.close()
-    print(f"{chosen.description}, {precision}, {rate / 1e12:.0f} Tflop/s in a large matrix product")
-    print_tiles(convolutions, chosen, draw, rate)
-
-
-def print_tiles(convolutions, device, draw, rate, batch=16):
+def print_tiles(convolutions, device, rate, batch=16):
     """Print the milliseconds with each tile on the GPU, for each convolution and question; a star marks the one that is used.
 
-    Then print the Tflop/s with that tile.  convolutions, draw: as above.   device: a device.Device.
-    rate: flops per second in a large matrix product, for the printed percentage.
+    Then print the Tflop/s with that tile.   device: a device.Device.   convolutions, rate: as above.
     """
     from npsrgan.fast.cuda import tiles
     from npsrgan.fast.cuda.convolution import conv2d
@@ -73,7 +70,7 @@ def print_tiles(convolutions, device, draw, rate, batch=16):
             seconds, taken = _time_tiles(call, tiles, device.cuda)
             cells = "".join(f"{tile!s:>11} {time * 1e3:6.3f}{'*' if tile == taken else ' '}" for tile, time in seconds.items())
             cells += f"  {flops / seconds[taken] / 1e12:4.0f} Tflop/s  {flops / seconds[taken] / rate:4.0%} of GEMM"
-            print(f"{name(size, k, c, o, stride):27} {label:16}{cells}", flush=True)
+            print(f"{convolution_name(size, k, c, o, stride):27} {label:16}{cells}", flush=True)
 
 
 def _time_tiles(call, tiles, cuda, rounds=3, launches=10):
@@ -108,12 +105,7 @@ def _time_tiles(call, tiles, cuda, rounds=3, launches=10):
     return seconds, next(iter(seconds))
 
 
-def name(size, k, c, o, stride):
-    """A convolution's name in tables."""
-    return f"conv {k}x{k} {c}->{o} at {size}" + "/2" * (stride == 2)
-
-
-def _calls(size, k, c, o, stride, draw):
+def _calls(size, k, c, o, stride):
     """For each question, a function that computes it in the way passed to it."""
     x, w, p = draw(4, size, size, c), draw(k, k, c, o), k // 2
     y, dy = np.empty((4, -(-size // stride), -(-size // stride), o), x.dtype), draw(4, -(-size // stride), -(-size // stride), o)

@@ -1,5 +1,4 @@
 """What the benchmark measures.  Each row is prepared for us and for PyTorch, on a CPU or a GPU, with the same numbers in both."""
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -25,6 +24,11 @@ CONVOLUTIONS = [
 QUICK = CONVOLUTIONS[1], CONVOLUTIONS[4], CONVOLUTIONS[10]
 
 
+def convolution_name(size, k, c, o, stride):
+    """A convolution's name in tables."""
+    return f"conv {k}x{k} {c}->{o} at {size}" + "/2" * (stride == 2)
+
+
 @dataclass
 class Row:
     """One thing to measure.  prepare("ours") and prepare("torch") return functions to be timed, whose results `plain` compares."""
@@ -42,6 +46,11 @@ def compute_on(device):
     """Make our side compute on this device.Device from now on."""
     global _device
     _device = device
+
+
+def upload(values):
+    """A copy of `values` where our side computes."""
+    return _device.array(values)
 
 
 def plain(result):
@@ -72,8 +81,8 @@ def operation(name, ours, arguments, theirs, flops=0, bytes=0, channels=None):
                 from npsrgan.bench import pytorch
                 return pytorch.operation(theirs, [a for a in drawn if isinstance(a, np.ndarray)], cotangent, channels)
 
-            inputs = [_device.array(a) if isinstance(a, np.ndarray) else a for a in drawn]
-            dy = _device.array(cotangent) if gradients else None
+            inputs = [upload(a) if isinstance(a, np.ndarray) else a for a in drawn]
+            dy = upload(cotangent) if gradients else None
 
             def run():
                 y, rules = evaluate(ours, inputs, {})         # as when a tape records, but without one
@@ -88,7 +97,7 @@ def operations(quick, batch=4):
         def arguments(size=size, k=k, c=c, o=o, stride=stride):
             return draw(batch, size, size, c), draw(k, k, c, o) / np.float32((k * k * c) ** 0.5), draw(o), stride
         pixels = batch * (size // stride) ** 2
-        yield from operation(f"conv {k}x{k} {c}->{o} at {size}" + "/2" * (stride == 2), ops.conv2d, arguments,
+        yield from operation(convolution_name(size, k, c, o, stride), ops.conv2d, arguments,
                              lambda F, x, w, b, s=stride, p=k // 2: F.conv2d(x, w, b, s, p),
                              2 * pixels * k * k * c * o, 4 * (batch * size * size * c + k * k * c * o + pixels * o))
     for size, c in [(44, 64)] if quick else [(44, 64), (88, 128), (22, 512)]:
@@ -112,7 +121,7 @@ def adam_step(side):
         from npsrgan.bench import pytorch
         return pytorch.adam_step(discriminator)
     adam = Adam(_moved(discriminator))
-    gradients = [_device.array(draw(*p.shape)) for p in discriminator.parameters()]
+    gradients = [upload(draw(*p.shape)) for p in discriminator.parameters()]
     return lambda: adam.step(gradients)
 
 
@@ -123,14 +132,14 @@ def inference(height, width):
         if side == "torch":
             from npsrgan.bench import pytorch
             return pytorch.inference(generator, lr)
-        generator, lr = fold(_moved(generator)), _device.array(lr)
+        generator, lr = fold(_moved(generator)), upload(lr)
         return lambda: generator(lr).array
     return prepare
 
 
 def _moved(network):
     """The network, on the device."""
-    return network if _device.module is np else network.to(_device.array)
+    return network if _device.module is np else network.to(upload)
 
 
 def training(method, batch=4):
@@ -143,7 +152,7 @@ def training(method, batch=4):
             from npsrgan.bench import pytorch
             trainer, lr, hr = pytorch.Trainer(trainer), pytorch.tensor(lr), pytorch.tensor(hr)
         else:
-            lr, hr = _device.array(lr), _device.array(hr)
+            lr, hr = upload(lr), upload(hr)
 
         def run():
             losses = getattr(trainer, method)(lr, hr)
@@ -151,37 +160,3 @@ def training(method, batch=4):
         run.graphs = getattr(trainer, "graphs", None)
         return run
     return prepare
-
-
-def cpu_rows(quick):
-    """Yield every Row for a CPU, or a few of them."""
-    yield from operations(quick)
-    yield Row("srresnet_infer_small", inference(44, 54))
-    yield Row("srresnet_step", training("srresnet_step"))
-    if not quick:
-        yield Row("adam_step discriminator", adam_step)
-        yield Row("srresnet_infer_large", inference(256, 256))
-        yield Row("srgan_step", training("step"))
-        for name, method in (("srresnet_step", "srresnet_step"), ("srgan_step", "step")):
-            for batch in (1, 2, 8):
-                yield Row(f"{name} batch {batch}", training(method, batch))
-
-
-def gpu_rows(quick):
-    """Yield every Row for a GPU, or a few of them: whole steps first, at batch 16 and 64."""
-    yield Row("srgan_step batch 16", training("step", 16), step=True)
-    yield Row("srresnet_step batch 16", training("srresnet_step", 16), step=True)
-    yield Row("srgan_step float32 batch 16", training("step", 16), step=True, precision="float32")
-    yield Row("srgan_step batch 64", training("step", 64), step=True)
-    yield Row("srresnet_step batch 64", training("srresnet_step", 64), step=True)
-    yield Row("adam_step discriminator", adam_step)
-    yield Row("srresnet_infer_small", inference(44, 54))
-    yield Row("srresnet_infer_large", inference(256, 256))
-    yield from operations(quick, batch=16)
-
-
-def write_report(path, rows, facts):
-    """Write the measurements so far and the machine's facts as JSON.  path may be None."""
-    if path:
-        with open(path, "w") as file:
-            json.dump({"rows": [{"name": row.name} | row.result for row in rows if row.result], "machine": facts}, file, indent=1)

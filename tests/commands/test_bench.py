@@ -3,14 +3,16 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from npsrgan import fast
 from npsrgan.bench import __main__ as bench
+from npsrgan.bench import cpu, driver, profile
 from npsrgan.bench import rows as bench_rows
-from npsrgan.bench.methods import WAYS, print_methods
+from npsrgan.bench.methods import WAYS, print_cpu_methods
 from npsrgan.models import Discriminator, SRResNet
 from npsrgan.models.vgg19 import VGG19
 from npsrgan.ops import operation
@@ -20,9 +22,7 @@ NAMES = {"srgan_step", "srresnet_step", "srresnet_infer_small", "srresnet_infer_
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    monkeypatch.setattr(bench, "gemm_rate", lambda: 1e9)
-    monkeypatch.setattr(bench, "PAUSE", 0)
+def own_threads():
     yield
     fast.set_threads(None)
 
@@ -31,30 +31,113 @@ def test_the_report(tmp_path, capsys):
     bench.main(["--quick", "--pairs", "2", "--threads", "1", "--only", "infer_small", "--json", str(tmp_path / "report.json")])
     report = json.loads((tmp_path / "report.json").read_text())
     (row,) = report["rows"]
-    assert report["machine"]["threads"] == 1 and report["machine"]["gemm_gflops"] == 1
+    assert report["machine"]["threads"] == 1 and report["machine"]["flops_per_s"] > 1e8
     assert row["name"] == "srresnet_infer_small" and row["ours_s"] > 0 and row["ours_spread_s"] >= 0 and 20 < row["ours_mb"] < 2000
     if "torch_s" in row:
-        assert row["ratio"] == row["ours_s"] / row["torch_s"] and row["torch_mb"] > 20 and row["difference"] < 1e-3
+        assert row["ratio_torch"] == row["ours_s"] / row["torch_s"] and row["torch_mb"] > 20 and row["difference"] < 1e-3
+        assert row["memory_ratio_torch"] == row["ours_mb"] / row["torch_mb"] and report["machine"]["torch"][0].isdigit()
     assert "srresnet_infer_small" in capsys.readouterr().out
 
 
 def test_without_torch_our_times_alone(monkeypatch, capsys):
-    monkeypatch.setattr(bench.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(cpu.importlib.util, "find_spec", lambda name: None)
     bench.main(["--quick", "--pairs", "1", "--only", "infer_small"])
     out = capsys.readouterr().out
     assert "not installed" in out and "ratio" not in out
 
 
-def test_a_process_that_dies_is_reported(capsys):
-    row = bench_rows.Row("no such row", None)
-    with pytest.raises(bench.UserError, match="ended early"):
-        bench.measure(row, ["ours"], 1, False)
+class Answers:
+    """A process that answers requests with what is in a dict, raises what is an exception there, and notes what it was asked."""
+
+    def __init__(self, asked, **answers):
+        self.asked, self.answers = asked, answers
+
+    def ask(self, request, *rows):
+        self.asked.append((self.answers["name"], request, *rows))
+        answer = self.answers[request]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def close(self):
+        self.asked.append((self.answers["name"], "close"))
+
+
+def test_the_sides_take_turns():
+    asked, row = [], bench_rows.Row("conv", None)
+    sides = {name: Answers(asked, name=name, begin=np.ones(2), time=[seconds], finish=(5e6, None))
+             for name, seconds in (("ours", 0.5), ("torch", 1.0))}
+    first = driver.measure(row, sides, 2)
+    assert asked == [(side, *request) for request in (("begin", "conv"), ("time",), ("time",), ("finish",)) for side in sides]
+    assert list(first) == ["ours", "torch"] and row.result == {
+        "ours_s": 0.5, "ours_mb": 5, "ours_spread_s": 0, "torch_s": 1, "torch_mb": 5, "torch_spread_s": 0}
+
+
+@pytest.mark.parametrize("request_that_fails", ["begin", "time", "finish"])
+def test_a_side_that_fails_is_named_and_the_others_are_measured(request_that_fails):
+    row = bench_rows.Row("conv", None)
+    good = {"begin": np.ones(1), "time": [1e-3], "finish": (1e6, "slow")}
+    bad = good | {request_that_fails: driver.Failed("OutOfMemoryError: too much")}
+    first = driver.measure(row, {"ours": Answers([], name="ours", **bad), "torch": Answers([], name="torch", **good)}, 3)
+    driver.compare(row, first, {})
+    assert row.result == {"ours_error": "OutOfMemoryError: too much", "torch_s": 0.001, "torch_mb": 1, "torch_spread_s": 0,
+                          "torch_note": "slow"}
+    assert "ours OutOfMemoryError: too much" in driver.describe(row) and "torch     1.000 ms" in driver.describe(row)
+
+
+def test_what_is_made_of_the_answers():
+    row = bench_rows.Row("srgan_step batch 16", None, flops=6e9, bytes=2e6, step=True)
+    ones, sides = np.ones(4), {}
+    for name, first, times, peak in [("ours", ones * 1.1, [0.002, 0.003, 0.010], 6e6), ("torch", ones, [0.006], 4e6),
+                                     ("best", None, [0.0015], 3e6)]:
+        sides[name] = Answers([], name=name, begin=first, time=times, finish=(peak, None))
+    driver.compare(row, driver.measure(row, sides, 1), {"flops": 4e12, "bytes": 1e9})
+    r = row.result
+    assert r["ours_s"] == 0.003 and r["ours_spread_s"] == pytest.approx(0.001) and r["ours_mb"] == 6
+    assert r["ratio_torch"] == 0.5 and r["ratio_best"] == 2 and r["memory_ratio_torch"] == 1.5 and r["memory_ratio_best"] == 2
+    assert r["difference"] == pytest.approx(0.1) and r["images_per_s"] == pytest.approx(16 / 0.003)
+    assert r["share_of_flops"] == pytest.approx(0.5) and r["share_of_bytes"] == pytest.approx(2 / 3)
+    for words in ("ours     3.000 ms", "best     1.500 ms", "ratio torch  0.50", "50% of GEMM", "67% of bandwidth", "5333 images/s"):
+        assert words in driver.describe(row)
+
+
+def test_the_limits():
+    sides = Answers([], name="ours", begin=None, time=[0.5], finish=(1, None))
+    def rows():
+        return [bench_rows.Row("a", None, flops=3e9, precision="tf32"), bench_rows.Row("b", None, flops=1e9, precision="float32"),
+                bench_rows.Row("copy", None, bytes=4e9)]
+    assert driver.find_limits(rows(), sides, "float32") == {"flops": 2e9, "bytes": 8e9}
+    assert driver.find_limits(rows(), Answers([], name="ours", begin=driver.Failed("no")), "tf32") == {}
+
+
+def test_a_process_reports_why_it_cannot_and_starts_anew():
+    options = SimpleNamespace(threads=1)
+    for process, request, words in [(driver.Process("cpu", "nobody", options), ["time"], "KeyError: 'nobody'"),
+                                    (driver.Process("cpu", "ours", options), ["begin", "no such row"], "has no attribute 'prepare'")]:
+        with pytest.raises(driver.Failed, match=words):
+            process.ask(*request)
+        assert process.pipe is None
+    product = next(cpu.ceilings())
+    assert np.array_equal(process.ask("begin", product.name), product.prepare("ours")())
+    process.process.kill()
+    with pytest.raises(driver.Failed, match="its process ended early"):
+        process.ask("time")
+    assert process.pipe is None
+
+
+def test_a_process_that_never_answers(monkeypatch):
+    process, ended = driver.Process("cpu", "ours", None), []
+    process.process = SimpleNamespace(kill=lambda: ended.append(1), join=lambda: None)
+    process.pipe = SimpleNamespace(send=lambda request: None, poll=lambda seconds: False)
+    with pytest.raises(driver.Failed, match="no answer in 600 s"):
+        process.ask("time")
+    assert ended and process.pipe is None
 
 
 def test_rows_have_different_names_and_the_promised_ones_are_there():
-    names = [row.name for row in bench_rows.cpu_rows(quick=False)]
+    names = [row.name for row in cpu.rows(quick=False)]
     assert len(set(names)) == len(names) and set(names) >= NAMES
-    assert {row.name for row in bench_rows.cpu_rows(quick=True)} < set(names)
+    assert {row.name for row in cpu.rows(quick=True)} < set(names)
 
 
 def test_every_convolution_of_the_networks_is_measured():
@@ -78,7 +161,7 @@ def test_every_convolution_of_the_networks_is_measured():
 
 
 def test_methods_are_timed_and_the_chosen_one_is_marked(capsys):
-    print_methods([(8, 3, 16, 32, 1), (8, 3, 16, 16, 2), (6, 9, 16, 3, 1), (6, 9, 3, 16, 1)], bench.draw, repeats=1)
+    print_cpu_methods([(8, 3, 16, 32, 1), (8, 3, 16, 16, 2), (6, 9, 16, 3, 1), (6, 9, 3, 16, 1)], repeats=1)
     header, *lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4 * 3 and all(line.count("*") == 1 for line in lines)
     columns = {name: header.index(name) + len(name) - 1 for name in WAYS}
@@ -88,15 +171,15 @@ def test_methods_are_timed_and_the_chosen_one_is_marked(capsys):
 
 def test_torch_gets_the_channels_in_its_own_order():
     pytest.importorskip("torch", reason="torch is not installed")
-    for row in bench_rows.operation("shuffle", bench_rows.ops.pixel_shuffle, lambda: (bench.draw(1, 3, 2, 20),),
+    for row in bench_rows.operation("shuffle", bench_rows.ops.pixel_shuffle, lambda: (bench_rows.draw(1, 3, 2, 20),),
                                     lambda F, x: F.pixel_shuffle(x, 2),
                                channels=np.arange(20).reshape(4, 5).T.ravel()):
         assert np.array_equal(row.prepare("ours")(), row.prepare("torch")())
 
 
 def test_profile_accounts_for_the_step(monkeypatch, capsys):
-    monkeypatch.setattr(bench, "training", lambda method: lambda side: lambda: SRResNet(8, 1)(np.zeros((1, 6, 6, 3), np.float32)))
-    bench.print_profile(gemm=1e9, steps=1)
+    monkeypatch.setattr(profile, "training", lambda method: lambda side: lambda: SRResNet(8, 1)(np.zeros((1, 6, 6, 3), np.float32)))
+    profile.print_profile(gemm=1e9, steps=1)
     out = capsys.readouterr().out
     assert "conv 9x9 3->8 at 6" in out and "of GEMM" in out and "one step" in out
     assert operation.evaluate.__module__ == "npsrgan.ops.operation"      # put back

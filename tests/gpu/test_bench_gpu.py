@@ -10,6 +10,7 @@ from card import Card
 from comparisons import DOUBLE, wave
 
 from npsrgan.bench import __main__ as bench
+from npsrgan.bench import driver
 from npsrgan.bench import gpu as bench_gpu
 from npsrgan.bench import rows as bench_rows
 from npsrgan.device import CPU, Device
@@ -20,13 +21,15 @@ from npsrgan.trainer import Trainer
 ROW = bench_rows.Row("conv", None, flops=6e9, bytes=2e6)
 
 
-class Side:
+class Side(bench_gpu.Side):
     """A side whose runs take 1, 2, 3, ... milliseconds by its clock."""
 
     def __init__(self):
-        self.now, self.runs = 0.0, 0
+        self.now, self.runs, self.note = 0.0, 0, "slow"
 
     def prepare(self, row):
+        self.repeated = bench_gpu.repeated(row)
+
         def run():
             self.runs += 1
             self.now += self.runs
@@ -44,10 +47,6 @@ class Side:
     def memory(self):
         return 5_000_000
 
-
-    def notes(self):
-        return ["slow"]
-
     def release_trials(self):
         assert self.runs == 1
 
@@ -55,120 +54,82 @@ class Side:
 @pytest.mark.parametrize("row", [ROW, dataclasses.replace(ROW, step=True)], ids=["an operation", "a step"])
 def test_a_row_is_timed_after_a_warm_up(row, monkeypatch):
     monkeypatch.setattr(bench_gpu, "BUSY", 0)
-    first, times, held, note = bench_gpu.time_row(Side(), row)
-    before = 1 + bench_gpu.WARM_UP
-    assert first.tolist() == [1, 1, 1] and held == 5_000_000 and note == "slow"
-    assert [round(bench_gpu.repeated(row) * t) for t in times] == [before + 1 + k for k in range(bench_gpu.REPEATS)]
-    assert bench_gpu.repeated(row) == (1 if row.step else bench_gpu.IN_A_GRAPH)
+    side, before = Side(), 1 + bench_gpu.WARM_UP
+    assert side.begin(row).tolist() == [1, 1, 1] and side.runs == before
+    times = side.time() + side.time()
+    assert [round(1e3 * side.repeated * t) for t in times] == [before + 1 + k for k in range(2 * bench_gpu.RUNS)]
+    assert side.repeated == (1 if row.step else bench_gpu.IN_A_GRAPH)
+    assert side.finish() == (5_000_000, "slow") and side.run is None
 
 
 def test_an_idle_card_is_kept_busy_for_a_while(monkeypatch):
     clock = iter(np.arange(0, 100, bench_gpu.BUSY / 30))
     monkeypatch.setattr(bench_gpu.time, "monotonic", lambda: next(clock))
     side = Side()
-    bench_gpu.time_row(side, ROW)
-    assert side.runs == pytest.approx(1 + 30 + bench_gpu.WARM_UP + bench_gpu.REPEATS, abs=2)
+    side.begin(ROW)
+    assert side.runs == pytest.approx(1 + 30 + bench_gpu.WARM_UP, abs=2)
 
 
-def answers(**sides):
-    return {side: SimpleNamespace(time=lambda row, answer=answer: answer, close=lambda: None) for side, answer in sides.items()}
-
-
-def test_what_is_made_of_the_answers():
-    row = bench_rows.Row("srgan_step batch 16", None, flops=6e9, bytes=2e6, step=True)
-    ones = np.ones(4)
-    bench_gpu.measure(row, answers(ours=(ones * 1.1, [2.0, 3.0, 10.0], 6e6), torch=(ones, [6.0], 4e6), best=(None, [1.5], 3e6)),
-                      {"flops": 4e12, "bytes": 1e9})
-    r = row.result
-    assert r["ours_s"] == 0.003 and r["ours_spread_s"] == pytest.approx(0.001) and r["ours_mb"] == 6
-    assert r["ratio_torch"] == 0.5 and r["ratio_best"] == 2 and r["memory_ratio_torch"] == 1.5 and r["memory_ratio_best"] == 2
-    assert r["difference"] == pytest.approx(0.1) and r["images_per_s"] == pytest.approx(16 / 0.003)
-    assert r["share_of_flops"] == pytest.approx(0.5) and r["share_of_bytes"] == pytest.approx(2 / 3)
-    line = bench_gpu.describe(row)
-    for words in ("ours     3.000 ms", "best     1.500 ms", "ratio torch  0.50", "50% of GEMM", "67% of bandwidth", "5333 images/s"):
-        assert words in line
-
-
-def test_a_side_that_fails_is_named_and_the_others_are_measured():
-    row = bench_rows.Row("conv", None)
-    bench_gpu.measure(row, answers(ours="OutOfMemoryError: too much", torch=(np.ones(1), [1.0], 1e6)), {})
-    assert row.result["ours_error"] == "OutOfMemoryError: too much" and row.result["torch_s"] == 0.001 and "ratio_torch" not in row.result
-    assert "ours OutOfMemoryError: too much" in bench_gpu.describe(row)
-
-
-def test_a_process_reports_why_it_cannot():
-    process = bench_gpu.Process("nobody", "tf32")
-    assert process.time(ROW) == "RuntimeError: 'nobody'" and process.pipe is None
-
-
-def test_a_process_that_ends_or_never_answers(monkeypatch):
-    process = bench_gpu.Process("ours", "tf32")
-    for poll, recv, words in [(True, EOFError, "its process ended"), (False, None, "no answer in 240 s")]:
-        ended = []
-        process.process = SimpleNamespace(kill=lambda ended=ended: ended.append(1), join=lambda: None)
-
-        def receive(recv=recv):
-            raise recv
-        process.pipe = SimpleNamespace(send=lambda name: None, poll=lambda seconds, poll=poll: poll, recv=receive)
-        assert process.time(ROW) == words and ended and process.pipe is None
-
-
-def test_the_report(tmp_path, monkeypatch, capsys):
-    """From the command line to the file, with the first row failing."""
+@pytest.fixture
+def asked(monkeypatch):
+    """What the sides' processes were asked, with stand-ins for them that cannot do the first row; on a machine without PyTorch."""
     asked = []
 
     class Process:
-        def __init__(self, side, precision):
-            self.side = side
-            assert precision == "float32"
+        def __init__(self, device, side, options):
+            assert device == "gpu"
+            self.side, self.options = side, options
 
-        def time(self, row):
-            asked.append((self.side, row.name))
-            return "no" if row.name == "srgan_step batch 16" else (np.ones(2), [1.0, 2.0], 1e6)
+        def ask(self, request, *row):
+            asked.append((self.side, request, *row))
+            if row == ("srgan_step batch 16",):
+                raise driver.Failed("no")
+            return {"begin": np.ones(2), "time": [0.001, 0.002], "finish": (1e6, None)}[request]
 
         def close(self):
             asked.append((self.side, "close"))
-    monkeypatch.setattr(bench_gpu, "Process", Process)
+    monkeypatch.setattr(bench, "Process", Process)
     monkeypatch.setattr(bench_gpu.device, "select", lambda choice: (Device(np, "a stand-in"), None))
-    monkeypatch.setattr(bench_gpu, "find_torch", dict)
+    monkeypatch.setattr(bench_gpu.subprocess, "run", lambda *args, **kwargs: SimpleNamespace(returncode=1))
+    return asked
+
+
+def test_the_report(tmp_path, asked, capsys):
+    """From the command line to the file, with the first row failing."""
     bench.main(["--device", "gpu", "--precision", "float32", "--quick", "--only", "step", "--json", str(tmp_path / "report.json")])
     report = json.loads((tmp_path / "report.json").read_text())
     names = [f"{name} batch {batch}" for batch in (16, 64) for name in ("srgan_step", "srresnet_step")] + ["adam_step discriminator"]
     assert [row["name"] for row in report["rows"]] == names and report["rows"][0] == {"name": names[0], "ours_error": "no"}
     assert report["machine"]["gpu"] == "a stand-in" and report["machine"]["flops_per_s"] == pytest.approx(2 * 8192**3 / 1.5e-3)
-    assert report["machine"]["bytes_per_s"] == pytest.approx((2 << 30) / 1.5e-3) and asked[-1] == ("ours", "close")
+    assert report["machine"]["bytes_per_s"] == pytest.approx((2 << 30) / 1.5e-3)
+    assert [request for request in asked if request[1] == "close"] == [("ours", "close")] == asked[-1:]       # one process for all rows
     assert "our times alone" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         bench.main(["--device", "gpu", "--only", "no such row"])
 
 
-def test_the_other_precision_is_a_row_only_where_it_is_another(monkeypatch, capsys):
-    asked = []
+def test_each_side_measures_a_row_alone(asked, monkeypatch):
+    monkeypatch.setattr(bench_gpu.subprocess, "run", lambda *args, **kwargs: SimpleNamespace(returncode=0, stdout="2.11.0 13.0"))
+    bench.main(["--device", "gpu", "--pairs", "2", "--only", "infer_large"])
+    requests = [("begin", "srresnet_infer_large"), ("time",), ("time",), ("finish",)]
+    assert asked[-15:-3] == [(side, *request) for side in ("ours", "torch", "best") for request in requests]
 
-    class Process:
-        def __init__(self, side, precision):
-            self.precision = precision
 
-        def time(self, row):
-            asked.append(row.precision or self.precision)
-            return "no"
-
-        def close(self):
-            pass
-    monkeypatch.setattr(bench_gpu, "Process", Process)
-    monkeypatch.setattr(bench_gpu.device, "select", lambda choice: (Device(np, "a stand-in"), None))
-    monkeypatch.setattr(bench_gpu, "find_torch", dict)
-    for precision, steps in (("tf32", ["tf32", "float32"]), ("float32", ["float32"])):
+def test_the_other_precision_is_a_row_only_where_it_is_another(asked):
+    for precision, steps in (("tf32", ["srgan_step float32 batch 16", "srgan_step batch 64"]), ("float32", ["srgan_step batch 64"])):
         asked.clear()
         bench.main(["--device", "gpu", "--precision", precision, "--only", "srgan_step"])
-        assert [*dict.fromkeys(asked[len(list(bench_gpu.ceilings())):])] == steps
+        assert [request[2] for request in asked if request[1] == "begin" and "srgan" in request[2]] == ["srgan_step batch 16", *steps]
 
 
 def test_torch_is_found_or_not(monkeypatch):
+    monkeypatch.setattr(bench_gpu.device, "select", lambda choice: (Device(np, "a stand-in"), None))
+
     def says(status, words):
         monkeypatch.setattr(bench_gpu.subprocess, "run", lambda *args, **kwargs: SimpleNamespace(returncode=status, stdout=words))
-        return bench_gpu.find_torch()
-    assert says(0, "2.11.0+cu130 13.0\n") == {"torch": "2.11.0+cu130", "torch_cuda": "13.0"} and says(1, "") == {}
+        return bench_gpu.facts(SimpleNamespace(precision="tf32"))
+    mine = {"gpu": "a stand-in", "precision": "tf32"}
+    assert says(0, "2.11.0+cu130 13.0\n") == mine | {"torch": "2.11.0+cu130", "torch_cuda": "13.0"} and says(1, "") == mine
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
@@ -200,9 +161,9 @@ def torch_format(channels_last):
 
 
 def test_rows_have_different_names_and_count_their_work():
-    rows = list(bench_rows.gpu_rows(quick=False))
+    rows = list(bench_gpu.rows(quick=False))
     names = [row.name for row in rows]
-    assert len(set(names)) == len(names) and {row.name for row in bench_rows.gpu_rows(quick=True)} < set(names)
+    assert len(set(names)) == len(names) and {row.name for row in bench_gpu.rows(quick=True)} < set(names)
     conv = next(row for row in rows if row.name == "conv 3x3 64->64 at 176/2 +gradients")
     x, w, y = 16 * 176 * 176 * 64, 9 * 64 * 64, 16 * 88 * 88 * 64
     assert conv.flops == 3 * 2 * y * 9 * 64 and conv.bytes == 3 * 4 * (x + w + y)
@@ -243,21 +204,21 @@ def test_our_side_replays_its_operations_and_counts_its_memory(monkeypatch):
         return bench_rows.ops.square.reference(x)
     monkeypatch.setattr(bench_rows.ops.square, "twins", [counted])
     try:
-        side = bench_gpu.Ours("tf32")
+        side = bench_gpu.Ours(SimpleNamespace(precision="tf32"))
         for row in rows:
             evaluated.clear()
-            first, times, held = bench_gpu.time_row(side, row)
+            first, times = side.begin(row), [*side.time(), *side.time()]
             x = bench_rows.draw(2, 3, 3, 2)
             dy = bench_rows.draw(2, 3, 3, 2, seed=1)
             assert np.allclose(first, 2 * x * dy if "gradients" in row.name else x * x)
-            assert len(times) == bench_gpu.REPEATS and held == 2000       # two pools
-            assert card.graphs[-1].launched == bench_gpu.REPEATS + bench_gpu.WARM_UP - 1
+            assert len(times) == 2 * bench_gpu.RUNS
+            assert card.graphs[-1].launched == len(times) + bench_gpu.WARM_UP - 1
             assert sum(isinstance(a, card.kind) for a in evaluated) == 3 * bench_gpu.IN_A_GRAPH      # twice to warm up, once recorded
-            side.clear()
+            assert side.finish() == (2000, None)       # two pools
         step = bench_rows.Row("step", lambda side: lambda: None, step=True)
-        assert side.prepare(step)() is None and side.notes() == []
+        assert side.prepare(step)() is None and side.note is None
         side.graphs.record = False          # as after a failure
-        assert side.notes() == ["not recorded as a CUDA graph"]
+        assert side.note == "not recorded as a CUDA graph"
     finally:
         bench_rows.compute_on(CPU)
 

@@ -10,6 +10,7 @@ from emulate import emulated
 from npsrgan import ops
 from npsrgan.bench import __main__ as bench
 from npsrgan.bench import gpu as bench_gpu
+from npsrgan.bench import methods
 from npsrgan.fast.cuda import convolution, implicit, set_precision, tiles
 
 needs_gxx = pytest.mark.skipif(emulate.GXX is None, reason="no g++, with which the emulated kernels are built")
@@ -142,9 +143,11 @@ def test_the_benchmark_prints_every_tile_and_which_is_taken(monkeypatch, capsys)
     cuda = SimpleNamespace(Event=Event, get_elapsed_time=lambda a, b: 1e3 * sum(launched[a.at:b.at]))
     card = SimpleNamespace(description="a stand-in", array=lambda values: values, cuda=cuda)
     closed = []
-    monkeypatch.setattr("npsrgan.device.select", lambda choice: (card, None))
-    monkeypatch.setattr(bench_gpu, "Process", lambda side, precision: SimpleNamespace(close=lambda: closed.append((side, precision))))
-    monkeypatch.setattr(bench_gpu, "find_limits", lambda process, precision: {"flops": 4e12})
+    for module in (bench_gpu.device, methods):
+        monkeypatch.setattr(module, "select", lambda choice: (card, None))
+    monkeypatch.setattr(bench_gpu.subprocess, "run", lambda *args, **kwargs: SimpleNamespace(returncode=1))
+    monkeypatch.setattr(bench, "Process", lambda device, side, options: SimpleNamespace(close=lambda: closed.append((device, side))))
+    monkeypatch.setattr(bench, "find_limits", lambda ceilings, process, precision: {"flops": 4e12})
     monkeypatch.setattr(bench, "QUICK", [(32, 3, 64, 128, 1), (32, 3, 3, 64, 2), (16, 3, 64, 3, 1)])
 
     def kernel(name, *args, **macros):
@@ -152,7 +155,7 @@ def test_the_benchmark_prints_every_tile_and_which_is_taken(monkeypatch, capsys)
     with emulated(multiprocessors=16), mock.patch.object(implicit.compile, "kernel", kernel):
         bench.main(["--device", "gpu", "--methods", "--quick", "--precision", "tf32"])
     title, _, *lines = capsys.readouterr().out.splitlines()
-    assert title == "a stand-in, tf32, 4 Tflop/s in a large matrix product" and closed == [("ours", "tf32")]
+    assert title.startswith("gpu a stand-in, precision tf32, ") and title.endswith("flops_per_s 4e+12") and closed == [("gpu", "ours")]
     assert [line[:44].split()[-1] for line in lines] == ["forward", "gradient", "gradient"] * 3 and "at 32/2" in lines[3]
     assert all(line.count("*") == 1 and "Tflop/s" in line for line in lines)
     assert " ".join(lines[0][44:].split()) == ("128x128/3 2.000* 128x64/3 2.000 64x64/3 2.000 256x128/3 1.000 128x128/2 2.000 "
