@@ -1,6 +1,6 @@
 """Operations: functions on arrays with gradient rules, turned into functions on tensors that the tape records.
 
-A new operation needs only `@op`.  `composite` and `twin` are for faster versions: see fast/.
+A new operation is a function with `@op`, and a line in `CASES` of gradcheck.py.  `composite` and `twin` are for faster versions: see fast/.
 """
 import inspect
 from contextlib import contextmanager
