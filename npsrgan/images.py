@@ -9,7 +9,7 @@ import re
 import stat
 import textwrap
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 
@@ -39,14 +39,16 @@ class ImageError(UserError):
     """A file that cannot be read as an image.  The message is one sentence that names the file."""
 
 
-def read(path):
+def read(path, file=None):
     """The image in a file as a viewer shows it: uint8 (H, W, 3), sRGB.
+
+    file: None, or the open file, whose `path` then serves for messages only.
 
     Grey and palette images become RGB, transparent images are composited on white, and 16-bit grey is scaled to 8 bits.  EXIF
     orientation and the colour profile are applied.  Only the first frame of an animation is read.
     Raises ImageError for a file that is missing, damaged, truncated, larger than 67 megapixels or not an image.
     """
-    with opened(path) as image:
+    with opened(path, file) as image:
         if image.width * image.height > 1e6 * MEGAPIXELS:
             raise ImageError(f"{path} has {image.width * image.height / 1e6:.0f} megapixels, and {MEGAPIXELS} are the limit here: "
                              "cut it into parts")
@@ -65,22 +67,22 @@ def any_size():
 
 
 @contextmanager
-def opened(path):
+def opened(path, file=None):
     """Context manager: the PIL image in a file, not yet loaded.  Any error inside the `with` block becomes an ImageError.
 
     Its `info["range"]` is (black level, white level) for samples of more than 8 bits, or None if unknown.
     """
     try:
-        mode = os.stat(path).st_mode
+        mode = stat.S_IFREG if file else os.stat(path).st_mode
         if not stat.S_ISREG(mode):      # opening a pipe would block
             raise ImageError(f"{path} is {files.kind(mode)}, not an image file")
-        with Image.open(path, formats=formats()) as image:
+        with Image.open(file or path, formats=formats()) as image:
             image.info["range"] = _range(image)
             yield image
     except (MemoryError, UserError):
         raise
     except UnidentifiedImageError:
-        what = foreign(path)
+        what = foreign(path, file)
         raise ImageError(f"{path} is not an image of a known kind, or is badly damaged" if not what
                          else f"{path} is {what}" if ":" in what
                          else f"{path} is {what}, which Pillow cannot read: convert it to PNG or JPEG") from None
@@ -105,12 +107,12 @@ def suffixes():
     return {suffix for suffix, name in Image.registered_extensions().items() if name in formats()}
 
 
-def is_image(path):
-    """Whether a regular file is an image, judged by its suffix or else by its first bytes."""
+def is_image(path, file=None):
+    """Whether a regular file is an image, judged by its suffix or else by its first bytes.  file: as in `read`."""
     if os.path.splitext(path)[1].lower() in suffixes():     # a Path for each of 200,000 files would take seconds
         return True
     try:
-        with Image.open(path, formats=[name for name in formats() if Image.OPEN[name][1]]):     # formats with a signature
+        with Image.open(file or path, formats=[name for name in formats() if Image.OPEN[name][1]]):     # formats with a signature
             return True
     except Image.DecompressionBombError:
         return True
@@ -118,10 +120,11 @@ def is_image(path):
         return False
 
 
-def foreign(path):
-    """What a file that Pillow cannot read is, in words, from its first bytes; None if unknown."""
+def foreign(path, file=None):
+    """What a file that Pillow cannot read is, in words, from its first bytes; None if unknown.  file: as in `read`."""
     try:
-        with open(path, "rb") as file:
+        with nullcontext(file) if file else open(path, "rb") as file:
+            file.seek(0)
             head = file.read(1024)
     except OSError:
         return None

@@ -1,4 +1,5 @@
-"""A folder of images, and its split into training and validation images."""
+"""Images in a folder."""
+import copy
 import os
 import zlib
 from collections import deque
@@ -10,9 +11,49 @@ from npsrgan.system.errors import UserError
 from npsrgan.system.terminal import progress, say
 
 SHOWN = 5       # how many of the files left out are named
+PARTITION = "list_eval_partition.txt"       # CelebA's list of the images for training, validation and testing
 
 
-class ImageFolder:
+class Images:
+    """Base class of images with names, in a folder or one file.  Subclasses define `load` and `sizes`.
+
+    root: where they are.   names: their names, sorted, with forward slashes.
+    """
+
+    def __init__(self, root, names):
+        self.root, self.names = Path(root), list(names)
+
+    def __len__(self):
+        return len(self.names)
+
+    def name(self, index):
+        """The name of image `index`."""
+        return self.names[index]
+
+    def subset(self, names):
+        """The same images, but only those with these names."""
+        chosen = copy.copy(self)
+        chosen.names = list(names)
+        return chosen
+
+    def contents(self):
+        """A short description of the images: their number, total bytes, and a checksum of names and sizes.
+
+        A folder, a zip archive of it and a pack of it have the same.
+        """
+        sizes = self.sizes()
+        checksum = zlib.crc32("\n".join(map("{}\0{}".format, self.names, sizes)).encode("utf-8", "surrogateescape"))
+        return f"{len(sizes)} images of {sum(sizes)} bytes, checksum {checksum:08x}"
+
+    def partition(self):
+        """The text of CelebA's list_eval_partition.txt, which lies beside `root`; empty if there is none."""
+        try:
+            return (self.root.absolute().parent / PARTITION).read_text(errors="replace")
+        except OSError:
+            return ""
+
+
+class ImageFolder(Images):
     """The images in a folder and its subfolders, sorted by name.
 
     root:  the folder.
@@ -24,57 +65,44 @@ class ImageFolder:
     """
 
     def __init__(self, root, names=None, cache=0):
-        self.root = Path(root)
-        self.names = _search(self.root) if names is None else list(names)
-        self.cache = cache
-        self._decoded, self._room, self._lock = {}, cache, Lock()
+        super().__init__(root, _search(Path(root)) if names is None else names)
+        self._decoded, self._room, self._lock = {}, [cache], Lock()
 
-    def __len__(self):
-        return len(self.names)
+    def sizes(self):
+        """The size of each file in bytes."""
+        return [os.stat(f"{self.root}/{name}").st_size for name in self.names]
 
-    def name(self, index):
-        """The path of image `index`, relative to the folder, with forward slashes."""
-        return self.names[index]
-
-    def contents(self):
-        """A short description of the images: their number, total bytes, and a checksum of names and sizes."""
-        sizes = [os.stat(f"{self.root}/{name}").st_size for name in self.names]
-        checksum = zlib.crc32("\n".join(map("{}\0{}".format, self.names, sizes)).encode("utf-8", "surrogateescape"))
-        return f"{len(sizes)} images of {sum(sizes)} bytes, checksum {checksum:08x}"
+    def opened(self, name):
+        """(path, file) of an image, as arguments for images.read and images.opened; file is None for a file on the disk."""
+        return self.root / name, None
 
     def load(self, index):
         """Image `index`: uint8 (H, W, 3), read-only.  Raises images.ImageError if the file is not a complete image."""
-        image = self._decoded.get(index)
+        name = self.names[index]
+        image = self._decoded.get(name)
         if image is None:
             try:
-                image = images.read(self.root / self.names[index])
+                image = images.read(*self.opened(name))
             except MemoryError:
-                raise images.ImageError(f"{self.root / self.names[index]}: out of memory while it was read") from None
+                raise images.ImageError(f"{self.root / name}: out of memory while it was read") from None
             image.flags.writeable = False
             with self._lock:        # threads load images concurrently
-                if index not in self._decoded and image.nbytes <= self._room:
-                    self._decoded[index] = image
-                    self._room -= image.nbytes
+                if name not in self._decoded and image.nbytes <= self._room[0]:
+                    self._decoded[name] = image
+                    self._room[0] -= image.nbytes
         return image
 
 
-def split(folder, fraction=0.05, most=1000):
-    """(training, validation): two ImageFolders, the second with about `fraction` of the images.
-
-    An image is used for validation if the CRC-32 of its name, as a fraction of 2^32, is below `fraction`, so adding images to the
-    folder later moves no image between the sets.  `fraction` is halved until at most about `most` images are for validation.
-    (The image with the lowest CRC-32 is always for validation and that with the highest for training, so neither set is empty.)
-    Raises UserError if the folder has fewer than two images.
-    """
-    if len(folder) < 2:
-        raise UserError(f"{folder.root} has one image only: give more, or give others for validation with --val")
-    hashes = {name: zlib.crc32(name.encode("utf-8", "surrogateescape")) / 2**32 for name in folder.names}
-    while fraction * len(folder) > most:
-        fraction /= 2
-    fraction = min(max(fraction, min(hashes.values()) + 2**-32), max(hashes.values()))
-    held_out = [name for name in folder.names if hashes[name] < fraction]
-    return (ImageFolder(folder.root, [name for name in folder.names if hashes[name] >= fraction], folder.cache),
-            ImageFolder(folder.root, held_out))
+def sorted_names(root, names, others):
+    """The names of the images found in `root`, sorted; one line reports the others.  Raises UserError if there is no image."""
+    others = sorted(others, key=lambda name: "(" not in name)       # files with a known problem come first
+    left_out = (f"{len(others)} other file{'s' * (len(others) > 1)} left out: "
+                + ", ".join(others[:SHOWN] + ["..."] * (len(others) > SHOWN))) if others else ""
+    if not names:
+        raise UserError(f"{root} holds no image" + f"; {left_out}" * bool(others))
+    if others:
+        say(f"{root}: {left_out}")
+    return sorted(names)
 
 
 def _search(root):
@@ -105,14 +133,7 @@ def _search(root):
                 else:
                     what = (images.foreign(entry.path) if _is(entry.is_file) else "a broken link" if entry.is_symlink() else "no file")
                     others.append(f"{name} ({what.partition(':')[0]})" if what else name)
-    others.sort(key=lambda name: "(" not in name)       # files with a known problem come first
-    left_out = (f"{len(others)} other file{'s' * (len(others) > 1)} left out: "
-                + ", ".join(others[:SHOWN] + ["..."] * (len(others) > SHOWN))) if others else ""
-    if not names:
-        raise UserError(f"{root} holds no image" + f"; {left_out}" * bool(others))
-    if others:
-        say(f"{root}: {left_out}")
-    return sorted(names)
+    return sorted_names(root, names, others)
 
 
 def _is(test):

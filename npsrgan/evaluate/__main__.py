@@ -98,8 +98,8 @@ small image (RGB, all pixels).  Below each mean stands its 95 % bootstrap interv
 taken image by image.""")
     add = parser.add_argument
     add("folders", nargs="+", type=path, metavar="FOLDER",
-        help="original images, searched recursively; or a benchmark as published: HR/ and LRx4/, GTmod12/ and LRbicx4/, "
-             "DIV2K_valid_HR/ and DIV2K_valid_LR_bicubic/X4/, or pairs of files NAME_HR.png and NAME_LR.png")
+        help="original images, searched recursively, or a zip archive of them; or a benchmark as published: HR/ and LRx4/, "
+             "GTmod12/ and LRbicx4/, DIV2K_valid_HR/ and DIV2K_valid_LR_bicubic/X4/, or pairs of files NAME_HR.png and NAME_LR.png")
     add("--weights", nargs="*", type=path, default=["srresnet", "srgan"], metavar="W",
         help="generators: files, or names of those that come with npsrgan (default: srresnet srgan); nothing: none")
     add("--blend", nargs="+", type=float, default=[], metavar="A",

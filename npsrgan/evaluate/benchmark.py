@@ -7,9 +7,12 @@ from pathlib import Path
 from PIL import Image
 
 from npsrgan import images
-from npsrgan.data import ImageFolder, bicubic, degrade
+from npsrgan.data import ImageFolder, bicubic, by_partition, degrade, open_images
+from npsrgan.data.folder import PARTITION
+from npsrgan.data.pack import Pack
 from npsrgan.evaluate.lpips import SMALLEST
 from npsrgan.system.errors import UserError
+from npsrgan.system.terminal import say
 
 RESIZERS = {"matlab": bicubic, "pil": degrade, "photo": degrade}      # modules with `downscale` and `upscale`
 LAYOUTS = (         # folder of originals, folder of their small images; {} is the scale, and * is the same text in both
@@ -25,9 +28,9 @@ EXPECTED = ("give a folder of originals only, or one with HR and LRx{0}, HR and 
 class Benchmark:
     """The images of a folder, in pairs of low and high resolution.
 
-    name: for tables.   folder: originals, searched recursively, or one of the LAYOUTS, or pairs NAME_SRF_4_HR.png and
-    NAME_SRF_4_LR.png (SelfExSR) or NAME_HR.png and NAME_LR.png.   degrade: a key of RESIZERS, for originals without small images;
-    with "photo", all small images are made.
+    name: for tables.   folder: originals, searched recursively, a zip archive of them, one of the LAYOUTS, or pairs
+    NAME_SRF_4_HR.png and NAME_SRF_4_LR.png (SelfExSR) or NAME_HR.png and NAME_LR.png.   degrade: a key of RESIZERS, for
+    originals without small images; with "photo", all small images are made.
     lpips: whether LPIPS will be measured; if so, images too small for it are refused.
 
     names: the originals' paths, relative to `root`.   source: where the small images come from, in words.   grey: the names of
@@ -37,7 +40,8 @@ class Benchmark:
 
     def __init__(self, name, folder, scale, degrade, lpips):
         self.name, self.scale, self.resizer, self.grey = name, scale, RESIZERS[degrade], set()
-        self.root, self.small, source = _find(Path(folder), scale)
+        self.originals, self.small, source = _find(Path(folder), scale)
+        self.root = self.originals.root
         self.photo = degrade == "photo"
         if self.photo:
             self.small, source = dict.fromkeys(self.small), None
@@ -46,8 +50,9 @@ class Benchmark:
 
     def load(self, name):
         """(lr, hr), uint8 (h, w, 3) and (scale h, scale w, 3).  Raises images.ImageError for a pair that cannot be used."""
-        hr = degrade.crop_to_multiple(images.read(self.root / name), self.scale)
-        with images.opened(self.root / name) as file:
+        original = self.originals.opened(name)
+        hr = degrade.crop_to_multiple(images.read(*original), self.scale)
+        with images.opened(*original) as file:
             if Image.getmodebase(file.mode) == "L":
                 self.grey.add(name)
         if min(hr.shape[:2]) < self.smallest:
@@ -65,13 +70,14 @@ class Benchmark:
 
 
 def _find(folder, scale):
-    """(root, {name of an original: path of its small image, None if it must be made}, location of the small images or None)."""
+    """(originals, {name of an original: path of its small image, None if it must be made}, location of the small images or None)."""
     originals = sorted({path for path in folder.glob("*/") for hr, _ in LAYOUTS if fnmatchcase(path.name, hr)})
     if len(originals) > 1:
         raise UserError(f"{folder} holds several folders of originals, {', '.join(path.name for path in originals)}: give one of them")
     if not originals:
-        return _among_files(folder, ImageFolder(folder).names, scale)
-    root, names = originals[0], ImageFolder(originals[0]).names
+        return _among_files(_measured(folder), scale)
+    originals = ImageFolder(originals[0])
+    root, names = originals.root, originals.names
     small = [folder / lr.format(scale).replace("*", root.name.removesuffix("_HR")) for hr, lr in LAYOUTS if fnmatchcase(root.name, hr)]
     small = [path for path in small if path.is_dir()]
     if len(small) > 1:
@@ -80,12 +86,23 @@ def _find(folder, scale):
         for path in folder.glob("*/"):
             if LOOKS_SMALL.search(path.name) and not any(fnmatchcase(path.name, lr.format("*").split("/")[0]) for _, lr in LAYOUTS):
                 raise UserError(f"{path.name} beside {root} is no known folder of small images: " + EXPECTED.format(scale))
-        return root, dict.fromkeys(names), None         # small images of another scale are not an error
+        return originals, dict.fromkeys(names), None        # small images of another scale are not an error
     pairs = {name: _partner(small[0], name, scale) for name in names}
     if not any(path.exists() for path in pairs.values()):
         raise UserError(f"{small[0]} holds no small image for any of {root}: {names[0]} needs one of the same name, or of the same "
                         f"with x{scale} before the suffix")
-    return root, pairs, f"LR from {small[0]}"
+    return originals, pairs, f"LR from {small[0]}"
+
+
+def _measured(path):
+    """The images in a folder or an archive; if CelebA's list beside it names some for testing, only those."""
+    found = open_images(path)
+    if isinstance(found, Pack):
+        raise UserError(f"{path} is a pack for training: give the folder or the zip archive that it was made from")
+    *_, test = by_partition(found)
+    if test:
+        say(f"{path}: by {PARTITION}, {len(test)} of {len(found)} images are for testing, and only they are measured")
+    return test or found
 
 
 def _partner(small, name, scale):
@@ -98,21 +115,23 @@ def _partner(small, name, scale):
     return found[0]
 
 
-def _among_files(folder, names, scale):
-    """The same for a folder without a subfolder of originals: pairs among the files, or only originals."""
-    known = set(names)
+def _among_files(originals, scale):
+    """The same for the images of a folder without a subfolder of originals: pairs among the files, or only originals."""
+    folder, names, known = originals.root, originals.names, set(originals.names)
     pairs = {hr: lr for hr, lr in ((name, re.sub(r"_HR(\.\w+)$", r"_LR\1", name)) for name in names) if lr in known - {hr}}
+    if pairs and not folder.is_dir():
+        raise UserError(f"{folder} holds pairs of original and small images: unpack it, and give the folder")
     if pairs:
         scales = {name: re.search(r"_SRF_(\d+)_HR\.", name) for name in pairs}
         chosen = {name: folder / pairs[name] for name, found in scales.items() if not found or int(found[1]) == scale}
         if not chosen:
             raise UserError(f"{folder} holds pairs for other scales than x{scale}, such as {next(iter(pairs))}: choose other weights")
         rest = len(names) - 2 * len(chosen)
-        return folder, chosen, f"LR from the files beside{f', {rest} other images left out' * bool(rest)}"
+        return originals, chosen, f"LR from the files beside{f', {rest} other images left out' * bool(rest)}"
     bases = Counter(re.sub(r"x[2348]$", "", Path(name).stem) for name in names)
     small = [name for name in names if LOOKS_SMALL.search(name)]
     small = small if len(small) < len(names) else []            # a suffix that all names have means nothing
     small += [name for name in names if (found := re.fullmatch(r"(.+)x[2348]", Path(name).stem)) and bases[found[1]] > 1]
     if small:
         raise UserError(f"{folder} seems to hold small images, such as {small[0]}, among originals: " + EXPECTED.format(scale))
-    return folder, dict.fromkeys(names), None
+    return originals, dict.fromkeys(names), None

@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from npsrgan import storage
-from npsrgan.data import Batches, DeadLeaves, ImageFolder, Photograph, split, upscale, validation_pairs
+from npsrgan.data import Batches, DeadLeaves, Photograph, by_partition, open_images, split, upscale, validation_pairs
+from npsrgan.data.folder import PARTITION
 from npsrgan.device import select
 from npsrgan.fast import keep_memory, set_threads
 from npsrgan.inference import fold, super_resolve
@@ -169,15 +170,20 @@ def prepare(out, fresh):
 
 def sources(settings):
     """(training images, validation images)."""
-    if settings.data:
-        folder = ImageFolder(settings.data, cache=settings.cache * 2**20)
-        if settings.val:
-            return folder, ImageFolder(settings.val)
-        training, validation = split(folder)
-        say(f"no --val given: {len(validation)} of {len(folder)} images, chosen by file name, are kept for validation")
-        return training, validation
-    side = 2 * settings.image_size
-    return DeadLeaves(settings.leaves, side, settings.seed), ImageFolder(settings.val) if settings.val else Photograph()
+    if not settings.data:
+        generated = DeadLeaves(settings.leaves, 2 * settings.image_size, settings.seed)
+        return generated, open_images(settings.val) if settings.val else Photograph()
+    images = open_images(settings.data, settings.cache * 2**20)
+    if settings.val:
+        return images, open_images(settings.val)
+    training, validation, test = by_partition(images)
+    if training and validation:
+        say(f"no --val given: by {PARTITION}, {len(training)} images are for training and {len(validation)} for validation; "
+            f"{len(test)} are left for python -m npsrgan.evaluate")
+    else:
+        training, validation = split(images)
+        say(f"no --val given: {len(validation)} of {len(images)} images, chosen by file name, are kept for validation")
+    return training, validation
 
 
 def train(trainer, training, validation, out):

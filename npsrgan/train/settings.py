@@ -23,9 +23,10 @@ class Settings:
     """Everything that determines what a run computes.  Sizes are in low-resolution pixels unless stated otherwise."""
 
     preset: str = option("demo", "the preset that supplies all other settings", ("demo", "seed", "paper", "photo"))
-    data: str | None = option(None, "folder of training images, searched recursively; without one, dead-leaves images are generated")
-    val: str | None = option(None, "folder of held-out images; without one, a twentieth of --data, chosen by file name, "
-                                   "or, with no --data either, one photograph")
+    data: str | None = option(None, "training images: a folder, searched recursively, a zip archive, or a pack of python -m npsrgan.data; "
+                                    "without them, dead-leaves images are generated")
+    val: str | None = option(None, "held-out images, likewise; without them, those that CelebA's list_eval_partition.txt beside --data "
+                                   "names, or a twentieth of --data, chosen by file name; with no --data either, one photograph")
     val_count: int = option(16, "held-out images that are measured during training")
     final_count: int = option(500, "held-out images that are measured at the end, spread evenly over all of them")
     out: str | None = option(None, "folder for the results (default: runs/PRESET-N)")
