@@ -6,7 +6,8 @@ multiplies by the mask x > 0 instead.
 import numpy as np
 
 from npsrgan import ops
-from npsrgan.fast.blocks import by_rows, column_sums, large, suits
+from npsrgan.fast.blocks import by_long_rows, by_rows, large, per_channel, suits
+from npsrgan.fast.threads import scratch
 from npsrgan.ops.operation import twin
 
 
@@ -49,28 +50,34 @@ def leaky_relu(x, slope=0.2):
 
 @twin(ops.prelu)
 def prelu(x, slope):
-    """max(x, 0) + slope * min(x, 0)."""
+    """The larger of x and slope * x where all slopes are at most 1, as in every trained network; else max(x, 0) + slope * min(x, 0)."""
     if not large(x) or not suits(x, slope) or slope.shape not in ((1,), x.shape[-1:]):
         return NotImplemented
-    y = np.empty_like(x, order="C")
+    y, c = np.empty_like(x, order="C"), x.shape[-1]
+    slopes, largest = np.broadcast_to(slope, c), slope.max()
 
-    def forward(x, y):
-        np.clip(x, -np.inf, 0, out=y)
-        y *= slope
-        y += np.clip(x, 0, np.inf)
+    def forward(x, y, slope):
+        if largest <= 1:
+            np.maximum(x, np.multiply(x, slope, out=y), out=y)
+        else:
+            np.multiply(np.clip(x, -np.inf, 0), slope, out=y)
+            y += np.clip(x, 0, np.inf)
 
     def d_x(dy):
-        def work(x, dy, dx):
-            np.multiply(x > 0, 1 - slope, out=dx)
+        def work(x, dy, dx, rest, slope):
+            np.multiply(x > 0, rest, out=dx)
             dx += slope
             dx *= dy
         dx = np.empty_like(y)
-        by_rows(work, x, dy, dx)
+        by_long_rows(work, x, dy, dx, vectors=[1 - slopes, slopes])
         return dx
 
     def d_slope(dy):
-        sums = column_sums(lambda x, dy: np.clip(x, -np.inf, 0) * dy, x, dy)
+        def work(x, dy):
+            negative = np.clip(x, -np.inf, 0, out=scratch("block", x.shape, x.dtype))
+            return per_channel(np.einsum("ij,ij->j", negative, dy), c)
+        sums = np.sum(by_long_rows(work, x, dy), axis=0, dtype=np.float64).astype(x.dtype)
         return sums if slope.size > 1 else sums.sum(keepdims=True)
 
-    by_rows(forward, x, y)
+    by_long_rows(forward, x, y, vectors=[slopes])
     return y, (d_x, d_slope)

@@ -5,12 +5,14 @@ If the array is split into blocks, the second and third calls find their operand
 """
 import weakref
 from contextlib import contextmanager
+from functools import cache
 
 import numpy as np
 
 from npsrgan.fast.threads import parallel
 
 BLOCK = 1 << 16         # entries: three or four float32 operands of this size fit in a core's L2 cache
+ROW = 1 << 13           # entries that one call of NumPy's inner loop processes: enough to hide its cost, few enough for the L1 cache
 SMALL = 1 << 14         # arrays with fewer entries do not repay the threading overhead
 
 
@@ -46,16 +48,34 @@ def by_rows(work, *arrays):
     return parallel(lambda start: work(*(table[start:start + step] for table in tables)), range(0, rows, step))
 
 
-def column_sums(work, *arrays):
-    """Sum work(rows of each array), (rows, C), over all rows: (C,).
+def by_long_rows(work, *arrays, vectors=()):
+    """Like `by_rows`, but several pixels make a row: (..., C) becomes (rows, k * C) with about ROW entries in a row.
 
-    Each block is summed by a product with a vector of ones, which is fast and accumulates in many short chains.  The block
-    sums are added in double precision.  NumPy's own float32 sum over leading axes accumulates in one long chain.
+    Broadcasting a vector (C,) over pixels makes NumPy call its inner loop once per pixel, and for 64 channels the calls take longer
+    than the arithmetic.  So the `vectors` are repeated k times, and follow the rows as arguments of `work`.
     """
-    def total(*rows):
-        terms = work(*rows)
-        return np.ones(len(terms), terms.dtype) @ terms
-    return np.sum(by_rows(total, *arrays), axis=0, dtype=np.float64).astype(arrays[0].dtype)
+    channels = arrays[0].shape[-1]
+    k = _pixels_in_a_row(arrays[0].size // channels, channels)
+    vectors = [np.tile(vector, k) for vector in vectors]
+    return by_rows(lambda *rows: work(*rows, *vectors), *(a.reshape(-1, k * channels) for a in arrays))
+
+
+@cache
+def _pixels_in_a_row(pixels, channels):
+    """The divisor of the number of pixels that makes a row's length nearest to ROW."""
+    return min((k for k in range(1, 2 * ROW // channels + 1) if pixels % k == 0), key=lambda k: abs(k * channels - ROW), default=1)
+
+
+def per_channel(sums, channels):
+    """Add up the k pixels of a long row of sums: (k * C,) -> (C,)."""
+    return sums.reshape(-1, channels).sum(0)
+
+
+def channel_sums(x):
+    """The sum over all axes but the last, (..., C) -> (C,).  The blocks' sums are added in double precision; NumPy's own float32 sum
+    over leading axes accumulates in one long chain."""
+    parts = by_long_rows(lambda rows: per_channel(rows.sum(0), x.shape[-1]), x)
+    return np.sum(parts, axis=0, dtype=np.float64).astype(x.dtype)
 
 
 def shared(compute):

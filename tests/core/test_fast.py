@@ -9,11 +9,11 @@ from comparisons import double, rounding
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from npsrgan import losses, ops
-from npsrgan.fast import blocks, get_threads, im2col, set_threads, winograd
+from npsrgan.fast import blocks, fusion, get_threads, im2col, set_threads, winograd
 from npsrgan.fast.threads import parallel, per_thread, scratch, shares
 from npsrgan.models import SRResNet
 from npsrgan.ops.operation import reference_only
-from npsrgan.tape import Tape
+from npsrgan.tape import Tape, Tensor
 
 # image (N, H, W, C), kernel (kh, kw, C, O), stride, padding
 CONVOLUTIONS = [
@@ -46,7 +46,7 @@ VECTOR = rng.standard_normal((2, 16))
 OPERATIONS = [
     (ops.relu, (IMAGE,)),
     (ops.leaky_relu, (IMAGE, 0.2)), (ops.leaky_relu, (IMAGE, 1.5)), (ops.leaky_relu, (IMAGE, -0.5)),
-    (ops.prelu, (IMAGE, VECTOR[0])), (ops.prelu, (IMAGE, np.array([0.25]))),
+    (ops.prelu, (IMAGE, VECTOR[0])), (ops.prelu, (IMAGE, VECTOR[0] + 1)), (ops.prelu, (IMAGE, np.array([0.25]))),
     (ops.batch_norm, (IMAGE, *VECTOR)),
     (ops.batch_norm, (IMAGE + 100, *VECTOR)),           # a mean much larger than the deviation
     (ops.batch_norm, (IMAGE, *VECTOR, VECTOR[0] + 1, VECTOR[1] ** 2 + 1)),
@@ -118,6 +118,46 @@ def test_twin_equals_reference(operation, args, dtype, threads):
     for before, after in zip(exact, mine):      # running statistics are updated alike, all else is left alone
         if isinstance(before, np.ndarray):
             np.testing.assert_allclose(before, after, rtol=rounding(1440, dtype))
+
+
+STATISTICS = VECTOR[0] + 1, VECTOR[1] ** 2 + 1       # running mean and variance
+FUSED = [
+    (fusion.batch_norm_prelu, (np.linspace(-0.5, 1, 16),)),
+    (fusion.batch_norm_leaky_relu, (0.2,)),
+    (fusion.batch_norm_add, (IMAGE[::-1],)),
+]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("options", [(), (*STATISTICS, True), (*STATISTICS, False)], ids=["bare", "training", "evaluation"])
+@pytest.mark.parametrize("operation, more", FUSED, ids=lambda value: getattr(value, "__name__", ""))
+def test_fused_twin_equals_its_operations_in_turn(operation, more, options, threads):
+    """In double precision: in float32 rounding may take an activation's input across its kink."""
+    set_threads(threads)
+    cotangent = np.random.default_rng(1).standard_normal(IMAGE.shape)
+
+    def run():
+        inputs = [Tensor(a) if isinstance(a, np.ndarray) else a for a in (IMAGE + 100, *VECTOR, *more)]
+        kept = cast(options, np.float64)
+        with Tape() as tape:
+            value = operation(*inputs, *kept)
+            loss = ops.sum(value * cotangent)
+            name = tape._records[0].name
+        gradients = tape.gradient(loss, [a for a in inputs if isinstance(a, Tensor)])
+        return [name, value.array, *gradients, *kept[:2]]
+
+    name, *fast = run()
+    with reference_only():
+        _, *expected = run()
+    assert name == operation.__name__       # the twin took it
+    for index, (mine, theirs) in enumerate(zip(fast, expected, strict=True)):
+        assert_equal(mine, theirs, np.float64, index)
+
+
+def test_fused_twins_leave_slopes_above_one_to_others():
+    slope = np.linspace(0, 1.1, 16)
+    assert all(twin(IMAGE, *VECTOR, slope) is NotImplemented for twin in fusion.batch_norm_prelu.twins)
+    assert all(twin(IMAGE, *VECTOR, 1.1) is NotImplemented for twin in fusion.batch_norm_leaky_relu.twins)
 
 
 @pytest.mark.parametrize("limit", [0, 1 << 40])
