@@ -12,7 +12,7 @@ and returns NotImplemented for inputs it does not support.
     convolution.py    chooses the convolution method and registers the twin of conv2d
     blocks.py         elementwise operations and sums in cache-sized blocks
     activations.py    ReLU, LeakyReLU, PReLU
-    normalisation.py  batch normalisation
+    normalisation.py  batch normalisation, alone and with the activation or addition after it
     linear.py         the fully connected layer
     fusion.py         fused operations, and the layers that use them
     adam.py           Adam's update
