@@ -107,6 +107,17 @@ class Layer:
             p.name, p.array = name, view
         return self
 
+    def freeze(self):
+        """Forbid changes: writing into a parameter raises ValueError, so the fast convolutions may keep what they compute from it.
+
+        `pack` and `to` make new arrays, which can be changed again.  Has no effect on a GPU.  Returns the layer.
+        """
+        self.pack()
+        for array in (self._flat, *(p.array for p in self.parameters())):
+            if isinstance(array, np.ndarray):
+                array.flags.writeable = False
+        return self
+
     def to(self, convert):
         """Pass every array through `convert`, a function from array to array, and pack the results.  Returns the layer.
 

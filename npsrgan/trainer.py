@@ -43,6 +43,8 @@ class Trainer:
         if device.module is not np:
             for network in filter(None, [*self.networks.values(), self.vgg]):
                 network.to(device.array)
+        if self.vgg:
+            self.vgg.freeze()
         averaged = [name for name in ("srresnet", "srgan") if name in self.networks and (name == "srgan" or s.schedule == "constant")]
         self.averages = {name: copy.deepcopy(self.networks[name]).eval().pack() for name in averaged if s.average}
         self.graphs = _graphs(device, s.graph and not s.reference, say) if device.cuda else None

@@ -11,9 +11,12 @@ outputs, where the definition takes 144.  The weight gradient is the same formul
 
     dg = G^T [ sum over tiles of  (B^T d B) * (A dY A^T) ] G
 
-The data gradient is again a 3x3 convolution, of dy with the kernel rotated by 180 degrees.
+The data gradient is again a 3x3 convolution, of dy with the kernel rotated by 180 degrees.  Rotating image, kernel and result
+together changes nothing, so a transformed kernel that is kept serves here too, with the rows of A^T and the columns of B^T in
+reverse order.
 The points are 0, 1, -1, sqrt 2, -sqrt 2 and infinity; Lavin and Gray's 2 instead of sqrt 2 gives a larger rounding error.
 """
+import weakref
 from typing import NamedTuple
 
 import numpy as np
@@ -33,33 +36,37 @@ TILES = 192             # tiles in a piece when products are not small: enough r
 WAKING = 3 * 10**7      # multiplications one thread does in about the time it takes to hand pieces to the others
 LARGE_KERNEL = 8 << 20  # bytes: a larger transformed kernel is better read once than once per piece
 
+_frozen_kernels = {}    # {id of a frozen array: its transformed kernel}
+
 
 def correlate(x, w, out, top, left, bias=None):
     """out[n, h, k, :] = bias + sum over i, j of  x[n, h + i - top, k + j - left, :] @ w[i, j].
 
     x (N, H, W, C), zero outside; w (3, 3, C, O); out (N, H', W', O), contiguous, overwritten; top and left at most 4.
     """
-    return _correlate(x, _transform_kernel(w), out, top, left, bias)
+    return _correlate(x, _kernel(w), out, top, left, bias)
 
 
 def correlate_adjoint(dy, w, out, top, left):
     """The gradient of `correlate` with respect to x: dy correlated with the kernel rotated by 180 degrees."""
+    if is_frozen(w) and 4 * w.nbytes > LARGE_KERNEL:        # products with a transposed matrix are slower, but for small kernels only
+        return _correlate(dy, _kernel(w).transpose(0, 2, 1), out, 2 - top, 2 - left, turn=-1)
     turned = w[::-1, ::-1].transpose(0, 1, 3, 2)
     return _correlate(dy, _transform_kernel(turned), out, 2 - top, 2 - left)
 
 
-def _correlate(x, kernel, out, top, left, bias=None):
-    """Like `correlate`, but takes the transformed kernel, (36, C, O)."""
+def _correlate(x, kernel, out, top, left, bias=None, turn=1):
+    """Like `correlate`, but takes the transformed kernel, (36, C, O).  turn: -1 rotates the kernel by 180 degrees."""
     c, o = kernel.shape[1:]
     grid, pieces = _pieces(out.shape, _tiles_in_a_piece(c, o), _threads(out.shape, c * o))
 
     def read(piece, v):
-        _transform_tiles(x, piece, grid, top, left, BT, v)
+        _transform_tiles(x, piece, grid, top, left, BT[:, ::turn], v)
 
     def write(piece, m):
         if bias is not None:
             m[7] += bias            # entry (1, 1) is the point 1; all its powers are 1, so all 16 outputs get the bias
-        _write_tiles(m, piece, grid, out)
+        _write_tiles(m, piece, grid, AT[::turn], out)
 
     if kernel.nbytes > LARGE_KERNEL:        # in stages, each over all tiles
         v, m = (_buffer(role, pieces[-1].tiles.stop, channels, x.dtype) for role, channels in (("v", c), ("m", o)))
@@ -103,6 +110,21 @@ def correlate_kernel_gradient(x, dy, size, top, left):
     dw, points = np.empty((9, c * o), x.dtype), product.reshape(36, -1)
     parallel(lambda share: _multiply(GG.T, points[:, slice(*share)], dw[:, slice(*share)]), shares(c * o, c * o >> 14))
     return dw.reshape(*size, c, o)
+
+
+def _kernel(w):
+    """The transformed kernel: that of a frozen array is kept as long as the array lives, any other until the next call."""
+    if not is_frozen(w):
+        return _transform_kernel(w)
+    if id(w) not in _frozen_kernels:
+        _frozen_kernels[id(w)] = _transform_kernel(w).copy()
+        weakref.finalize(w, _frozen_kernels.pop, id(w))
+    return _frozen_kernels[id(w)]
+
+
+def is_frozen(array):
+    """Whether nothing can write into an array: it is read-only, and so is the array of which it is a view."""
+    return array is None or isinstance(array, np.ndarray) and not array.flags.writeable and is_frozen(array.base)
 
 
 def _transform_kernel(w):
@@ -191,10 +213,11 @@ def _transform_buffers(n, rows, columns, k, c, dtype):
     return comb, lines, half.reshape(6, k, -1)
 
 
-def _write_tiles(m, piece, grid, out):
-    """Interpolate: A^T m A for each tile of m (36, tiles, O), written to its 4x4 pixels of `out` and cropped at the edge."""
+def _write_tiles(m, piece, grid, matrix, out):
+    """Interpolate: matrix m matrix^T for each tile of m (36, tiles, O), where matrix is (4, 6), written to its 4x4 pixels
+    of `out` and cropped at the edge."""
     half, half_turned, y, tiles, pixels = _output_buffers(piece.images_count, piece.rows_count, grid[1], out.shape[3], out.dtype)
-    matrix = _in(AT, out.dtype)
+    matrix = _in(matrix, out.dtype)
     _multiply(matrix, m.reshape(6, 6, -1), half)
     _multiply(matrix, half_turned, y)
     target = out[piece.images, 4 * piece.rows.start:4 * piece.rows.stop]

@@ -16,8 +16,8 @@ def fold(network):
     In evaluation mode batch norm scales each channel by a fixed s = gamma / sqrt(var + eps) and shifts it, and the convolution
     before it can absorb both:  s * (x * w + b - mean) + beta  =  x * (s w) + (s (b - mean) + beta).
 
-    The copy has gradients like any network, but different parameters.  Its settings mark it as folded: it cannot be saved, nor
-    blended with a network that is not folded.
+    The copy has gradients like any network, but different parameters, which are frozen.  Its settings mark it as folded: it cannot be
+    saved, nor blended with a network that is not folded.
     """
     network = copy.deepcopy(network).eval()
     for layer in list(network.layers()):
@@ -25,7 +25,7 @@ def fold(network):
             layer.steps = _folded(layer.steps)
     if hasattr(network, "settings"):
         network.settings["folded"] = True
-    return network.pack()
+    return network.freeze()
 
 
 def _folded(steps):

@@ -1,4 +1,5 @@
 """Every fast twin against the version one reads, on every shape the networks use (smaller images)."""
+import copy
 import threading
 import time
 import weakref
@@ -9,8 +10,10 @@ from comparisons import double, rounding
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from npsrgan import losses, ops
+from npsrgan.adam import Adam
 from npsrgan.fast import blocks, fusion, get_threads, im2col, set_threads, winograd
 from npsrgan.fast.threads import parallel, per_thread, scratch, shares
+from npsrgan.layers import Conv2d
 from npsrgan.models import SRResNet
 from npsrgan.ops.operation import reference_only
 from npsrgan.tape import Tape, Tensor
@@ -415,3 +418,52 @@ def test_what_a_thread_remembers_is_its_own_and_bounded():
     ones = per_thread(np.ones)
     values = [weakref.ref(ones(size)) for size in range(1, 1000)]
     assert 1 <= sum(value() is not None for value in values) <= 100
+
+
+# Frozen weights
+
+def test_a_frozen_kernel_is_transformed_once(monkeypatch):
+    x, w, b, *_ = convolution((2, 9, 10, 16), (3, 3, 16, 24), 1, None)
+    expected, expected_rules = ops.conv2d.reference(x, w, b)
+    w.flags.writeable = False
+    for limit in (0, 1 << 40):              # with the data gradient from the same transformed kernel, and from its own
+        monkeypatch.setattr(winograd, "LARGE_KERNEL", limit)
+        for _ in range(2):
+            value, rules = run_twin(ops.conv2d, x, w, b)
+            assert_equal(value, expected, np.float64, "value")
+            assert_equal(rules[0](expected), expected_rules[0](expected), np.float64, "d_x")
+            assert_equal(rules[1](expected), expected_rules[1](expected), np.float64, "d_w")
+    kept = weakref.ref(winograd._kernel(w))
+    assert kept() is winograd._kernel(w)
+    del w, rules, expected_rules
+    assert kept() is None                   # it does not outlive its array
+
+
+def test_frozen_means_that_nothing_can_write():
+    array = np.ones((3, 3, 16, 16))
+    view = array[:]
+    view.flags.writeable = False
+    assert not winograd.is_frozen(array) and not winograd.is_frozen(view)       # `array` can still be written
+    array.flags.writeable = False
+    assert winograd.is_frozen(array) and winograd.is_frozen(view) and winograd.is_frozen(view[::-1])
+    assert not winograd.is_frozen(np.frombuffer(bytearray(8)))
+
+
+def test_a_changed_weight_of_a_frozen_network_is_never_overlooked():
+    """Writing fails; every way to change the weights makes new arrays, and convolutions compute with those."""
+    network, x = Conv2d(16, 16, 3), rng.standard_normal((1, 8, 8, 16))
+    network.to(double).weight.array[...] = rng.standard_normal((3, 3, 16, 16))
+    before = network.freeze()(x).array
+    for write in (lambda: network.weight.array.fill(0), lambda: network.flat.fill(0), lambda: network.weight.array[0].fill(0),
+                  lambda: network.load_state_dict(Conv2d(16, 16, 3).state_dict()), lambda: Adam(network).step([np.ones(2320)])):
+        with pytest.raises(ValueError, match="read-only"):
+            write()
+    assert np.array_equal(network(x).array, before)
+    for change in (Conv2d.pack, lambda network: network.to(np.copy), copy.deepcopy):
+        network = change(network)
+        network.weight.array *= 2
+        with reference_only():
+            expected = network(x).array
+        assert_equal(network(x).array, expected, np.float64, "after a change")
+        network.freeze()
+        assert_equal(network(x).array, expected, np.float64, "frozen again")
