@@ -12,6 +12,7 @@ from npsrgan.models import GENERATORS, Discriminator
 from npsrgan.models.vgg19 import LAYERS, random_vgg19
 from npsrgan.ops.normalisation import keep_running
 from npsrgan.system.errors import UserError
+from npsrgan.system.workers import ALONE, statistics_over
 from npsrgan.tape import Tape
 
 
@@ -20,14 +21,16 @@ class Trainer:
 
     settings: a settings.Settings.   device: a device.Device.   say: called with one line if a substitute is used.
     fresh: False for a resumed run, which does not need its initial weights.
+    workers: the processes of this run, a workers.Alone or Workers; each takes its part of every batch.
 
     A step returns a row of the log: {name: loss}.  On a CPU the losses are numbers.  On a GPU they are arrays in its memory, which the
     next step overwrites: `numbers(row)` waits until they are computed.
     Raises UserError if a weight file is missing or does not match.
     """
 
-    def __init__(self, settings, device, say=print, fresh=True):
-        self.settings, self.device, self.inputs = settings, device, {}      # inputs: a description of the training data, for checkpoints
+    def __init__(self, settings, device, say=print, fresh=True, workers=ALONE):
+        self.settings, self.device, self.workers = settings, device, workers
+        self.inputs = {}        # a description of the training data, for checkpoints
         self.srresnet_steps = self.srgan_steps = 0
         s, self.vgg = settings, None
         self.networks = {"srresnet": _generator(s)}
@@ -47,7 +50,7 @@ class Trainer:
             self.vgg.freeze()
         averaged = [name for name in ("srresnet", "srgan") if name in self.networks and (name == "srgan" or s.schedule == "constant")]
         self.averages = {name: copy.deepcopy(self.networks[name]).eval().pack() for name in averaged if s.average}
-        self.graphs = _graphs(device, s.graph and not s.reference, say) if device.cuda else None
+        self.graphs = _graphs(device, s.graph and workers.graphs and not s.reference, say) if device.cuda else None
         self._run = self.graphs or call
         gan_rate = schedule(s.gan_schedule, s.gan_learning_rate, s.steps if s.together else s.gan_steps)
         rates = {"srresnet": schedule(s.schedule, s.learning_rate, s.steps), "srgan": gan_rate, "discriminator": gan_rate}
@@ -107,7 +110,8 @@ class Trainer:
     def _take(self, work, lr, hr, *names, record=True):
         """Run the work of a step, which updates the named networks.  Its inputs are lr, hr and the networks' rates and step counts."""
         adams = [self.adam[name] for name in names]
-        row = self._run(work, lr, hr, *(number for adam in adams for number in (adam.rate, adam.steps + 1)), record=record)
+        with statistics_over(self.workers if self.settings.batch_norm == "whole" else ALONE):
+            row = self._run(work, lr, hr, *(number for adam in adams for number in (adam.rate, adam.steps + 1)), record=record)
         for adam in adams:
             adam.steps += 1
         return row if self.device.cuda else numbers(row)
@@ -127,7 +131,8 @@ class Trainer:
         srresnet = self.networks["srresnet"]
         with Tape() as tape:
             loss = losses.mean_squared_error(srresnet(lr), hr)
-        self.adam["srresnet"].step(tape.gradient(loss, srresnet.parameters()), rate, count)
+        gradients = tape.gradient(loss, srresnet.parameters())
+        self.adam["srresnet"].step(self.workers.gradients(gradients), rate, count)
         srresnet.constrain()
         return {"srresnet_pixel": loss.array}
 
@@ -152,12 +157,12 @@ class Trainer:
         row = {name: part.array for name, part in (parts | {"discriminator": discriminator_loss}).items()}
         if audit:
             row |= {"d_hr": ops.mean(ops.sigmoid(real)).array, "d_sr": ops.mean(ops.sigmoid(fake)).array}
-            row |= _audit(tape, weighted, sr)
+            row |= _audit(tape, weighted, sr, self.workers)
         generator_gradients = tape.gradient(generator_loss, generator.parameters(), keep=True)
         discriminator_gradients = tape.gradient(discriminator_loss, discriminator.parameters())
-        self.adam["srgan"].step(generator_gradients, rate_g, count_g)
+        self.adam["srgan"].step(self.workers.gradients(generator_gradients), rate_g, count_g)
         generator.constrain()
-        self.adam["discriminator"].step(discriminator_gradients, rate_d, count_d)
+        self.adam["discriminator"].step(self.workers.gradients(discriminator_gradients), rate_d, count_d)
         return row
 
     def _features(self, image):
@@ -211,18 +216,18 @@ def numbers(row):
     return {name: float(value) for name, value in row.items()}
 
 
-def _audit(tape, parts, sr):
+def _audit(tape, parts, sr, workers):
     """The norm of the gradient of each weighted part of the generator's loss with respect to SR, and the cosine of the angle
     between the adversarial gradient and the content gradient (all other parts): -1 means opposed, 0 orthogonal."""
     gradients = {name: tape.gradient(part, sr, keep=True) for name, part in parts.items()}
     content = sum(gradient for name, gradient in gradients.items() if name != "adversarial")
 
-    def norm(gradient):
-        return math.sqrt(float((gradient * gradient).sum()))
+    def dot(a, b):      # over the SR of all workers.  The loss is the mean of theirs: so for each, 1 / size of its own gradient
+        return float(workers.mean((a * b).sum())) / workers.size
 
-    lengths = norm(gradients["adversarial"]) * norm(content)
-    cosine = float((gradients["adversarial"] * content).sum()) / lengths if lengths else 0.0
-    return {f"gradient_{name}": norm(gradient) for name, gradient in gradients.items()} | {"cosine": cosine}
+    norms = {f"gradient_{name}": math.sqrt(dot(gradient, gradient)) for name, gradient in gradients.items()}
+    lengths = norms["gradient_adversarial"] * math.sqrt(dot(content, content))
+    return norms | {"cosine": dot(gradients["adversarial"], content) / lengths if lengths else 0.0}
 
 
 def load_vgg19(settings, say):

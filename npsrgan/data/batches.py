@@ -8,7 +8,7 @@ import os
 import sys
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from itertools import count, islice
+from itertools import chain, count, islice
 
 import numpy as np
 
@@ -39,14 +39,16 @@ class Batches:
     workers:    threads that load and crop images; None for one per processor, at most 8.
     ahead:      batches to prepare in advance.
     report:     called with a message about each skipped file; None writes to stderr.
+    rank, ranks: give only samples rank, rank + ranks, ... of each batch: N / ranks of them.
 
-    A file that is damaged or smaller than a patch is skipped, and the next image of the epoch takes its place.
+    A file that is damaged or smaller than a patch is skipped, and the next image of the epoch takes its place.  Each rank finds this
+    out by itself: if two of them skip a file of the same batch, the same image takes both places.
     `skipped` maps the names of the files skipped so far to the reasons.
     """
 
-    def __init__(self, source, batch_size, patch_size, scale=4, seed=0, photo=False, workers=None, ahead=4, report=None):
+    def __init__(self, source, batch_size, patch_size, scale=4, seed=0, photo=False, workers=None, ahead=4, report=None, rank=0, ranks=1):
         self.source, self.batch_size, self.patch_size, self.scale, self.seed = source, batch_size, patch_size, scale, seed
-        self.photo = photo
+        self.photo, self.rank, self.ranks, self.share = photo, rank, ranks, batch_size // ranks
         self.workers = workers or min(8, os.cpu_count() or 1)
         self.ahead = ahead
         self.steps_per_epoch = max(1, len(source) // batch_size)
@@ -85,10 +87,10 @@ class Batches:
     def _start(self, pool, step):
         """Submit the samples that a batch will most likely need to the threads.  Returns {position: future}."""
         return {position: pool.submit(self._sample, step, position, index)
-                for position, index in islice(self._candidates(step), self.batch_size)}
+                for position, index in islice(self._candidates(step), self.share)}
 
     def _collect(self, step, started):
-        """The batch of the first N usable candidates of a step.  Samples not submitted to a thread are loaded here."""
+        """The batch of the first usable candidates of a step.  Samples not submitted to a thread are loaded here."""
         pairs = []
         for position, index in self._candidates(step):
             try:
@@ -96,7 +98,7 @@ class Batches:
             except ImageError as error:
                 self._skip(index, error)
                 continue
-            if len(pairs) == self.batch_size:
+            if len(pairs) == self.share:
                 break
         if position >= len(self.source) and not self._said_repeats:
             self._said_repeats = True
@@ -109,7 +111,7 @@ class Batches:
         """(position, index) of candidate images for a batch: its share of the epoch's order, then the images that follow."""
         epoch, k = divmod(step, self.steps_per_epoch)
         order = self._epoch_order(epoch)
-        for position in count():
+        for position in chain(range(self.rank, self.batch_size, self.ranks), count(self.batch_size)):
             if len(self.skipped) == len(order):
                 raise UserError(self._nothing_usable())
             index = int(order[(k * self.batch_size + position) % len(order)])

@@ -8,7 +8,7 @@ from npsrgan import ops
 from npsrgan.fast import fusion
 from npsrgan.fast.blocks import by_long_rows, large, per_channel, shared, suits
 from npsrgan.fast.threads import scratch
-from npsrgan.ops.normalisation import keep_running
+from npsrgan.ops.normalisation import keep_running, sharing
 from npsrgan.ops.operation import twin
 
 
@@ -20,7 +20,7 @@ def batch_norm(x, gamma, beta, running_mean=None, running_var=None, training=Tru
     """
     if not large(x) or not suits(x, gamma, beta):
         return NotImplemented
-    m, c = x.size // x.shape[-1], x.shape[-1]
+    m, c, group = x.size // x.shape[-1], x.shape[-1], sharing.get()
     mean, inv_std = _statistics(x, running_mean, running_var, training, momentum, eps)
     scale = gamma * inv_std
 
@@ -42,8 +42,9 @@ def batch_norm(x, gamma, beta, running_mean=None, running_var=None, training=Tru
             dx += np.multiply(dy, scale, out=scratch("block", x.shape, x.dtype))
         dx = np.empty(x.shape, x.dtype)
         if training:
-            slope = -scale * inv_std * d_gamma(dy) / m
-            by_long_rows(work, x, dy, dx, vectors=[scale, slope, -scale * d_beta(dy) / m - mean * slope])
+            of_gamma, of_beta = group.mean(np.stack(sums(dy)))
+            slope = -scale * inv_std * of_gamma / m
+            by_long_rows(work, x, dy, dx, vectors=[scale, slope, -scale * of_beta / m - mean * slope])
         else:
             by_long_rows(lambda dy, dx, scale: np.multiply(dy, scale, out=dx), dy, dx, vectors=[scale])
         return dx
@@ -79,7 +80,7 @@ def batch_norm_prelu(x, gamma, beta, slope, running_mean=None, running_var=None,
     """
     if not large(x) or not suits(x, gamma, beta, slope) or slope.shape != gamma.shape or slope.max() > 1:
         return NotImplemented
-    m, c = x.size // x.shape[-1], x.shape[-1]
+    m, c, group = x.size // x.shape[-1], x.shape[-1], sharing.get()
     mean, inv_std = _statistics(x, running_mean, running_var, training, momentum, eps)
     scale = gamma * inv_std
     shift = beta - mean * scale
@@ -114,8 +115,9 @@ def batch_norm_prelu(x, gamma, beta, slope, running_mean=None, running_var=None,
                 dx += correction[1]
         dx, correction = np.empty(x.shape, x.dtype), []
         if training:
-            tilt = -scale * inv_std * d_gamma(dy) / m
-            correction = [tilt, -scale * d_beta(dy) / m - mean * tilt]
+            of_gamma, of_beta = group.mean(np.stack(sums(dy)[:2]))
+            tilt = -scale * inv_std * of_gamma / m
+            correction = [tilt, -scale * of_beta / m - mean * tilt]
         by_long_rows(work, x, dy, dx, vectors=[scale, shift, slope * scale, (1 - slope) * scale, *correction])
         return dx
 
@@ -141,7 +143,7 @@ def batch_norm_leaky_relu(x, gamma, beta, slope, *options):
 def _statistics(x, running_mean, running_var, training, momentum, eps):
     """The mean and the inverse standard deviation to normalise with; in training, the running statistics are updated."""
     if training:
-        m = x.size // x.shape[-1]
+        m = x.size // x.shape[-1] * sharing.get().size
         mean, var = _moments(x)
         if running_mean is not None:
             keep_running(running_mean, mean, momentum)
@@ -168,7 +170,7 @@ def _moments(x, shift=None):
         return per_channel(x.sum(0), c), per_channel(np.einsum("ij,ij->j", x, x), c)
 
     c, shifts = x.shape[-1], [] if shift is None else [shift]
-    mean, square = _total(by_long_rows(work, x, vectors=shifts)) * c / x.size
+    mean, square = sharing.get().mean(_total(by_long_rows(work, x, vectors=shifts)) * c / x.size)
     var = square - mean**2
     if shift is None and (mean**2 > 16 * var).any():
         return _moments(x, mean.astype(x.dtype))

@@ -1,7 +1,14 @@
 """Batch normalisation."""
+from contextvars import ContextVar
+from types import SimpleNamespace
+
 import numpy as np
 
 from npsrgan.ops.operation import op
+
+# The processes that share a batch: how many, and the mean of an array over all of them.  system/workers.py has those that are several.
+ONE_PROCESS = SimpleNamespace(size=1, mean=lambda array: array)
+sharing = ContextVar("sharing", default=ONE_PROCESS)
 
 
 def keep_running(average, value, momentum):
@@ -26,15 +33,18 @@ def batch_norm(x, gamma, beta, running_mean=None, running_var=None, training=Tru
     In training, the mean and variance are those of the batch, so every output depends on every input of its channel: this
     gives the two extra terms of d_x.  The running arrays are updated in place to momentum * old + (1 - momentum) * batch,
     with the unbiased variance.  In evaluation, the running arrays are used as constants.
+
+    If several processes share the batch, with as many samples each, statistics and sums are those of the whole batch.
     """
-    axes, m = tuple(range(x.ndim - 1)), x.size // x.shape[-1]
+    axes, m, group = tuple(range(x.ndim - 1)), x.size // x.shape[-1], sharing.get()
     if training:
-        mean = mean_of_rows(x)
-        mean = mean + mean_of_rows(x - mean)        # float32 sums large numbers coarsely, their deviations exactly
-        var = mean_of_rows((x - mean) ** 2)
+        mean = group.mean(mean_of_rows(x))
+        mean = mean + group.mean(mean_of_rows(x - mean))        # float32 sums large numbers coarsely, their deviations exactly
+        var = group.mean(mean_of_rows((x - mean) ** 2))
         if running_mean is not None:
             keep_running(running_mean, mean, momentum)
-            keep_running(running_var, var * (m / max(m - 1, 1)), momentum)
+            n = m * group.size
+            keep_running(running_var, var * (n / max(n - 1, 1)), momentum)
     else:
         mean, var = running_mean, running_var
     inv_std = 1 / np.sqrt(var + eps)
@@ -45,7 +55,7 @@ def batch_norm(x, gamma, beta, running_mean=None, running_var=None, training=Tru
 
     def d_x(dy):
         if training:
-            dy = dy - d_beta(dy) / m - x_hat * (d_gamma(dy) / m)
+            dy = dy - group.mean(d_beta(dy)) / m - x_hat * (group.mean(d_gamma(dy)) / m)
         return gamma * inv_std * dy
 
     return gamma * x_hat + beta, (d_x, d_gamma, d_beta)

@@ -26,6 +26,7 @@ from npsrgan.ops.operation import reference_only
 from npsrgan.system import files
 from npsrgan.system.errors import Stopped, UserError, command, on_gpu, on_signal
 from npsrgan.system.terminal import progress, say
+from npsrgan.system.workers import connect, ending_all
 from npsrgan.train import checkpoint, report
 from npsrgan.train.checkpoint import Diverged
 from npsrgan.train.settings import merge, parse
@@ -34,18 +35,22 @@ from npsrgan.trainer import Trainer, numbers
 
 @command
 def main(arguments=None):
-    """The command.  Returns the exit status: 0 when done, 128 plus the signal number after a signal (130 for Ctrl-C)."""
-    settings, resume, force, given = parse(arguments)
-    out = choose_folder(settings, resume)
-    with ExitStack() as held:
-        if out.is_dir():
+    """The command.  Returns the exit status: 0 when done, 128 plus the signal number if a signal stopped it after a step (130 for Ctrl-C).
+
+    Raises SystemExit with the status if it ends in any other way.
+    """
+    workers = connect()
+    with workers.in_background(), ExitStack() as held:
+        settings, resume, force, given = workers.share(lambda: parse(arguments))
+        out = workers.share(lambda: choose_folder(settings, resume))
+        if out.is_dir() and workers.rank == 0:
             held.enter_context(files.locked(out))
-        return run(settings, resume, force, given, out, held)
+        return run(settings, resume, force, given, out, held, workers)
 
 
-def run(settings, resume, force, given, out, held):
+def run(settings, resume, force, given, out, held, workers):
     """Do what the command line asks for.  held: an ExitStack that keeps the lock on a folder created here."""
-    saved = find_checkpoint(out / "checkpoint.h5", resume)
+    saved = workers.in_turn(lambda: find_checkpoint(out / "checkpoint.h5", resume))
     if saved:
         of_checkpoint, *state = saved
         settings = merge(of_checkpoint, settings, given)
@@ -54,17 +59,25 @@ def run(settings, resume, force, given, out, held):
             if path and not Path(path).exists():
                 raise UserError(f"{path}: no such file or folder any more; give its new place with --{name}")
     settings.validate()
-    if settings.threads:
-        set_threads(settings.threads)
+    if settings.batch_size % workers.size:
+        raise UserError(f"a batch of {settings.batch_size} cannot be divided equally among {workers.size} processes: "
+                        f"give a --batch-size that is a multiple of {workers.size}")
+    set_threads(settings.threads or workers.threads)
     keep_memory()
-    device, remark = select(settings.device)
+    device, remark = select(settings.device, workers.local_rank)
+    if workers.highest(bool(device.cuda))[0] != bool(device.cuda):
+        raise UserError("some processes have a GPU and this one has none: start one process for each GPU, or give --device cpu")
     say(remark or device.description)
+    if workers.size > 1:
+        say(f"{workers.size} processes, each with {settings.batch_size // workers.size} of a batch's {settings.batch_size} images")
     if device.cuda:
         from npsrgan.fast import cuda
+        from npsrgan.fast.cuda.nccl import on_gpus
         cuda.set_precision(settings.precision)
+        workers = on_gpus(workers, device, say)
         say("the first steps are slow: kernels are compiled for this GPU, once")
 
-    trainer = Trainer(settings, device, say, fresh=not saved)
+    trainer = Trainer(settings, device, say, fresh=not saved, workers=workers)
     attributes = {}
     if saved:
         attributes = state[1]
@@ -77,27 +90,27 @@ def run(settings, resume, force, given, out, held):
     training, validation = sources(settings)
     trainer.inputs = {"data": training.contents(), "val": validation.contents(), "vgg": checkpoint.vgg_contents(trainer)}
     require_same(attributes, trainer.inputs, force)
-    existed = out.is_dir()
-    out = prepare(out, fresh=not (settings.out or resume))
-    if not existed:
-        held.enter_context(files.locked(out))
+    if workers.rank == 0:
+        existed = out.is_dir()
+        out = prepare(out, fresh=not (settings.out or resume))
+        if not existed:
+            held.enter_context(files.locked(out))
     say(f"results in {shown(out)}")
 
-    status = 130
     try:
         with reference_only() if settings.reference else nullcontext():
             stopped = train(trainer, training, validation, out)
             if not stopped:
-                finish(trainer, validation, out)
+                if workers.rank == 0:
+                    finish(trainer, validation, out)
                 return 0
-        status = stopped.status
         say(f"stopped after step {trainer.steps} and saved; {how_to_continue(out)}")
+        return stopped.status
     except KeyboardInterrupt as error:
-        status = getattr(error, "status", status)
         say(f"interrupted; {how_to_continue(out)}")
+        raise SystemExit(getattr(error, "status", 130)) from None
     except OSError as error:
         raise UserError(f"writing to {shown(out)} failed ({error.strerror or error}); {how_to_continue(out)}") from error
-    return status
 
 
 def choose_folder(settings, resume):
@@ -193,12 +206,14 @@ def train(trainer, training, validation, out):
     those of steps that are logged or saved, so that it never waits for Python.
     Raises UserError if memory runs out; for a GPU, the message gives a batch size that fits.
     """
-    s, total = trainer.settings, trainer.settings.total_steps
+    s, total, workers = trainer.settings, trainer.settings.total_steps, trainer.workers
     if trainer.steps >= total:
         return None
-    pairs = list(validation_pairs(validation, s.scale, s.val_count, say, s.degradation == "photo"))
-    log = report.Log(out / "log.csv", trainer.steps)
-    batches = Batches(training, s.batch_size, s.patch_size, s.scale, s.seed, s.degradation == "photo", report=say)
+    first = workers.rank == 0       # this one writes
+    pairs = first and list(validation_pairs(validation, s.scale, s.val_count, say, s.degradation == "photo"))
+    log = first and report.Log(out / "log.csv", trainer.steps)
+    batches = Batches(training, s.batch_size, s.patch_size, s.scale, s.seed, s.degradation == "photo", report=say if first else None,
+                      rank=workers.rank, ranks=workers.size)
     saved = counted = trainer.steps
     saved_at = clock = time.perf_counter()
     shortage = None
@@ -212,13 +227,14 @@ def train(trainer, training, validation, out):
             try:
                 losses = trainer.step(lr, hr, audit=logged)
                 if logged or not trainer.device.cuda:
-                    losses = require_finite(losses, step)
+                    losses = require_finite(workers.row(numbers(losses)), step)
                     bar.set_postfix({name: f"{losses[name]:.3g}" for name in report.LOSSES if name in losses}, refresh=False)
                 bar.update()
                 if logged:
                     seconds = time.perf_counter() - clock
                     row = losses | {"step": step, "images_per_s": (step - counted) * s.batch_size / seconds,
                                     "data_wait": min(feed.waited() / seconds, 1.0)}
+                if logged and first:
                     try:
                         row |= validate(trainer, pairs, out, step)
                     except Exception as error:      # whatever fails in validation, keep the training so far
@@ -232,11 +248,12 @@ def train(trainer, training, validation, out):
                     log.add(row)
                     say(report.health_line(row, total, s.generator))
                     clock, counted = time.perf_counter(), step
-                stopping = bool(stop)       # read once: a later signal stops after the next step
                 due = time.perf_counter() - saved_at >= 60 * s.save_minutes or s.save_every and step % s.save_every == 0
-                if due or step == total or stopping:
-                    require_finite(losses, step)
-                    checkpoint.save(out / "checkpoint.h5", trainer)
+                due, signal = workers.highest(due, stop[0].number if stop else 0)       # read once: a later one stops the next step
+                if due or step == total or signal:
+                    require_finite(workers.row(numbers(losses)), step)
+                    if first:
+                        checkpoint.save(out / "checkpoint.h5", trainer)
                     saved, saved_at = step, time.perf_counter()
             except Diverged as error:
                 raise Diverged(f"{error}: training stopped and {kept(saved)}; start anew with {remedy(s, step)}") from None
@@ -244,14 +261,14 @@ def train(trainer, training, validation, out):
                 traceback.clear_frames(error.__traceback__)     # the frames hold all arrays of the step
                 shortage = f"out of memory{on_gpu(error)} at step {step}"
                 break
-            if stopping:
+            if signal:
                 break
         if shortage:
-            fits = trainer.largest_batch(lr, hr) if trainer.device.cuda else 0
+            fits = trainer.largest_batch(lr, hr) if trainer.device.cuda and workers.size == 1 else 0
             raise UserError(f"{shortage}, {kept(saved)}: " + (f"--batch-size {fits} fits" if fits else "try a smaller --batch-size"))
     if batches.skipped:
         say(f"{len(batches.skipped)} of {len(training)} training images could not be used and were skipped")
-    return stop[0] if stop else None
+    return Stopped(signal) if signal else None
 
 
 @contextmanager
@@ -270,8 +287,7 @@ def stop_signals():
 
 
 def require_finite(losses, step):
-    """Return the losses as numbers.  Raises Diverged if one is NaN or infinite."""
-    losses = numbers(losses)
+    """Return the losses, {name: number}.  Raises Diverged if one is NaN or infinite."""
     bad = [name for name, value in losses.items() if not math.isfinite(value)]
     if bad:
         raise Diverged(f"at step {step} the loss {bad[0]} is {losses[bad[0]]}")
@@ -355,4 +371,4 @@ def shown(path):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ending_all(main))

@@ -35,6 +35,8 @@ class Settings:
     gan_steps: int = option(0, "training steps of SRGAN, which starts from the trained SRResNet")
     together: bool = option(False, "train SRResNet and SRGAN side by side on the same batches, from the same first weights")
     batch_size: int = option(16, "crops in a batch, each from another image")
+    batch_norm: str = option("whole", "what batch norm normalises where several processes train: the whole batch, as one process would, "
+                                      "or local, the part of each process by itself, which saves messages", ("whole", "local"))
     patch_size: int = option(24, "side of the low-resolution crops")
     generator: str = option("SRResNet", "the generator's architecture", GENERATORS)
     scale: int = option(4, "enlargement", (2, 3, 4, 8))
