@@ -30,8 +30,8 @@ def to_numpy(array):
     return array.get() if hasattr(array, "get") else np.asarray(array)
 
 
-def select(choice="auto"):
-    """The device for "cpu", "gpu" or "auto", and a remark (or None) for the user.
+def select(choice="auto", number=0):
+    """The device for "cpu", "gpu" or "auto", and a remark (or None) for the user.  number: of the GPU, modulo how many there are.
 
     "auto" selects the GPU if it can multiply two small matrices, otherwise the CPU, with the reason as the remark.
     Raises UserError for "gpu" if no GPU can be used.
@@ -39,7 +39,7 @@ def select(choice="auto"):
     if choice == "cpu":
         return CPU, None
     try:
-        return _gpu(), None
+        return _gpu(number), None
     except UserError as reason:
         if choice == "gpu":
             raise
@@ -50,7 +50,7 @@ class NoGPU(UserError):
     """There is no GPU.  With "auto", this is not an error."""
 
 
-def _gpu():
+def _gpu(number):
     try:
         import cupy
         runtime = cupy.cuda.runtime
@@ -64,11 +64,13 @@ def _gpu():
         raise _driver(runtime, error) from None
     if not count:
         raise NoGPU("no NVIDIA GPU found; use --device cpu")
+    number %= count
+    cupy.cuda.Device(number).use()
     try:        # without CUDA's libraries, CuPy can be imported but fails at the first matrix product: try one
         ones = cupy.ones((8, 8), np.float32)
         if float((ones @ ones).sum()) != 512:
             raise RuntimeError("a product of two matrices came out wrong")
-        name = runtime.getDeviceProperties(0)["name"].decode()
+        name = runtime.getDeviceProperties(number)["name"].decode()
     except MemoryError:
         raise UserError("the GPU's memory is full: end what else computes there, or use --device cpu") from None
     except Exception as error:

@@ -433,7 +433,8 @@ def cupy(count=1, product=1.0, count_error=None, product_error=None, driver=0):
         return count
     runtime = SimpleNamespace(getDeviceCount=get_count, getDeviceProperties=lambda index: {"name": b"NVIDIA X"},
                               driverGetVersion=lambda: driver, runtimeGetVersion=lambda: 12090)
-    return SimpleNamespace(__version__="14", ndarray=Ones, ones=lambda *args: Ones(), cuda=SimpleNamespace(runtime=runtime))
+    cuda = SimpleNamespace(runtime=runtime, Device=lambda number: SimpleNamespace(use=lambda: None))
+    return SimpleNamespace(__version__="14", ndarray=Ones, ones=lambda *args: Ones(), cuda=cuda)
 
 
 DEVICES = {

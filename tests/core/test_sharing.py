@@ -8,6 +8,7 @@ import pytest
 from comparisons import wave
 
 from npsrgan import ops
+from npsrgan.fast import fusion
 from npsrgan.ops.operation import reference_only
 from npsrgan.system.workers import statistics_over
 from npsrgan.tape import Tape, Tensor
@@ -42,20 +43,21 @@ class Group:
             return list(pool.map(run, range(self.size)))
 
 
-def normalised(x, dy, version):
+def normalised(x, dy, version, operation=ops.batch_norm):
     """What batch norm gives for a part of the batch: y, d_x, d_gamma, d_beta, and the running statistics afterwards."""
+    more = {fusion.batch_norm_prelu: [wave(CHANNELS, seed=5)], fusion.batch_norm_add: [0.3 * dy]}.get(operation, [])
     x = Tensor(x)
     gamma, beta = (Tensor(wave(CHANNELS, seed=seed).astype(x.dtype)) for seed in (1, 2))
     running = [np.zeros(CHANNELS, x.dtype), np.ones(CHANNELS, x.dtype)]
     with reference_only() if version == "reference" else nullcontext(), Tape() as tape:
-        y = ops.batch_norm(x, gamma, beta, *running)
+        y = operation(x, gamma, beta, *more, *running)
         loss = ops.sum(y * dy)
     return [y.array, *tape.gradient(loss, [x, gamma, beta]), *running]
 
 
-def together(processes, x, dy, version):
+def together(processes, x, dy, version, operation):
     """The same for the whole batch, from so many threads: sample r, r + n, ... goes to thread r."""
-    parts = Group(processes).each(lambda rank: normalised(x[rank::processes], dy[rank::processes], version))
+    parts = Group(processes).each(lambda rank: normalised(x[rank::processes], dy[rank::processes], version, operation))
     whole = [np.empty_like(x), np.empty_like(x)]
     for array, pieces in zip(whole, zip(*(part[:2] for part in parts))):
         for rank, piece in enumerate(pieces):
@@ -65,11 +67,12 @@ def together(processes, x, dy, version):
     return [*whole, *(sum(part[k] for part in parts) for k in (2, 3)), *parts[0][4:]]
 
 
+@pytest.mark.parametrize("operation", [ops.batch_norm, fusion.batch_norm_prelu, fusion.batch_norm_add], ids=lambda each: each.__name__)
 @pytest.mark.parametrize("processes", [2, 4])
-def test_statistics_and_gradients_are_those_of_the_whole_batch(version, processes):
+def test_statistics_and_gradients_are_those_of_the_whole_batch(version, processes, operation):
     x, dy = (wave(8, 5, 4, CHANNELS, seed=seed) for seed in (3, 4))
     x[1::2] += 0.5          # samples of one process are unlike those of the other
-    for mine, theirs in zip(together(processes, x, dy, version), normalised(x, dy, version), strict=True):
+    for mine, theirs in zip(together(processes, x, dy, version, operation), normalised(x, dy, version, operation), strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-12, atol=1e-12)
 
 

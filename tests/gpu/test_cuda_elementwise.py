@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from emulate import emulated
 from test_cuda import NO_NVRTC, cubin
+from test_sharing import Group
 
 from npsrgan import losses, ops
 from npsrgan.fast import cuda, fusion  # noqa: F401  (importing cuda registers the twins)
@@ -118,6 +119,29 @@ def compare(case, change=lambda a: a):
 def test_equals_the_reference(case):
     with emulated(multiprocessors=1):
         compare(case)
+
+
+SHARED = [case for case in CASES if case[0].__name__.startswith("batch_norm") and len(case[1][0]) % 2 == 0]
+
+
+@pytest.mark.parametrize("case", SHARED, ids=name)
+def test_a_batch_may_be_shared_by_two_processes(case):
+    """Each gets every other sample; the statistics, and the sums in d_x, are those of all."""
+    operation, (x, *others), options = case
+    value, gradients, running, dy = exact(case)
+
+    def half(rank):
+        mine = [array[rank::2] if np.shape(array) == x.shape else array for array in others]
+        return played((operation, (x[rank::2], *mine), options), dy[rank::2])
+
+    with emulated(multiprocessors=1):
+        halves = Group(2).each(half)
+    for rank, (my_value, my_gradients, my_running) in enumerate(halves):
+        assert_close(my_value, value[rank::2])
+        for mine, theirs in zip([my_gradients[0], *my_running], [gradients[0][rank::2], *running], strict=True):
+            assert_close(mine, theirs)
+    for mine, theirs in zip(zip(*(my_gradients[1:3] for _, my_gradients, _ in halves)), gradients[1:3], strict=True):
+        assert_close(sum(mine), theirs)
 
 
 @pytest.mark.parametrize("case", [

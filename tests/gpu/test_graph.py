@@ -224,7 +224,7 @@ def losses_from(card, monkeypatch, bad):
 @pytest.fixture
 def tiny_on(card, tiny, monkeypatch):
     """`tiny` runs on the card."""
-    monkeypatch.setattr(train, "select", lambda choice: (Device(card.module, "a stand-in"), None))
+    monkeypatch.setattr(train, "select", lambda choice, number: (Device(card.module, "a stand-in"), None))
     return tiny
 
 

@@ -17,6 +17,7 @@
     activations.py    ReLU, LeakyReLU, PReLU, softplus
     movement.py       max pooling; pixel shuffle, alone and fused with PReLU; addition
     losses.py         the mean squared error
+    nccl.py           exchanges arrays between the GPUs of several processes
 """
 from npsrgan.fast.cuda import activations, adam, convolution, linear, losses, movement, normalisation  # noqa: F401  (importing registers)
 from npsrgan.fast.cuda.precision import get_precision, set_precision

@@ -17,6 +17,7 @@ from npsrgan.fast.cuda import compile
 from npsrgan.fast.cuda.compile import NULL, packed
 from npsrgan.fast.cuda.rows import Rows, suits
 from npsrgan.fast.cuda.sums import sum_parts
+from npsrgan.ops.normalisation import keep_running, sharing
 from npsrgan.ops.operation import twin
 
 
@@ -56,9 +57,12 @@ def _normalise(x, gamma, beta, running_mean, running_var, training, momentum, ep
     if any(a.shape != (columns,) or not a.flags.c_contiguous for a in channels) or (residual is not None and residual.shape != x.shape):
         return NotImplemented
     x = packed(x)
-    m = x.size // columns
+    m, group = x.size // columns, sharing.get()
     launch = Rows("normalisation", m, columns)
-    if training:
+    if training and group.size > 1:
+        mine = _moments(launch, x, None, None, momentum, eps)
+        statistics = _moments_of_all(group, m, mine, running_mean, running_var, momentum, eps)
+    elif training:
         statistics = _moments(launch, x, running_mean, running_var, momentum, eps)
     else:
         statistics = np.stack([running_mean, 1 / np.sqrt(running_var + eps)])
@@ -76,7 +80,7 @@ def _normalise(x, gamma, beta, running_mean, running_var, training, momentum, ep
 
     def d_x(dy):
         dx = compile.empty(x.shape, x)
-        launch("gradient", x, packed(dy), *by_channel, sums(dy) if training else NULL, np.float32(1 / m), dx)
+        launch("gradient", x, packed(dy), *by_channel, group.mean(sums(dy)) if training else NULL, np.float32(1 / m), dx)
         return dx
 
     y = compile.empty(x.shape, x)
@@ -93,3 +97,15 @@ def _moments(launch, x, running_mean, running_var, momentum, eps):
     numbers = np.int32(launch.parts), np.int32(columns), np.float32(momentum), np.float32(eps)
     compile.kernel("normalisation", "finish_moments")((-(-columns // 4),), (4, 64), (parts, statistics, *running, *numbers))
     return statistics
+
+
+def _moments_of_all(group, m, statistics, running_mean, running_var, momentum, eps):
+    """As `_moments`, over the m rows of each process of a group.  statistics: those of this process."""
+    mean, inv_std = statistics
+    center = group.mean(mean)
+    spread = group.mean(1 / inv_std ** 2 + (mean - center) ** 2)        # the variance, plus eps
+    if running_mean is not None:
+        n = m * group.size
+        keep_running(running_mean, center, momentum)
+        keep_running(running_var, (spread - eps) * (n / (n - 1)), momentum)
+    return np.stack([center, 1 / np.sqrt(spread)])
