@@ -28,7 +28,7 @@ from _lesson import exercise, picture_row, predict, save
 from npsrgan import storage
 from npsrgan.data import Photograph, downscale, upscale
 from npsrgan.device import CPU
-from npsrgan.inference import fold, super_resolve
+from npsrgan.inference import fold, apply_in_tiles
 from npsrgan.metrics import luma, psnr, ssim
 
 # %% [markdown]
@@ -266,7 +266,7 @@ def detail(picture):
 pictures = {"low resolution": lr.repeat(4, 0).repeat(4, 1), "bicubic": bicubic}
 for name in ("srresnet", "srgan"):
     if (storage.WEIGHTS / f"{name}.h5").exists():
-        pictures[name] = super_resolve(fold(storage.load_generator(name)), lr, CPU)
+        pictures[name] = apply_in_tiles(fold(storage.load_generator(name)), lr, CPU)
     else:
         print(f"weights/{name}.h5 is not there, so its picture is left out")
 pictures["photograph"] = hr

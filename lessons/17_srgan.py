@@ -34,7 +34,7 @@ from npsrgan.data import Batches, DeadLeaves, Photograph, downscale, upscale
 from npsrgan.device import CPU
 from npsrgan.fast import keep_memory
 from npsrgan.images import to_float
-from npsrgan.inference import fold, super_resolve
+from npsrgan.inference import fold, apply_in_tiles
 from npsrgan.metrics import psnr
 from npsrgan.tape import Tape
 from npsrgan.train import checkpoint
@@ -141,16 +141,16 @@ print("the step by hand and the package's step leave the same two networks")
 # | D shouts | the adversarial weight is 100 times as large |
 # | G is frozen | like "D shouts", but after half the steps $G$ stops learning, and $D$ plays on alone |
 #
-# Every tenth step is *audited*: it also measures how strongly each loss pulls at the made picture.
+# Every tenth step is *diagnosed*: it also measures how strongly each loss pulls at the made picture.
 
 
 # %%
 def play(trainer, until):
-    """Train on, up to a number of steps.  Returns the log rows of the audited steps."""
+    """Train on, up to a number of steps.  Returns the log rows of the diagnosed steps."""
     rows, waited, began = [], 0.0, time.perf_counter()
     feed = trainer.feed(batches.ahead_from(trainer.steps, until))
     for step, lr, hr in tqdm(feed, "training", until - trainer.steps, leave=False):
-        row = trainer.step(lr, hr, audit=step % 10 == 9)
+        row = trainer.step(lr, hr, diagnose=step % 10 == 9)
         if step % 10 == 9:
             waited += feed.waited()
             seconds = time.perf_counter() - began
@@ -163,7 +163,7 @@ def play(trainer, until):
 
 
 def enlarged(trainer, name):
-    return super_resolve(fold(trainer.trained(name)), small, CPU)
+    return apply_in_tiles(fold(trainer.trained(name)), small, CPU)
 
 
 def from_checkpoint(path, **changes):
@@ -234,7 +234,7 @@ assert pull["D shouts"] > 15 * pull["healthy"]
 
 # %% [markdown]
 # Second, the beliefs. A frozen $G$ is a fixed target, so $D$ should tell the two apart better and
-# better. Look at the difference $D(HR) - D(SR)$, averaged over the last three audits.
+# better. Look at the difference $D(HR) - D(SR)$, averaged over the last three diagnoses.
 
 # %%
 gap = {
@@ -311,7 +311,7 @@ files = {label: FOLDER.parent / "weights" / name for label, name in files.items(
 if all(file.exists() for file in files.values()):
     shown = {"bicubic": upscale(small, 4)}
     for label, file in files.items():
-        shown[label] = super_resolve(fold(storage.load_network(file)), small, CPU)
+        shown[label] = apply_in_tiles(fold(storage.load_network(file)), small, CPU)
     for label, image in shown.items():
         print(f"{label:10} {psnr(image, photo):.2f} dB")
     difference = psnr(shown["SRGAN"], photo) - psnr(shown["SRResNet"], photo)

@@ -229,8 +229,8 @@ save(picture_row(gallery, columns=8, height=1.5), "18_batch")
 #   quarter of the size of float32, and the feed converts them to $[-1, 1]$ on the device.
 # * `logged = step % s.log_every == 0 or step in (total, s.steps)` Most steps are taken in silence.
 #   Some are logged: every so many, and the last of each stage.
-# * `losses = trainer.step(lr, hr, audit=logged)` The step of lesson 17. Only a logged step is audited,
-#   because the audit asks the tape for more gradients.
+# * `losses = trainer.step(lr, hr, diagnose=logged)` The step of lesson 17. Only a logged step is diagnosed,
+#   because that asks the tape for more gradients.
 # * `losses = require_finite(losses, step)` A loss that is no longer a finite number ends the training.
 #   The last checkpoint is from before, and stays.
 # * `validate(trainer, pairs, out, step)` The PSNR on pictures that were never trained on, and a sample
@@ -264,7 +264,7 @@ batches = Batches(source, settings.batch_size, settings.patch_size, settings.sca
 pixel = []
 began = time.perf_counter()
 for step, lr, hr in trainer.feed(batches.ahead_from(0, settings.total_steps)):
-    losses = trainer.step(lr, hr, audit=step % 20 == 19)
+    losses = trainer.step(lr, hr, diagnose=step % 20 == 19)
     pixel.append(losses.get("srresnet_pixel", losses.get("pixel")))
     if step % 20 == 19:
         speed = (step + 1) * settings.batch_size / (time.perf_counter() - began)

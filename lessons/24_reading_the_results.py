@@ -28,7 +28,7 @@ from npsrgan import storage
 from npsrgan.data import Photograph, downscale
 from npsrgan.device import CPU
 from npsrgan.images import to_float
-from npsrgan.inference import blend, fold, super_resolve
+from npsrgan.inference import blend, fold, apply_in_tiles
 from npsrgan.metrics import luma, psnr
 from npsrgan.models.vgg19 import random_vgg19
 
@@ -141,7 +141,7 @@ photo = Photograph().load(0)[60:316, 130:386]
 small = downscale(photo, 4)
 if trained:
     networks = [storage.load_network(file) for file in files]
-    safe, bold = (super_resolve(fold(network), small, CPU) for network in networks)
+    safe, bold = (apply_in_tiles(fold(network), small, CPU) for network in networks)
     loss = psnr(safe, photo) - psnr(bold, photo)
     predict(
         "How many dB of PSNR does the shipped SRGAN lose against SRResNet on the photograph?",
@@ -197,7 +197,7 @@ if trained:
 # %%
 curves = {"stone, calculated": (scores, odd)}
 if trained:
-    made = [super_resolve(fold(blend(*networks, t)), small, CPU) for t in shares]
+    made = [apply_in_tiles(fold(blend(*networks, t)), small, CPU) for t in shares]
     curves["photograph, SRResNet to SRGAN"] = (
         [psnr(x, photo) for x in made],
         [strangeness(x, photo) for x in made],

@@ -23,7 +23,7 @@ from npsrgan import ops, storage
 from npsrgan.data import Photograph, downscale, upscale
 from npsrgan.device import CPU
 from npsrgan.images import to_float
-from npsrgan.inference import fold, super_resolve
+from npsrgan.inference import fold, apply_in_tiles
 from npsrgan.metrics import mesh, psnr, smooth_pixels
 from npsrgan.models.vgg19 import random_vgg19
 
@@ -33,7 +33,7 @@ pictures = {}
 for name in ("srresnet", "srgan"):
     file = FOLDER.parent / "weights" / f"{name}.h5"
     if file.exists():
-        pictures[name] = super_resolve(fold(storage.load_network(file)), small, CPU)
+        pictures[name] = apply_in_tiles(fold(storage.load_network(file)), small, CPU)
 smooth_answer = pictures.get(
     "srresnet", upscale(small, 4)
 )  # without the weights, bicubic takes its place

@@ -4,7 +4,9 @@ A layer finds its parameters by walking its attributes in the order in which `__
 name is its path (`body.0.1.gamma`) and the order never changes.  Lists and tuples are part of the path.  Arrays that are not
 parameters (running statistics) are *state*: saved and moved with the layer, but never trained.
 """
+import math
 from collections.abc import Collection, Mapping
+from itertools import accumulate, pairwise
 
 import numpy as np
 
@@ -103,7 +105,7 @@ class Layer:
         """Lay out all parameters in one new buffer and make each a view into it.  Returns the layer."""
         named = [(name, p) for name, p in self._named() if isinstance(p, Parameter)]
         self._flat = np.concatenate([p.array.ravel() for _, p in named])
-        for (name, p), view in zip(named, split(self._flat, [p.shape for _, p in named])):
+        for (name, p), view in zip(named, views(self._flat, [p.shape for _, p in named])):
             p.name, p.array = name, view
         return self
 
@@ -165,14 +167,10 @@ def _holds_layers(value):
     return any(isinstance(attribute, (Layer, Parameter)) for attribute in getattr(value, "__dict__", {}).values())
 
 
-def split(flat, shapes):
+def views(flat, shapes):
     """Cut a flat buffer into consecutive views of the given shapes."""
-    views, start = [], 0
-    for shape in shapes:
-        stop = start + int(np.prod(shape))
-        views.append(flat[start:stop].reshape(shape))
-        start = stop
-    return views
+    stops = accumulate(map(math.prod, shapes), initial=0)
+    return [flat[start:stop].reshape(shape) for (start, stop), shape in zip(pairwise(stops), shapes)]
 
 
 class Conv2d(Layer):

@@ -73,18 +73,19 @@ class Trainer:
         from npsrgan.fast.cuda.upload import Upload
         return Upload(batches, self.device.module, self._run.stream)
 
-    def step(self, lr, hr, audit=False):
-        """Take the next step of the run, on a batch from `feed` or from main memory.  Returns a row of the log; audit: see `srgan_step`."""
+    def step(self, lr, hr, diagnose=False):
+        """Take the next step of the run, on a batch from `feed` or from main memory.  Returns a row of the log.  diagnose:
+        see `srgan_step`."""
         lr, hr = (self.device.array(array) if isinstance(array, np.ndarray) else array for array in (lr, hr))
         if self.settings.together:
-            return self.srresnet_step(lr, hr) | self.srgan_step(lr, hr, audit)
+            return self.srresnet_step(lr, hr) | self.srgan_step(lr, hr, diagnose)
         if self.srresnet_steps < self.settings.steps:
             return self.srresnet_step(lr, hr)
         if self.srgan_steps == 0:       # SRGAN starts from the trained SRResNet
             for network in {self.networks["srgan"], self.trained("srgan")}:
                 for mine, trained in zip(*(n.state_dict().values() for n in (network, self.trained("srresnet")))):
                     mine[...] = trained
-        return self.srgan_step(lr, hr, audit)
+        return self.srgan_step(lr, hr, diagnose)
 
     def srresnet_step(self, lr, hr):
         """One step of SRResNet on the pixel loss (Ledig et al. 2017, eq. 4).
@@ -96,13 +97,13 @@ class Trainer:
         self.srresnet_steps += 1
         return row
 
-    def srgan_step(self, lr, hr, audit=False):
+    def srgan_step(self, lr, hr, diagnose=False):
         """One step of generator and discriminator, from one forward pass (Ledig et al. 2017, eqs. 2, 3 and 6).
 
-        lr, hr: as in `srresnet_step`.  Returns the losses; with `audit`, also D's mean outputs and the measurements of `_audit`.
+        lr, hr: as in `srresnet_step`.  Returns the losses; with `diagnose`, also D's mean outputs and `_gradient_norms`.
         """
-        work = self._train_srgan_and_audit if audit else self._train_srgan
-        row = self._take(work, lr, hr, "srgan", "discriminator", record=not audit)
+        work = self._train_srgan_and_diagnose if diagnose else self._train_srgan
+        row = self._take(work, lr, hr, "srgan", "discriminator", record=not diagnose)
         self._average("srgan", self.srgan_steps)
         self.srgan_steps += 1
         return row
@@ -136,7 +137,7 @@ class Trainer:
         srresnet.constrain()
         return {"srresnet_pixel": loss.array}
 
-    def _train_srgan(self, lr, hr, rate_g, count_g, rate_d, count_d, audit=False):
+    def _train_srgan(self, lr, hr, rate_g, count_g, rate_d, count_d, diagnose=False):
         """Both losses are recorded on one tape.  The gradient of each loss is requested for its own network's parameters only,
         so neither gradient can leak into the other network."""
         s, generator, discriminator = self.settings, self.networks["srgan"], self.networks["discriminator"]
@@ -155,9 +156,9 @@ class Trainer:
             discriminator_loss = losses.discriminator_adversarial(real, fake)
 
         row = {name: part.array for name, part in (parts | {"discriminator": discriminator_loss}).items()}
-        if audit:
+        if diagnose:
             row |= {"d_hr": ops.mean(ops.sigmoid(real)).array, "d_sr": ops.mean(ops.sigmoid(fake)).array}
-            row |= _audit(tape, weighted, sr, self.workers)
+            row |= _gradient_norms(tape, weighted, sr, self.workers)
         generator_gradients = tape.gradient(generator_loss, generator.parameters(), keep=True)
         discriminator_gradients = tape.gradient(discriminator_loss, discriminator.parameters())
         self.adam["srgan"].step(self.workers.gradients(generator_gradients), rate_g, count_g)
@@ -170,8 +171,8 @@ class Trainer:
         layers = self.settings.vgg_weights
         return self.vgg.before_relu(image, layers) if layers else [self.vgg(image)]
 
-    def _train_srgan_and_audit(self, *inputs):
-        return self._train_srgan(*inputs, audit=True)
+    def _train_srgan_and_diagnose(self, *inputs):
+        return self._train_srgan(*inputs, diagnose=True)
 
     def largest_batch(self, lr, hr):
         """After a MemoryError: halve the batch until a step fits in memory, and return its number of images, or 0 if none fits.
@@ -216,7 +217,7 @@ def numbers(row):
     return {name: float(value) for name, value in row.items()}
 
 
-def _audit(tape, parts, sr, workers):
+def _gradient_norms(tape, parts, sr, workers):
     """The norm of the gradient of each weighted part of the generator's loss with respect to SR, and the cosine of the angle
     between the adversarial gradient and the content gradient (all other parts): -1 means opposed, 0 orthogonal."""
     gradients = {name: tape.gradient(part, sr, keep=True) for name, part in parts.items()}

@@ -12,7 +12,7 @@ import platform
 import numpy as np
 
 from npsrgan import fast
-from npsrgan.bench.driver import Process, close, compare, describe, find_limits, measure
+from npsrgan.bench.driver import Process, close, compare, find_limits, measure, row_line
 from npsrgan.bench.methods import print_methods
 from npsrgan.bench.profile import print_profile
 from npsrgan.bench.rows import CONVOLUTIONS, QUICK
@@ -66,7 +66,7 @@ def main(arguments=None):
                     close(processes)
                 first |= measure(row, group, arguments.pairs)
             compare(row, first, limits)
-            say(describe(row))
+            say(row_line(row))
             if arguments.json:
                 with open(arguments.json, "w") as file:
                     json.dump({"rows": [{"name": row.name} | row.result for row in rows if row.result], "machine": facts}, file, indent=1)

@@ -163,7 +163,7 @@ def compare(row, first, limits):
     r |= {f"share_of_{name}": getattr(row, name) / r["ours_s"] / limits[name] for name in limits if getattr(row, name)}
 
 
-def describe(row):
+def row_line(row):
     """A measured row as one line."""
     r, parts = row.result, [f"{row.name:36}"]
     for side in ("ours", "torch", "best"):

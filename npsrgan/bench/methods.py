@@ -9,15 +9,15 @@ import numpy as np
 
 from npsrgan.bench.rows import convolution_name, draw
 from npsrgan.device import select
-from npsrgan.fast import im2col, keep_memory, planes, winograd
+from npsrgan.fast import im2col, keep_memory, kn2row, winograd
 from npsrgan.fast.convolution import choose
 
 QUESTIONS = ("forward", "x gradient", "kernel gradient")        # in the order of `choose`'s results
 WAYS = {        # {name: a function for each question}
     "im2col": (im2col.correlate, im2col.correlate_adjoint, im2col.correlate_kernel_gradient),
     "winograd": (winograd.correlate, winograd.correlate_adjoint, winograd.correlate_kernel_gradient),
-    "planes": (planes.correlate, planes.correlate_adjoint, planes.correlate_kernel_gradient),
-    "turned": (None, planes.correlate_turned, None),
+    "kn2row": (kn2row.correlate, kn2row.correlate_adjoint, kn2row.correlate_kernel_gradient),
+    "flipped": (None, kn2row.correlate_flipped, None),
 }
 
 

@@ -18,7 +18,7 @@ _DEPTH = 12             # of nested containers
 def find(source, path, fixed, key=None, force=False):
     """The network in a `formats.Source`, and a sentence about what was found.
 
-    fixed: {field of readings.Choice: value} that the user specified.   force: see `readings.judge`.
+    fixed: {field of readings.Choice: value} that the user specified.   force: see `readings.most_plausible`.
     key:   the state dict to use, or a prefix of the names in it; None: the one that fits, or the moving average if several do.
     Raises UserError if none fits, or more than one.
     """
@@ -59,7 +59,7 @@ def find(source, path, fixed, key=None, force=False):
 
 def _read(about, found, fixed, force):
     """The network of the most plausible of the generators found, chosen on the photograph, and a sentence about it."""
-    best, bicubic = readings.judge(found, fixed, force)
+    best, bicubic = readings.most_plausible(found, fixed, force)
     network = readings.paper(best.generator, best.choice) or readings.whole(best.generator, best.choice)
     doubt = "" if best.score > bicubic + readings.MARGIN else (
         "\nthat is no better than bicubic enlargement: perhaps its layers are in another order or of another kind; compare its pictures "

@@ -257,7 +257,7 @@ class Reading(NamedTuple):
     picture: np.ndarray
 
 
-def judge(generators, fixed, force=False):
+def most_plausible(generators, fixed, force=False):
     """The most plausible Reading of several possible structures, and bicubic enlargement's PSNR.
 
     The network need not be good: a wrong reading shows in lost contrast or colour, or in noise.

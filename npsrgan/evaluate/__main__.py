@@ -19,7 +19,7 @@ from npsrgan.evaluate import report
 from npsrgan.evaluate.benchmark import RESIZERS, Benchmark
 from npsrgan.evaluate.lpips import LPIPS
 from npsrgan.fast import keep_memory, set_threads
-from npsrgan.inference import blend, fold, super_resolve
+from npsrgan.inference import apply_in_tiles, blend, fold
 from npsrgan.metrics import CAP, mesh, psnr, smooth_pixels, ssim
 from npsrgan.storage import load_generator
 from npsrgan.system import files
@@ -181,7 +181,7 @@ def classical(resizer, scale):
 def network(generator, device):
     """The same function for a generator; images may have any size."""
     folded = fold(generator).to(device.array)
-    return lambda lr: super_resolve(folded, lr, device)
+    return lambda lr: apply_in_tiles(folded, lr, device)
 
 
 def noise_rows(generators, sigmas):

@@ -158,12 +158,12 @@ def telling_crop(name, results, hr, scores, scale):
     total = np.pad(spread, ((1, 0), (1, 0))).cumsum(0).cumsum(1)         # sums of everything above and to the left
     sums = total[side:, side:] - total[:-side, side:] - total[side:, :-side] + total[:-side, :-side]
     top, left = np.unravel_index(sums.argmax(), sums.shape)
-    panels = [("LR" if method == "nearest" else method, image, describe(scores[method])) for method, image in results.items()]
+    panels = [("LR" if method == "nearest" else method, image, caption_of(scores[method])) for method, image in results.items()]
     return Crop(float(sums.max()) / side**2, [(title, image[top:top + side, left:left + side].copy(), caption)
                                               for title, image, caption in [*panels, ("original", hr, name)]])
 
 
-def describe(row):
+def caption_of(row):
     """The caption below a crop: metrics of the whole image."""
     parts = (("psnr_y", "{:.2f} dB"), ("lpips", "LPIPS {:.3f}"), ("mesh", "mesh {:.2f}"))
     return ", ".join(text.format(row[metric]) for metric, text in parts if row.get(metric) is not None)

@@ -8,7 +8,7 @@ and returns NotImplemented for inputs it does not support.
     threads.py        the pool: set_threads(n), parallel(work, jobs)
     im2col.py         convolution as one matrix product per piece of image, for every shape
     winograd.py       3x3 at stride 1 with a quarter of the multiplications
-    planes.py         convolution with few outputs, such as the 9x9 from 64 channels to 3
+    kn2row.py         convolution with few outputs, such as the 9x9 from 64 channels to 3
     convolution.py    chooses the convolution method and registers the twin of conv2d
     blocks.py         elementwise operations and sums in cache-sized blocks
     activations.py    ReLU, LeakyReLU, PReLU
@@ -16,9 +16,9 @@ and returns NotImplemented for inputs it does not support.
     linear.py         the fully connected layer
     fusion.py         fused operations, and the layers that use them
     adam.py           Adam's update
-    movement.py       max pooling, pixel shuffle, addition
+    rearrange.py      max pooling, pixel shuffle, addition
 """
-from npsrgan.fast import activations, adam, convolution, fusion, linear, movement, normalisation  # noqa: F401  (importing registers)
+from npsrgan.fast import activations, adam, convolution, fusion, linear, normalisation, rearrange  # noqa: F401  (importing registers)
 from npsrgan.fast.memory import keep_memory
 from npsrgan.fast.threads import get_threads, set_threads
 

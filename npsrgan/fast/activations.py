@@ -6,7 +6,7 @@ multiplies by the mask x > 0 instead.
 import numpy as np
 
 from npsrgan import ops
-from npsrgan.fast.blocks import by_long_rows, by_rows, large, per_channel, suits
+from npsrgan.fast.blocks import by_long_rows, by_rows, large, per_channel, supported
 from npsrgan.fast.threads import scratch
 from npsrgan.ops.operation import twin
 
@@ -51,7 +51,7 @@ def leaky_relu(x, slope=0.2):
 @twin(ops.prelu)
 def prelu(x, slope):
     """The larger of x and slope * x where all slopes are at most 1, as in every trained network; else max(x, 0) + slope * min(x, 0)."""
-    if not large(x) or not suits(x, slope) or slope.shape not in ((1,), x.shape[-1:]):
+    if not large(x) or not supported(x, slope) or slope.shape not in ((1,), x.shape[-1:]):
         return NotImplemented
     y, c = np.empty_like(x, order="C"), x.shape[-1]
     slopes, largest = np.broadcast_to(slope, c), slope.max()

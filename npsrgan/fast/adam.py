@@ -2,7 +2,7 @@
 import numpy as np
 
 from npsrgan import adam
-from npsrgan.fast.blocks import suits
+from npsrgan.fast.blocks import supported
 from npsrgan.fast.threads import parallel
 from npsrgan.ops.operation import twin
 
@@ -13,7 +13,7 @@ BLOCK = 1 << 16     # entries per update: few enough to stay in the cache, enoug
 def update(p, gradients, m, v, rate, count, beta1, beta2, eps):
     """See the reference."""
     starts = np.cumsum([0, *(gradient.size for gradient in gradients)]).tolist()
-    if not suits(p, m, v) or starts[-1] != p.size:
+    if not supported(p, m, v) or starts[-1] != p.size:
         return NotImplemented
     pace, correction = rate / (1 - beta1 ** count), 1 - beta2 ** count
     gradients = [gradient.reshape(-1) for gradient in gradients]

@@ -27,14 +27,14 @@ def any_size():
         SMALL = usual
 
 
-def suits(*arrays):
+def supported(*arrays):
     """Whether all arguments are NumPy arrays of one dtype, float32 or float64: the twins' supported inputs."""
     return all(type(a) is np.ndarray and a.dtype == arrays[0].dtype and a.dtype in (np.float32, np.float64) for a in arrays)
 
 
 def large(x):
     """Whether x is a float32 or float64 NumPy array large enough to repay the threading overhead."""
-    return suits(x) and x.size >= SMALL
+    return supported(x) and x.size >= SMALL
 
 
 def by_rows(work, *arrays):

@@ -4,8 +4,8 @@ from functools import partial
 import numpy as np
 
 from npsrgan import ops
-from npsrgan.fast import im2col, planes, winograd
-from npsrgan.fast.blocks import channel_sums, suits
+from npsrgan.fast import im2col, kn2row, winograd
+from npsrgan.fast.blocks import channel_sums, supported
 from npsrgan.ops.operation import twin
 
 FEW = 16        # channels: below this, Winograd's transforms cost more than the multiplications they save
@@ -17,7 +17,7 @@ def conv2d(x, w, b=None, stride=1, padding=None):
     kh, kw, channels, o = w.shape
     ph, pw = (kh // 2, kw // 2) if padding is None else (padding, padding)
     h, k = (x.shape[1] + 2 * ph - kh) // stride + 1, (x.shape[2] + 2 * pw - kw) // stride + 1
-    if not suits(x, w, w if b is None else b) or x.shape[3] != channels or h < 1 or k < 1:
+    if not supported(x, w, w if b is None else b) or x.shape[3] != channels or h < 1 or k < 1:
         return NotImplemented       # the reference reports the error
 
     forward, adjoint, kernel_gradient = choose(kh, kw, channels, o, stride, max(ph, pw))
@@ -36,9 +36,9 @@ def choose(kh, kw, channels, o, stride, padding):
     if padding > 4 or max(kh, kw) < 3:
         return forward, adjoint, kernel_gradient
     if o < FEW <= channels:
-        return planes.correlate, planes.correlate_adjoint, planes.correlate_kernel_gradient
+        return kn2row.correlate, kn2row.correlate_adjoint, kn2row.correlate_kernel_gradient
     if channels < FEW <= o:
-        return forward, planes.correlate_turned, kernel_gradient
+        return forward, kn2row.correlate_flipped, kernel_gradient
     if (kh, kw) == (3, 3) and min(channels, o) >= FEW:
         return winograd.correlate, winograd.correlate_adjoint, winograd.correlate_kernel_gradient
     return forward, adjoint, kernel_gradient

@@ -6,7 +6,7 @@ take OpenBLAS's path without repacking, which is two to three times as fast here
 import numpy as np
 
 from npsrgan import ops
-from npsrgan.fast.blocks import channel_sums, large, suits
+from npsrgan.fast.blocks import channel_sums, large, supported
 from npsrgan.fast.threads import SMALL_PRODUCT, parallel
 from npsrgan.ops.operation import twin
 
@@ -14,7 +14,7 @@ from npsrgan.ops.operation import twin
 @twin(ops.linear)
 def linear(x, w, b=None):
     """x @ w + b."""
-    if not large(w) or not suits(x, w, w if b is None else b) or x.ndim != 2 or x.shape[1] != w.shape[0]:
+    if not large(w) or not supported(x, w, w if b is None else b) or x.ndim != 2 or x.shape[1] != w.shape[0]:
         return NotImplemented
     step = max(1, SMALL_PRODUCT // (x.shape[0] * w.shape[1]))
     parts = [slice(start, start + step) for start in range(0, len(w), step)]       # of the rows of w

@@ -6,7 +6,7 @@ import numpy as np
 
 from npsrgan import ops
 from npsrgan.fast import fusion
-from npsrgan.fast.blocks import by_long_rows, large, per_channel, shared, suits
+from npsrgan.fast.blocks import by_long_rows, large, per_channel, shared, supported
 from npsrgan.fast.threads import scratch
 from npsrgan.ops.normalisation import keep_running, sharing
 from npsrgan.ops.operation import twin
@@ -18,7 +18,7 @@ def batch_norm(x, gamma, beta, running_mean=None, running_var=None, training=Tru
 
     y = x * gamma*s + (beta - mean * gamma*s),      dx = gamma*s * (dy - d_beta/m - x_hat * d_gamma/m)
     """
-    if not large(x) or not suits(x, gamma, beta):
+    if not large(x) or not supported(x, gamma, beta):
         return NotImplemented
     m, c, group = x.size // x.shape[-1], x.shape[-1], sharing.get()
     mean, inv_std = _statistics(x, running_mean, running_var, training, momentum, eps)
@@ -64,7 +64,7 @@ def batch_norm(x, gamma, beta, running_mean=None, running_var=None, training=Tru
 @twin(fusion.batch_norm_add)
 def batch_norm_add(x, gamma, beta, residual, *options):
     """See fusion."""
-    if not suits(x, residual) or x.shape != residual.shape:
+    if not supported(x, residual) or x.shape != residual.shape:
         return NotImplemented
     result = batch_norm(x, gamma, beta, *options, residual=residual)
     return result if result is NotImplemented else (result[0], (*result[1], lambda dy: dy))
@@ -78,7 +78,7 @@ def batch_norm_prelu(x, gamma, beta, slope, running_mean=None, running_var=None,
 
     So the sums over dz and d_slope follow from the sums of dy, a, x*dy and x*a.
     """
-    if not large(x) or not suits(x, gamma, beta, slope) or slope.shape != gamma.shape or slope.max() > 1:
+    if not large(x) or not supported(x, gamma, beta, slope) or slope.shape != gamma.shape or slope.max() > 1:
         return NotImplemented
     m, c, group = x.size // x.shape[-1], x.shape[-1], sharing.get()
     mean, inv_std = _statistics(x, running_mean, running_var, training, momentum, eps)
@@ -134,7 +134,7 @@ def batch_norm_prelu(x, gamma, beta, slope, running_mean=None, running_var=None,
 @twin(fusion.batch_norm_leaky_relu)
 def batch_norm_leaky_relu(x, gamma, beta, slope, *options):
     """See fusion: PReLU with a constant slope."""
-    if not suits(x, gamma):
+    if not supported(x, gamma):
         return NotImplemented
     result = batch_norm_prelu(x, gamma, beta, np.full_like(gamma, slope), *options)
     return result if result is NotImplemented else (result[0], result[1][:3])

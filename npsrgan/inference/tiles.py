@@ -62,7 +62,7 @@ def super_resolve_tiles(generator, lr, device, tile):
                     yield scale * top, scale * left, to_numpy(sr)
 
 
-def super_resolve(generator, lr, device, tile=TILE):
+def apply_in_tiles(generator, lr, device, tile=TILE):
     """Enlarge a uint8 (h, w, 3) image of any size with a generator, folded or in evaluation mode: uint8 (scale*h, scale*w, 3)."""
     scale = generator.settings["scale"]
     sr = np.empty((scale * lr.shape[0], scale * lr.shape[1], 3), np.uint8)

@@ -20,7 +20,7 @@ from npsrgan.data import Batches, DeadLeaves, Photograph, by_partition, open_ima
 from npsrgan.data.folder import PARTITION
 from npsrgan.device import select
 from npsrgan.fast import keep_memory, set_threads
-from npsrgan.inference import fold, super_resolve
+from npsrgan.inference import apply_in_tiles, fold
 from npsrgan.metrics import CAP, psnr, ssim
 from npsrgan.ops.operation import reference_only
 from npsrgan.system import files
@@ -225,7 +225,7 @@ def train(trainer, training, validation, out):
             step = trainer.steps + 1
             logged = step % s.log_every == 0 or step in (total, s.steps)
             try:
-                losses = trainer.step(lr, hr, audit=logged)
+                losses = trainer.step(lr, hr, diagnose=logged)
                 if logged or not trainer.device.cuda:
                     losses = require_finite(workers.row(numbers(losses)), step)
                     bar.set_postfix({name: f"{losses[name]:.3g}" for name in report.LOSSES if name in losses}, refresh=False)
@@ -318,7 +318,7 @@ def validate(trainer, pairs, out, step):
     row = {"bicubic_psnr": np.mean([min(psnr(upscale(lr, s.scale), hr, s.scale), CAP) for _, lr, hr in pairs])}
     for name, label in report.generators(trainer).items():
         generator = fold(trainer.trained(name))
-        enlarged = [super_resolve(generator, lr, trainer.device) for _, lr, _ in pairs]
+        enlarged = [apply_in_tiles(generator, lr, trainer.device) for _, lr, _ in pairs]
         row[f"{name}_psnr"] = np.mean([min(psnr(sr, hr, s.scale), CAP) for sr, (_, _, hr) in zip(enlarged, pairs)])
         first[label] = enlarged[0]
     name, lr, hr = pairs[0]
@@ -339,7 +339,7 @@ def finish(trainer, validation, out):
     pairs = validation_pairs(validation, s.scale, s.final_count, say, s.degradation == "photo")
     for name, lr, hr in progress(pairs, "measuring", min(s.final_count, len(validation)), unit=" images", delay=2):
         results = {"bicubic": upscale(lr, s.scale)}
-        results |= {name: super_resolve(generator, lr, trainer.device) for name, generator in generators.items()}
+        results |= {name: apply_in_tiles(generator, lr, trainer.device) for name, generator in generators.items()}
         for method, image in results.items():
             scores.setdefault(method, []).append((min(psnr(image, hr, s.scale), CAP), ssim(image, hr, s.scale)))
         if count == 0:

@@ -53,7 +53,7 @@ def main(arguments=None):
                 weights = suitable(source)
             if weights not in generators:
                 generators[weights] = fold(load(weights, None)).to(device.array)
-            upscale(source, target, weights, generators[weights], device, options)
+            enlarge_file(source, target, weights, generators[weights], device, options)
         except Exception as error:      # one image failed: go on with the others
             failures += 1
             say(f"error: {of_one_item(error, source)}", file=sys.stderr)
@@ -176,7 +176,7 @@ def identity(path):
     return status.st_dev, status.st_ino
 
 
-def upscale(source, target, weights, generator, device, options):
+def enlarge_file(source, target, weights, generator, device, options):
     """Enlarge one image file with the generator of these weights, and report it.  Raises UserError, and whatever Pillow raises."""
     start, scale = time.perf_counter(), generator.settings["scale"]
     with images.any_size():

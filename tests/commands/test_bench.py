@@ -82,7 +82,7 @@ def test_a_side_that_fails_is_named_and_the_others_are_measured(request_that_fai
     driver.compare(row, first, {})
     assert row.result == {"ours_error": "OutOfMemoryError: too much", "torch_s": 0.001, "torch_mb": 1, "torch_spread_s": 0,
                           "torch_note": "slow"}
-    assert "ours OutOfMemoryError: too much" in driver.describe(row) and "torch     1.000 ms" in driver.describe(row)
+    assert "ours OutOfMemoryError: too much" in driver.row_line(row) and "torch     1.000 ms" in driver.row_line(row)
 
 
 def test_what_is_made_of_the_answers():
@@ -98,7 +98,7 @@ def test_what_is_made_of_the_answers():
     assert r["difference"] == pytest.approx(0.1) and r["images_per_s"] == pytest.approx(16 / 0.003)
     assert r["share_of_flops"] == pytest.approx(0.5) and r["share_of_bytes"] == pytest.approx(2 / 3)
     for words in ("ours     3.000 ms", "best     1.500 ms", "ratio torch  0.50", "50% of GEMM", "67% of bandwidth", "5333 images/s"):
-        assert words in driver.describe(row)
+        assert words in driver.row_line(row)
 
 
 def test_the_limits():
@@ -166,7 +166,7 @@ def test_methods_are_timed_and_the_chosen_one_is_marked(capsys):
     assert len(lines) == 4 * 3 and all(line.count("*") == 1 for line in lines)
     columns = {name: header.index(name) + len(name) - 1 for name in WAYS}
     starred = [next(name for name, end in columns.items() if line.index("*") == end) for line in lines]
-    assert starred == ["winograd"] * 3 + ["im2col"] * 3 + ["planes"] * 3 + ["im2col", "turned", "im2col"]
+    assert starred == ["winograd"] * 3 + ["im2col"] * 3 + ["kn2row"] * 3 + ["im2col", "flipped", "im2col"]
 
 
 def test_torch_gets_the_channels_in_its_own_order():

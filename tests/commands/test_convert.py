@@ -414,7 +414,7 @@ def enlarger(knots, values):
 def read(state, **fixed):
     """The best reading of a state dict."""
     kinds = structure.parts_of({name: Stored(array.shape, lambda array=array: np.asarray(array)) for name, array in state.items()})
-    return ranges.judge(structure.generators(kinds), fixed)
+    return ranges.most_plausible(structure.generators(kinds), fixed)
 
 
 @pytest.mark.parametrize("taken", ["symmetric", "unit"])

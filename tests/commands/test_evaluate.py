@@ -19,7 +19,7 @@ from npsrgan.evaluate import __main__ as evaluate
 from npsrgan.evaluate import report
 from npsrgan.evaluate.benchmark import Benchmark
 from npsrgan.evaluate.lpips import LPIPS
-from npsrgan.inference import blend, fold, super_resolve
+from npsrgan.inference import apply_in_tiles, blend, fold
 from npsrgan.metrics import luma, mesh, psnr, smooth_pixels, ssim
 from npsrgan.models import SRResNet
 from npsrgan.system.errors import UserError
@@ -106,8 +106,8 @@ def test_everything(made, run, tmp_path, monkeypatch):
     lr = bicubic.downscale(hr, 4)
     enlarged = {"nearest": np.kron(lr, np.ones((4, 4, 1), np.uint8)), "bicubic": bicubic.upscale(lr, 4),
                 "lanczos": np.asarray(Image.fromarray(lr).resize((64, 52), Image.Resampling.LANCZOS)),
-                "a": super_resolve(fold(storage.load_network(made / "a.h5")), lr, CPU),
-                "b": super_resolve(fold(storage.load_network(made / "b.h5")), lr, CPU)}
+                "a": apply_in_tiles(fold(storage.load_network(made / "a.h5")), lr, CPU),
+                "b": apply_in_tiles(fold(storage.load_network(made / "b.h5")), lr, CPU)}
     enlarged["a + noise"] = evaluate.add_noise(enlarged["a"], 2, "9.png")
     lpips = LPIPS(made / "lpips.npz")
     for method, sr in enlarged.items():
@@ -123,7 +123,7 @@ def test_everything(made, run, tmp_path, monkeypatch):
     assert list(curves) == ["photos", "photos-2"]
     points = curves["photos-2"]["curve"]
     assert [point["blend"] for point in points] == [0, 0.5, 1]
-    middle = super_resolve(fold(blend(*(storage.load_network(made / f"{name}.h5") for name in "ab"), 0.5)), lr, CPU)
+    middle = apply_in_tiles(fold(blend(*(storage.load_network(made / f"{name}.h5") for name in "ab"), 0.5)), lr, CPU)
     for point, sr in zip(points, (enlarged["a"], middle, enlarged["b"])):
         assert (point["psnr_y"], point["lpips"]) == pytest.approx((psnr(sr, hr, 4), lpips(sr, hr)), rel=1e-6) and point["mesh"] is None
     for row in ("bicubic", "a + noise"):
@@ -143,8 +143,8 @@ def test_the_mesh_of_images_that_are_smooth_somewhere(made, run, tmp_path, monke
     hr = smooth(72, 76)
     lr, where = bicubic.downscale(hr, 4), smooth_pixels(hr)
     a, b = (storage.load_network(made / f"{name}.h5") for name in "ab")
-    for method, sr in {"nearest": lr.repeat(4, 0).repeat(4, 1), "a": super_resolve(fold(a), lr, CPU), "original": hr,
-                       "blend 0.25": super_resolve(fold(blend(a, b, 0.25)), lr, CPU)}.items():
+    for method, sr in {"nearest": lr.repeat(4, 0).repeat(4, 1), "a": apply_in_tiles(fold(a), lr, CPU), "original": hr,
+                       "blend 0.25": apply_in_tiles(fold(blend(a, b, 0.25)), lr, CPU)}.items():
         expected = pytest.approx(mesh(sr, where, 4), rel=1e-6)
         assert result[method]["mesh"] == expected and float(rows["a.png", method]["mesh"]) == expected
         assert rows["rough.png", method]["mesh"] == "-"
@@ -164,7 +164,7 @@ def test_the_trivial_rival(made, run, tmp_path):
         ["a + noise"], ["a + noise"], ["a + noise 2", "a + noise 3.5"], []]
     assert found["both"]["a + noise 2"] == found["default"]["a + noise"] != found["three"]["a + noise"]
     hr = photograph(9)[:52, :64]
-    sr = super_resolve(fold(storage.load_network(made / "a.h5")), bicubic.downscale(hr, 4), CPU)
+    sr = apply_in_tiles(fold(storage.load_network(made / "a.h5")), bicubic.downscale(hr, 4), CPU)
     assert found["three"]["a + noise"]["psnr_y"] == psnr(evaluate.add_noise(sr, 3, "9.png"), hr, 4)
     done = run("more/photos", json=tmp_path / "r.json")
     assert "noise" not in done.out and list(*numbers(tmp_path / "r.json").values()) == ["nearest", "bicubic", "lanczos", "original"]
@@ -325,7 +325,7 @@ def test_refused_before_anything_is_measured(made, run, monkeypatch, case):
 
 
 def test_large_images_go_through_a_network_in_tiles(made, monkeypatch):
-    monkeypatch.setattr(super_resolve, "__defaults__", (40,))       # the side of a tile where nobody chose
+    monkeypatch.setattr(apply_in_tiles, "__defaults__", (40,))       # the side of a tile where nobody chose
     generator, lr = storage.load_network(made / "a.h5"), photograph(0, 70, 97)
     whole, tiled = images.to_uint8(fold(generator)(images.to_float(lr)[None]).array[0]), evaluate.network(generator, CPU)(lr)
     assert tiled.shape == whole.shape and np.abs(tiled.astype(int) - whole).max() <= 1

@@ -13,7 +13,7 @@ from npsrgan.data import Batches, DeadLeaves, ImageFolder, upscale, validation_p
 from npsrgan.device import CPU
 from npsrgan.fast import fusion
 from npsrgan.images import to_float
-from npsrgan.inference import fold, folding, super_resolve
+from npsrgan.inference import apply_in_tiles, fold, folding
 from npsrgan.layers import Residual, Sequential
 from npsrgan.metrics import psnr, ssim
 from npsrgan.models import SRResNet
@@ -116,7 +116,7 @@ def test_the_result_is_that_of_the_weights(tiny, photos, tmp_path, mode):
     enlarged = {"bicubic": [upscale(lr, 2) for _, lr, _ in pairs]}
     for name in ("srresnet", "srgan"):
         network = storage.load_network(tmp_path / "run" / f"{name}.h5", SRResNet)
-        enlarged[name] = [super_resolve(fold(network), lr, CPU) for _, lr, _ in pairs]
+        enlarged[name] = [apply_in_tiles(fold(network), lr, CPU) for _, lr, _ in pairs]
     for method, images in enlarged.items():
         for metric, key in [(psnr, "psnr_y"), (ssim, "ssim_y")]:
             expected = np.mean([metric(image, hr, 2) for image, (_, _, hr) in zip(images, pairs)])
@@ -231,9 +231,9 @@ def test_srgan_starts_from_the_trained_srresnet(photos):
     begun = {}
     step = trainer.srgan_step
 
-    def watched(lr, hr, audit):
+    def watched(lr, hr, diagnose):
         begun.setdefault("with", everything(trainer.networks["srgan"]))
-        return step(lr, hr, audit)
+        return step(lr, hr, diagnose)
     trainer.srgan_step = watched
     for number in range(4):
         trainer.step(*batch(number))
@@ -341,7 +341,7 @@ def test_the_losses_are_what_they_are_called(photos, layers):
         return 0.5 * terms[0] + 3.0 * terms[1]
 
     lr, hr = batch()
-    row = trainer.step(lr, hr) and trainer.srgan_step(lr, hr, audit=True)
+    row = trainer.step(lr, hr) and trainer.srgan_step(lr, hr, diagnose=True)
 
     sr = twin.networks["srgan"](lr).array
     real, fake = (twin.networks["discriminator"](image).array.astype(np.float64) for image in (hr, sr))
@@ -369,7 +369,7 @@ def test_a_weight_of_zero_takes_its_loss_away(photos, missing):
     """Nothing of it reaches SR; without its weight VGG19 is not even loaded."""
     weights = {"pixel_weight": 0.5, "perceptual_weight": 0.5, "adversarial_weight": 0.5, f"{missing}_weight": 0}
     trainer = trainer_with(photos, **weights)
-    row = trainer.srgan_step(*batch(), audit=True)
+    row = trainer.srgan_step(*batch(), diagnose=True)
     if missing == "perceptual":
         assert trainer.vgg is None and "perceptual" not in row
     else:

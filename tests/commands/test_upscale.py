@@ -125,7 +125,7 @@ def test_a_real_network_gives_what_it_gives_elsewhere(run):
     network = trained(SRResNet(8, 1, 2))
     storage.save_network("mine.h5", network)
     run(save(Path("a.png"), RGB), "--weights", "mine.h5", "--tile", 32, "--threads", 1)
-    expected = inference.super_resolve(inference.fold(network), RGB, CPU)
+    expected = inference.apply_in_tiles(inference.fold(network), RGB, CPU)
     assert np.abs(load("a_x2.png")[1].astype(int) - expected).max() <= 1
 
 

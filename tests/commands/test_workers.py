@@ -60,7 +60,7 @@ def steps(case, workers):
     found = {}
     with version():
         for step in range(settings.total_steps):
-            row = workers.row(numbers(trainer.step(*batches.batch(step), audit=step % 2)))
+            row = workers.row(numbers(trainer.step(*batches.batch(step), diagnose=step % 2)))
             found |= {f"{name} of step {step}": value for name, value in row.items()}
     return found | trainer.arrays()
 

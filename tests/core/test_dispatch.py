@@ -223,7 +223,7 @@ def test_training_both_generators_and_the_discriminator(tmp_path):
     with reference_only():
         for step in range(3):
             lr, hr = (wave(2, side, side, 3, seed=step).astype(np.float32) for side in (4, 16))
-            rows = [trainer.step(lr, hr, audit=True) for trainer in (on_gpu, on_cpu)]
+            rows = [trainer.step(lr, hr, diagnose=True) for trainer in (on_gpu, on_cpu)]
             assert rows[0] == rows[1]
     for name, network in on_gpu.networks.items():
         assert isinstance(network.flat, StandIn) and isinstance(on_gpu.adam[name].m, StandIn)

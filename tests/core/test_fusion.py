@@ -74,10 +74,10 @@ OPERATIONS = [
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("operation, more, in_turn", OPERATIONS, ids=lambda value: getattr(value, "__name__", ""))
-def test_batch_norm_and_what_follows(operation, more, in_turn, training):
+@pytest.mark.parametrize("operation, more, unfused", OPERATIONS, ids=lambda value: getattr(value, "__name__", ""))
+def test_batch_norm_and_what_follows(operation, more, unfused, training):
     results = []
-    for function in (operation, in_turn):
+    for function in (operation, unfused):
         options = {name: array.copy() for name, array in NORM.items()} | {"training": training, "momentum": 0.8, "eps": 0.1}
         inputs = [Tensor(a) if isinstance(a, np.ndarray) else a for a in (wave(2, 3, 5, 4), wave(4, seed=1), wave(4, seed=2), *more)]
         value, gradients, _ = recorded(function, *inputs, **options)
@@ -85,13 +85,13 @@ def test_batch_norm_and_what_follows(operation, more, in_turn, training):
     assert all(np.array_equal(one, other) for one, other in zip(*results, strict=True))
 
 
-@pytest.mark.parametrize("operation, more, in_turn", [
+@pytest.mark.parametrize("operation, more, unfused", [
     (fusion.conv2d_relu, (), lambda x, w, b, **o: ops.relu(ops.conv2d(x, w, b, **o))),
     (fusion.conv2d_leaky_relu, (0.3,), lambda x, w, b, slope, **o: ops.leaky_relu(ops.conv2d(x, w, b, **o), slope)),
 ], ids=lambda value: getattr(value, "__name__", ""))
-def test_convolution_and_what_follows(operation, more, in_turn):
+def test_convolution_and_what_follows(operation, more, unfused):
     inputs = [Tensor(a) for a in (wave(2, 6, 5, 4), wave(3, 3, 4, 6, seed=1), wave(6, seed=2))]
-    results = [recorded(function, *inputs, *more, stride=2, padding=0) for function in (operation, in_turn)]
+    results = [recorded(function, *inputs, *more, stride=2, padding=0) for function in (operation, unfused)]
     assert results[0][2] == results[1][2] and results[0][0].shape == (2, 2, 2, 6)
     assert all(np.array_equal(one, other) for one, other in zip(*([value, *gradients] for value, gradients, _ in results)))
 

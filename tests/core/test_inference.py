@@ -5,7 +5,7 @@ from comparisons import double, relative_error, rounding
 
 from npsrgan import images, ops
 from npsrgan.device import CPU
-from npsrgan.inference import blend, fold, super_resolve
+from npsrgan.inference import apply_in_tiles, blend, fold
 from npsrgan.layers import BatchNorm, Conv2d, LeakyReLU, Parameter, PixelShuffle, PReLU, Sequential
 from npsrgan.models import Discriminator, SRResNet
 from npsrgan.system.errors import UserError
@@ -80,7 +80,7 @@ def test_a_subclass_is_left_as_it_is():
 def test_super_resolve_takes_and_gives_8_bit_images():
     generator = trained(SRResNet(8, 1, 2))
     lr = np.random.default_rng(2).integers(0, 256, (7, 10, 3), np.uint8)
-    sr = super_resolve(fold(generator), lr, CPU)
+    sr = apply_in_tiles(fold(generator), lr, CPU)
     expected = images.to_uint8(generator.eval()(images.to_float(lr)[None]).array[0])
     assert sr.shape == (14, 20, 3) and sr.dtype == np.uint8
     assert np.abs(sr.astype(int) - expected).max() <= 1

@@ -24,7 +24,7 @@ from npsrgan.layers import (
     Residual,
     Sequential,
     initialise,
-    split,
+    views,
 )
 from npsrgan.models import Discriminator, SRResNet
 
@@ -93,9 +93,9 @@ def test_packing_changes_no_value(xp):
     assert all(np.array_equal(to_numpy(array), before[name]) for name, array in net.state_dict().items())
 
 
-def test_split_cuts_views():
+def test_views_cut_a_buffer():
     flat = np.arange(11.0)
-    a, b, c = split(flat, [(2, 3), (), (4,)])
+    a, b, c = views(flat, [(2, 3), (), (4,)])
     assert a.tolist() == [[0, 1, 2], [3, 4, 5]] and b == 6 and c.tolist() == [7, 8, 9, 10]
     assert all(np.shares_memory(view, flat) for view in (a, b, c))
 

@@ -30,14 +30,14 @@ falling = False         # the order in which the threads of a block run
 @contextmanager
 def emulated(capability=90, multiprocessors=4, shared_memory=227 << 10):
     """A GPU with these properties, made of g++ and NumPy."""
-    def suits(*arrays):
+    def supported(*arrays):
         return all(isinstance(a, np.ndarray) and a.dtype == np.float32 for a in arrays)
 
     def empty(shape, like):     # whatever is left unwritten shows
         return np.full(shape, np.nan, like.dtype)
 
     architecture = {} if capability >= 80 else {"__CUDA_ARCH__": 10 * capability}       # with the copies of old GPUs
-    with mock.patch.multiple(compile, kernel=partial(kernel, **architecture), suits=suits, empty=empty,
+    with mock.patch.multiple(compile, kernel=partial(kernel, **architecture), supported=supported, empty=empty,
                              address=lambda array: array.ctypes.data, capability=lambda: capability,
                              multiprocessors=lambda: multiprocessors, shared_memory=lambda: shared_memory):
         yield

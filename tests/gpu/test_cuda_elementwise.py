@@ -236,7 +236,7 @@ def test_nothing_is_kept_for_the_gradient_but(operation, more, kept):
 
 
 @pytest.mark.skipif(NO_NVRTC is not None, reason=str(NO_NVRTC))
-@pytest.mark.parametrize("file", ["activations", "losses", "movement", "normalisation"])
+@pytest.mark.parametrize("file", ["activations", "losses", "rearrange", "normalisation"])
 def test_compiles_for_channels_one_by_one(file):
     for width in (1, 4):
         assert cubin(file, 90, compile.options({"WIDTH": width}))

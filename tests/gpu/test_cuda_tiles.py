@@ -11,7 +11,7 @@ from npsrgan import ops
 from npsrgan.bench import __main__ as bench
 from npsrgan.bench import gpu as bench_gpu
 from npsrgan.bench import methods
-from npsrgan.fast.cuda import convolution, implicit, set_precision, tiles
+from npsrgan.fast.cuda import convolution, implicit_gemm, set_precision, tiles
 
 needs_gxx = pytest.mark.skipif(emulate.GXX is None, reason="no g++, with which the emulated kernels are built")
 
@@ -87,8 +87,8 @@ def test_every_tile_gives_the_same_bits(monkeypatch, precision):
     y, (d_x, *_) = ops.conv2d.reference(*(a.astype(np.float64) for a in (x, w)), padding=None)
     every = [tile for width in (128, 64, 32) for tile in all_tiles(precision, width)]
     limit = 2e-3 if precision == "tf32" else 2e-4
-    for work, some, arrays, exact in [(implicit.correlate, every, (x, w), y),
-                                      (implicit.correlate_adjoint, every[:5], (dy, w), d_x(dy.astype(np.float64)))]:
+    for work, some, arrays, exact in [(implicit_gemm.correlate, every, (x, w), y),
+                                      (implicit_gemm.correlate_adjoint, every[:5], (dy, w), d_x(dy.astype(np.float64)))]:
         results = [in_tile(monkeypatch, tile, work, *arrays, np.full(exact.shape, np.nan, np.float32), 0, 1) for tile in some]
         assert np.linalg.norm(results[0] - exact) <= limit * np.linalg.norm(exact)
         assert all(np.array_equal(results[0], result) for result in results[1:])
@@ -101,9 +101,9 @@ def test_every_tile_gives_the_same_bits_of_a_kernels_gradient(monkeypatch, preci
     for outputs, width in (72, 128), (40, 64):
         x, w, dy = drawn((2, 17, 16, 64), (1, 3, 64, outputs))
         _, (_, d_w, _) = ops.conv2d.reference(*(a.astype(np.float64) for a in (x, w)))
-        exact, summed = d_w(dy.astype(np.float64)), mock.Mock(wraps=implicit.sum_parts)
-        monkeypatch.setattr(implicit, "sum_parts", summed)
-        results = [in_tile(monkeypatch, tile, implicit.correlate_kernel_gradient, x, dy, (1, 3), 0, 1)
+        exact, summed = d_w(dy.astype(np.float64)), mock.Mock(wraps=implicit_gemm.sum_parts)
+        monkeypatch.setattr(implicit_gemm, "sum_parts", summed)
+        results = [in_tile(monkeypatch, tile, implicit_gemm.correlate_kernel_gradient, x, dy, (1, 3), 0, 1)
                    for tile in all_tiles(precision, width)]
         assert np.linalg.norm(results[0] - exact) <= (2e-3 if precision == "tf32" else 2e-4) * np.linalg.norm(exact)
         assert all(np.array_equal(results[0], result) for result in results[1:])
@@ -152,7 +152,7 @@ def test_the_benchmark_prints_every_tile_and_which_is_taken(monkeypatch, capsys)
 
     def kernel(name, *args, **macros):
         return lambda grid, block, args: launched.append(0.256 / block[0] if name in ("convolution", "kernel_gradient") else 0)
-    with emulated(multiprocessors=16), mock.patch.object(implicit.compile, "kernel", kernel):
+    with emulated(multiprocessors=16), mock.patch.object(implicit_gemm.compile, "kernel", kernel):
         bench.main(["--device", "gpu", "--methods", "--quick", "--precision", "tf32"])
     title, _, *lines = capsys.readouterr().out.splitlines()
     assert title.startswith("gpu a stand-in, precision tf32, ") and title.endswith("flops_per_s 4e+12") and closed == [("gpu", "ours")]

@@ -17,7 +17,7 @@ from npsrgan.device import CPU, Device, to_numpy
 from npsrgan.fast.cuda.upload import Upload
 from npsrgan.gradcheck import CASES, check
 from npsrgan.images import to_float, to_uint8
-from npsrgan.inference import fold, super_resolve
+from npsrgan.inference import apply_in_tiles, fold
 from npsrgan.models import SRResNet
 from npsrgan.ops.operation import op, reference_only
 from npsrgan.system.errors import on_gpu
@@ -162,8 +162,8 @@ def test_networks(xp, case):
 def test_inference(xp, device):
     network = SRResNet(16, 2).eval()
     image = ((wave(9, 13, 3) + 1) * 127.5).astype(np.uint8)
-    expected = super_resolve(network, image, CPU).astype(int)
-    mine = super_resolve(fold(SRResNet(16, 2).eval().to(xp.asarray)), image, device)
+    expected = apply_in_tiles(network, image, CPU).astype(int)
+    mine = apply_in_tiles(fold(SRResNet(16, 2).eval().to(xp.asarray)), image, device)
     assert mine.dtype == np.uint8 and np.abs(mine - expected).max() <= 1
 
 
@@ -189,9 +189,9 @@ def step_error(xp, device, seed):
     """The largest error of one step against the reference in double precision: of losses, gradients and running statistics."""
     mine, exact = trainer_on(device, graph=False), trainer_on(DOUBLE)
     with precision(xp, "float32"):
-        row = numbers(mine.step(*batch(seed), audit=True))
+        row = numbers(mine.step(*batch(seed), diagnose=True))
     with reference_only():
-        expected = exact.step(*batch(seed), audit=True)
+        expected = exact.step(*batch(seed), diagnose=True)
     errors = [abs(row[key] - value) / max(abs(value), 1) for key, value in expected.items()]
     for name, adam in mine.adam.items():
         state = exact.networks[name].state()
@@ -209,19 +209,19 @@ def test_a_training_step(xp, device):
     assert min(step_error(xp, device, seed) for seed in range(4)) < rounding(STEP_TERMS)
 
 
-@pytest.mark.parametrize("audited", [(), (5,)], ids=["", "with an audit"])
-def test_the_graph_computes_what_the_plain_loop_does(xp, device, audited):
+@pytest.mark.parametrize("diagnosed", [(), (5,)], ids=["", "with diagnostics"])
+def test_the_graph_computes_what_the_plain_loop_does(xp, device, diagnosed):
     """Through a schedule, with a validation between two steps, a shortage of memory, and the batches coming on a second stream."""
     said, outcomes = [], []
     for graph in (True, False):
         trainer = trainer_on(device, said, graph=graph)
         rows = []
         for step, lr, hr in trainer.feed([(step, *map(to_uint8, batch(step))) for step in range(8)]):
-            rows.append(numbers(trainer.step(lr, hr, audit=step in audited)))
+            rows.append(numbers(trainer.step(lr, hr, diagnose=step in diagnosed)))
             if step == 3 and device.cuda:
                 trainer._run.pool.free_all_blocks()         # as CuPy does where memory runs short: graphs are recorded anew
             if step == 4:
-                super_resolve(fold(trainer.networks["srgan"]), np.zeros((20, 20, 3), np.uint8), device)
+                apply_in_tiles(fold(trainer.networks["srgan"]), np.zeros((20, 20, 3), np.uint8), device)
         outcomes.append((rows, {name: to_numpy(array) for name, array in trainer.arrays().items()}))
         if graph and device.cuda:
             assert len(trainer._run._recorded) == 2, said       # one of SRResNet's step, one of SRGAN's

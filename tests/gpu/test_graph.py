@@ -35,9 +35,9 @@ def trainer_on(card, settings=SETTINGS, say=None):
     return Trainer(settings.validate(), Device(card.module, "a stand-in") if card else CPU, say=say or (lambda line: None))
 
 
-def run(trainer, audited=()):
+def run(trainer, diagnosed=()):
     """The rows of all steps, and what training has changed."""
-    rows = [numbers(trainer.step(*batch(step), audit=step in audited)) for step in range(trainer.settings.total_steps)]
+    rows = [numbers(trainer.step(*batch(step), diagnose=step in diagnosed)) for step in range(trainer.settings.total_steps)]
     return rows, {name: array.get() if isinstance(array, StandIn) else array.copy() for name, array in trainer.arrays().items()}
 
 
@@ -47,10 +47,10 @@ def assert_same(mine, theirs):
     assert [name for name, array in theirs[1].items() if array.tobytes() != mine[1][name].tobytes()] == []
 
 
-def plainly(card, settings, **audited):
+def plainly(card, settings, **diagnosed):
     """What training without graphs gives."""
     before = len(card.graphs)
-    outcome = run(trainer_on(card, dataclasses.replace(settings, graph=False)), **audited)
+    outcome = run(trainer_on(card, dataclasses.replace(settings, graph=False)), **diagnosed)
     assert len(card.graphs) == before
     return outcome
 
@@ -58,9 +58,9 @@ def plainly(card, settings, **audited):
 @pytest.mark.parametrize("settings", [SETTINGS, ALONE], ids=["together", "one after the other"])
 def test_training_by_graphs_is_training(card, settings):
     """Batches, rates and counts change from step to step, and the graph follows them all; running statistics too."""
-    audited = range(5, 8) if settings.together else range(6, 10)
-    assert_same(run(trainer_on(card, settings), audited=audited), plainly(card, settings, audited=audited))
-    assert [graph.launched for graph in card.graphs] == ([7, 4] if settings.together else [2, 2])     # without warm-up and audits
+    diagnosed = range(5, 8) if settings.together else range(6, 10)
+    assert_same(run(trainer_on(card, settings), diagnosed=diagnosed), plainly(card, settings, diagnosed=diagnosed))
+    assert [graph.launched for graph in card.graphs] == ([7, 4] if settings.together else [2, 2])     # without warm-up and diagnostics
     assert all(len(graph.thunks) > 50 for graph in card.graphs)
 
 
@@ -79,8 +79,8 @@ def test_training_on_a_card_is_training_on_a_cpu(card):
 def test_a_step_that_reads_a_value_cannot_be_recorded_and_training_goes_on(card, monkeypatch):
     said, work = [], Trainer._train_srgan
 
-    def reads(self, *inputs, audit=False):
-        row = work(self, *inputs, audit=audit)
+    def reads(self, *inputs, diagnose=False):
+        row = work(self, *inputs, diagnose=diagnose)
         float(row["pixel"])
         return row
     monkeypatch.setattr(Trainer, "_train_srgan", reads)
@@ -209,8 +209,8 @@ def losses_from(card, monkeypatch, bad):
     """Let the loss be NaN from step `bad` on.  Returns the steps at which losses were read."""
     read, step = [], Trainer.step
 
-    def broken(self, lr, hr, audit=False):
-        row = step(self, lr, hr, audit)
+    def broken(self, lr, hr, diagnose=False):
+        row = step(self, lr, hr, diagnose)
         return row | {"pixel": card.upload(np.float32(np.nan))} if self.steps >= bad else row
 
     def require_finite(row, number, original=train.require_finite):
@@ -249,11 +249,11 @@ def test_out_of_memory_says_what_fits(card, tiny_on, tmp_path, monkeypatch, caps
     """A step is tried with fewer and fewer images."""
     tried, step = [], Trainer.step
 
-    def limited(self, lr, hr, audit=False):
+    def limited(self, lr, hr, diagnose=False):
         tried.append(len(lr))
         if len(lr) > fits and self.steps >= 2:
             raise OutOfMemoryError("Out of memory allocating 1 bytes")
-        return step(self, lr, hr, audit)
+        return step(self, lr, hr, diagnose)
     monkeypatch.setattr(Trainer, "step", limited)
     for fits, words in [(1, "--batch-size 1 fits"), (0, "try a smaller --batch-size")]:
         tried.clear()
@@ -264,7 +264,7 @@ def test_out_of_memory_says_what_fits(card, tiny_on, tmp_path, monkeypatch, caps
 
 
 def test_out_of_memory_on_a_cpu(tiny, tmp_path, monkeypatch, capsys):
-    def step(self, lr, hr, audit=False):
+    def step(self, lr, hr, diagnose=False):
         raise MemoryError
     monkeypatch.setattr(Trainer, "step", step)
     assert tiny(tmp_path / "run") == 2

@@ -1,21 +1,21 @@
 """The twins of the activation functions, one pass each.  Memory traffic in arrays of x's size: 2 forward, 3 backward.
 
 They run unfused after max pooling and linear layers; PReLU also after the generator's first convolution.  For the fused ones
-see convolution.py, normalisation.py and movement.py.
+see convolution.py, normalisation.py and rearrange.py.
 """
 import numpy as np
 
 from npsrgan import ops
 from npsrgan.fast.cuda import compile
 from npsrgan.fast.cuda.compile import packed
-from npsrgan.fast.cuda.rows import Rows, entries, suits
+from npsrgan.fast.cuda.rows import Rows, entries, supported
 from npsrgan.fast.cuda.sums import input_and_slope_rules
 from npsrgan.ops.operation import twin
 
 
 def _pointwise(name, keep_output, x, *numbers):
     """The twin's result for the elementwise kernel `name`.  `name`_gradient computes dx from dy and x or y, so only that array is kept."""
-    if not suits(x):
+    if not supported(x):
         return NotImplemented
     x = packed(x)
     y = compile.empty(x.shape, x)
@@ -53,7 +53,7 @@ def softplus(x):
 @twin(ops.prelu)
 def prelu(x, slope):
     """See the reference."""
-    if not suits(x, slope) or slope.shape not in ((1,), x.shape[-1:]) or not slope.flags.c_contiguous:
+    if not supported(x, slope) or slope.shape not in ((1,), x.shape[-1:]) or not slope.flags.c_contiguous:
         return NotImplemented
     x, slope, launch = packed(x), packed(slope), Rows("activations", x.size // slope.size, slope.size)
     y = compile.empty(x.shape, x)

@@ -15,7 +15,7 @@ TABLE = np.dtype([("of", np.uintp, PARAMETERS), ("start", np.int32, PARAMETERS +
 @twin(adam.update)
 def update(p, gradients, m, v, rate, count, beta1, beta2, eps):
     """See the reference.  The kernel reads rate and count from GPU memory: a CUDA graph's inputs, or copies of the numbers."""
-    if not compile.suits(p, m, v):
+    if not compile.supported(p, m, v):
         return NotImplemented
     rate, count = (_on_gpu(number, p, dtype) for number, dtype in ((rate, np.float32), (count, np.int32)))
     gradients = [compile.packed(gradient.astype(np.float32, copy=False)) for gradient in gradients]

@@ -66,7 +66,7 @@ def shared_memory():
     return _device().attributes["MaxSharedMemoryPerBlockOptin"]
 
 
-def suits(*arrays):
+def supported(*arrays):
     """Whether all arguments are float32 CuPy arrays: the twins' supported inputs."""
     cupy = sys.modules.get("cupy")      # if CuPy is not imported, there are no CuPy arrays
     return cupy is not None and all(isinstance(a, cupy.ndarray) and a.dtype == np.float32 for a in arrays)

@@ -2,7 +2,7 @@
 
 On tensor cores, layers with three channels and those that halve large images are memory-bound.  Layers with three input
 channels are a product over K = 27 or 243, in chunks of 32 gathered entry by entry (5 to 16 % zero padding).  For three outputs
-see planes.py.
+see kn2row.py.
 
 A fused activation is applied before y is written, and only y is kept.  Memory traffic after the products, and memory kept for
 the backward pass, in arrays of y's size:
@@ -16,7 +16,7 @@ import numpy as np
 from npsrgan import ops
 from npsrgan.fast import fusion
 from npsrgan.fast.blocks import shared
-from npsrgan.fast.cuda import activations, compile, implicit, planes
+from npsrgan.fast.cuda import activations, compile, implicit_gemm, kn2row
 from npsrgan.fast.cuda.compile import packed
 from npsrgan.fast.cuda.rows import LIMIT
 from npsrgan.fast.cuda.sums import column_sums
@@ -53,11 +53,11 @@ def _activated(convolved, activation, *numbers):
 
 
 def _convolve(x, w, b, stride, padding, slope=1.0):
-    """(y, (d_x, d_w, d_b)): y = leaky(conv2d) as in `implicit.correlate`, and the rules of conv2d without the activation."""
+    """(y, (d_x, d_w, d_b)): y = leaky(conv2d) as in `implicit_gemm.correlate`, and the rules of conv2d without the activation."""
     kh, kw, channels, o = w.shape
     ph, pw = (kh // 2, kw // 2) if padding is None else (padding, padding)
     shape = x.shape[0], (x.shape[1] + 2 * ph - kh) // stride + 1, (x.shape[2] + 2 * pw - kw) // stride + 1, o
-    if not compile.suits(x, w, w if b is None else b) or x.shape[3] != channels or min(*shape, *x.shape) < 1:
+    if not compile.supported(x, w, w if b is None else b) or x.shape[3] != channels or min(*shape, *x.shape) < 1:
         return NotImplemented       # the reference reports the error
     if b is not None and (b.shape != (o,) or not b.flags.c_contiguous):
         return NotImplemented
@@ -69,22 +69,22 @@ def _convolve(x, w, b, stride, padding, slope=1.0):
 
     def d_x(dy):
         dy, dx, turned = packed(dy), compile.empty(x.shape, x), w[::-1, ::-1].transpose(0, 1, 3, 2)
-        if planes.suits(turned, stride):
-            return planes.correlate(dy, packed(turned), dx, kh - 1 - ph, kw - 1 - pw)
-        return implicit.correlate_adjoint(dy, w, dx, ph, pw, stride)
+        if kn2row.applies(turned, stride):
+            return kn2row.correlate(dy, packed(turned), dx, kh - 1 - ph, kw - 1 - pw)
+        return implicit_gemm.correlate_adjoint(dy, w, dx, ph, pw, stride)
 
     def d_w(dy):
-        if not planes.suits(w, stride):
-            return implicit.correlate_kernel_gradient(x, packed(dy), (kh, kw), ph, pw, stride)
+        if not kn2row.applies(w, stride):
+            return implicit_gemm.correlate_kernel_gradient(x, packed(dy), (kh, kw), ph, pw, stride)
         # For few outputs, swap x and dy so that x's channels fill the tiles; relative to x's pixels, dy shifts the other way.
         # For the generator's last layer, 9x9, that is 16 Gflop instead of 333 with idle columns.
-        turned = implicit.correlate_kernel_gradient(packed(dy), x, (kh, kw), kh - 1 - ph, kw - 1 - pw)
+        turned = implicit_gemm.correlate_kernel_gradient(packed(dy), x, (kh, kw), kh - 1 - ph, kw - 1 - pw)
         return packed(turned[::-1, ::-1].transpose(0, 1, 3, 2))
 
     def d_b(dy): return column_sums(packed(dy).reshape(-1, o))
 
-    if planes.suits(w, stride):
-        y = planes.correlate(x, w, compile.empty(shape, x), ph, pw, b, slope)
+    if kn2row.applies(w, stride):
+        y = kn2row.correlate(x, w, compile.empty(shape, x), ph, pw, b, slope)
     else:
-        y = implicit.correlate(x, w, compile.empty(shape, x), ph, pw, stride, b, slope)
+        y = implicit_gemm.correlate(x, w, compile.empty(shape, x), ph, pw, stride, b, slope)
     return y, (d_x, d_w, d_b)

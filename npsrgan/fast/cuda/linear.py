@@ -1,14 +1,14 @@
 """The twin of linear: products that a CUDA graph can record.  They always use float32, as PyTorch does by default."""
 from npsrgan import ops
 from npsrgan.fast.cuda.blas import matmul
-from npsrgan.fast.cuda.compile import suits
+from npsrgan.fast.cuda.compile import supported
 from npsrgan.ops.operation import twin
 
 
 @twin(ops.linear)
 def linear(x, w, b=None):
     """See the reference.  For the few rows of a batch, each product is one pass over w."""
-    if not suits(x, w, *([] if b is None else [b])) or x.ndim != 2 or x.shape[1] != w.shape[0]:
+    if not supported(x, w, *([] if b is None else [b])) or x.ndim != 2 or x.shape[1] != w.shape[0]:
         return NotImplemented
 
     def d_x(dy): return matmul(dy, w.T)

@@ -4,14 +4,14 @@ import numpy as np
 from npsrgan import losses
 from npsrgan.fast.cuda import compile
 from npsrgan.fast.cuda.compile import packed
-from npsrgan.fast.cuda.rows import THREADS, entries, suits
+from npsrgan.fast.cuda.rows import THREADS, entries, supported
 from npsrgan.ops.operation import twin
 
 
 @twin(losses.mean_squared_error)
 def mean_squared_error(a, b):
     """See the reference.  Supports two arrays of the same shape."""
-    if not suits(a, b) or a.shape != b.shape:
+    if not supported(a, b) or a.shape != b.shape:
         return NotImplemented
     a, b, launch = packed(a), packed(b), entries("losses", a.size)
 

@@ -15,7 +15,7 @@ from npsrgan.fast import fusion
 from npsrgan.fast.blocks import shared
 from npsrgan.fast.cuda import compile
 from npsrgan.fast.cuda.compile import NULL, packed
-from npsrgan.fast.cuda.rows import Rows, suits
+from npsrgan.fast.cuda.rows import Rows, supported
 from npsrgan.fast.cuda.sums import sum_parts
 from npsrgan.ops.normalisation import keep_running, sharing
 from npsrgan.ops.operation import twin
@@ -51,7 +51,7 @@ def batch_norm_add(x, gamma, beta, residual, running_mean=None, running_var=None
 def _normalise(x, gamma, beta, running_mean, running_var, training, momentum, eps, slopes=None, slope=1.0, residual=None):
     """(y, (d_x, d_gamma, d_beta, d_slopes)) of leaky(batch_norm(x)) + residual; slope 1 is the identity."""
     channels = [a for a in (gamma, beta, running_mean, running_var, slopes) if a is not None]
-    if not suits(x, *channels, *([] if residual is None else [residual])):
+    if not supported(x, *channels, *([] if residual is None else [residual])):
         return NotImplemented
     columns = x.shape[-1]
     if any(a.shape != (columns,) or not a.flags.c_contiguous for a in channels) or (residual is not None and residual.shape != x.shape):

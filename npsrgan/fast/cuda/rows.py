@@ -8,9 +8,9 @@ AT_ONCE = 4         # rows that a thread loads before using the first: the kerne
 LIMIT = 2**31 - 2**24       # entries of an array: 32-bit indices must also reach slightly before its beginning and past its end
 
 
-def suits(x, *others):
+def supported(x, *others):
     """Whether all are float32 CuPy arrays, and x is neither empty nor too large for 32-bit indices."""
-    return compile.suits(x, *others) and 0 < x.size < LIMIT
+    return compile.supported(x, *others) and 0 < x.size < LIMIT
 
 
 class Rows:

@@ -4,7 +4,7 @@ A block computes m x n entries of a product, in chunks of BK terms (product.cuh)
 in flops per clock of a multiprocessor.  The tensor cores reach at most 2048, with mma.sync about 60 % of it.  Shared memory moves
 128 bytes per clock: a chunk is copied there, and each warp reads its rows of A and its columns of B.  The L2 cache supplies an
 estimated 5.5 TB/s, 23 bytes per clock; if the L1 cache keeps A for the three taps of a row, A needs only a third of the traffic.
-(The tiles of 32 columns serve kernels of one column: planes.py.)
+(The tiles of 32 columns serve kernels of one column: kn2row.py.)
 
                   warps, each          shared memory          L2 cache, with L1 hits
     256 x 128     4 x 2, 64 x 64           1489                 971        1749

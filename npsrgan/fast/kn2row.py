@@ -1,4 +1,4 @@
-"""Convolution with few outputs, such as the generator's last, 9x9 with 64 -> 3: planes first, shifts afterwards.
+"""Convolution with few outputs, such as the generator's last, 9x9 with 64 -> 3, by kn2row (Vasudevan et al. 2017).
 
 Split the kernel into blocks.  Each block is a small convolution; all blocks together form one convolution with many outputs,
 which suits matrix products.  Then each block's plane is shifted to the block's position and added:
@@ -38,7 +38,7 @@ def correlate_adjoint(dy, w, out, top, left):
     return inner.correlate_adjoint(_spread(dy, grid, blocks.shape[0]), blocks, out, top, left)
 
 
-def correlate_turned(dy, w, out, top, left):
+def correlate_flipped(dy, w, out, top, left):
     """The gradient of any correlation with respect to an x with few channels: a correlation of dy with few outputs."""
     turned = w[::-1, ::-1].transpose(0, 1, 3, 2)
     return correlate(dy, turned, out, w.shape[0] - 1 - top, w.shape[1] - 1 - left)

@@ -13,7 +13,7 @@ from npsrgan import ops
 from npsrgan.fast import fusion
 from npsrgan.fast.cuda import compile
 from npsrgan.fast.cuda.compile import NULL, packed
-from npsrgan.fast.cuda.rows import Rows, entries, suits
+from npsrgan.fast.cuda.rows import Rows, entries, supported
 from npsrgan.fast.cuda.sums import input_and_slope_rules
 from npsrgan.ops.operation import twin
 
@@ -21,10 +21,10 @@ from npsrgan.ops.operation import twin
 @twin(ops.add)
 def add(a, b):
     """a + b for arrays of the same shape."""
-    if not suits(a, b) or a.shape != b.shape:
+    if not supported(a, b) or a.shape != b.shape:
         return NotImplemented
     y = compile.empty(a.shape, a)
-    entries("movement", a.size)("add", packed(a), packed(b), y)
+    entries("rearrange", a.size)("add", packed(a), packed(b), y)
 
     def d(dy): return dy
     return y, (d, d)
@@ -45,13 +45,13 @@ def pixel_shuffle_prelu(x, slope, r=2):
 
 def _shuffle(x, slope, r):
     """(y, (d_x, d_slope)); without PReLU if slope is None."""
-    if not suits(x, *([] if slope is None else [slope])) or x.ndim != 4:
+    if not supported(x, *([] if slope is None else [slope])) or x.ndim != 4:
         return NotImplemented
     n, h, w, channels = x.shape
     c = channels // (r * r)
     if c * r * r != channels or slope is not None and (slope.shape != (c,) or not slope.flags.c_contiguous):
         return NotImplemented
-    x, slopes, launch = packed(x), NULL if slope is None else packed(slope), Rows("movement", x.size // c, c)
+    x, slopes, launch = packed(x), NULL if slope is None else packed(slope), Rows("rearrange", x.size // c, c)
     kept = NULL if slope is None else x
     y = compile.empty((n, r * h, r * w, c), x)
     launch("pixel_shuffle", x, slopes, y, np.int32(r), np.int32(w))
@@ -66,14 +66,14 @@ def _shuffle(x, slope, r):
 @twin(ops.max_pool2d)
 def max_pool2d(x, size=2, stride=2):
     """Supports non-overlapping windows.  The backward pass finds each maximum again: the first entry equal to y."""
-    if not suits(x) or x.ndim != 4 or stride != size or min(x.shape[1:3]) < size:
+    if not supported(x) or x.ndim != 4 or stride != size or min(x.shape[1:3]) < size:
         return NotImplemented
     x = packed(x)
     n, height, width, c = x.shape
     y = compile.empty((n, height // size, width // size, c), x)
 
     def launch(function, down, across, *arrays):
-        Rows("movement", n * down * across, c)(function, *arrays, *map(np.int32, (size, height, width, down, across)))
+        Rows("rearrange", n * down * across, c)(function, *arrays, *map(np.int32, (size, height, width, down, across)))
 
     def d_x(dy):
         dx = compile.empty(x.shape, x)

@@ -2,7 +2,7 @@
 import numpy as np
 
 from npsrgan import ops
-from npsrgan.fast.blocks import by_rows, large, suits
+from npsrgan.fast.blocks import by_rows, large, supported
 from npsrgan.fast.threads import parallel, shares
 from npsrgan.ops.operation import twin
 
@@ -10,7 +10,7 @@ from npsrgan.ops.operation import twin
 @twin(ops.add)
 def add(a, b):
     """a + b for arrays of the same shape."""
-    if not large(a) or not suits(a, b) or a.shape != b.shape:
+    if not large(a) or not supported(a, b) or a.shape != b.shape:
         return NotImplemented
     y = np.empty(a.shape, a.dtype)
 
