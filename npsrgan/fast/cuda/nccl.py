@@ -3,7 +3,7 @@ import warnings
 
 import numpy as np
 
-from npsrgan.layers import split
+from npsrgan.layers import views
 from npsrgan.system.workers import Workers
 
 
@@ -40,7 +40,7 @@ class OnGPUs(Workers):
         arrays = [np.ascontiguousarray(array) for array in arrays]
         stream = self.cupy.cuda.get_current_stream().ptr
         self.nccl.groupStart()
-        for array, total in zip(arrays, split(flat, [array.shape for array in arrays])):
+        for array, total in zip(arrays, views(flat, [array.shape for array in arrays])):
             self.link.allReduce(array.data.ptr, total.data.ptr, array.size, self.types[array.dtype.char], self.nccl.NCCL_SUM, stream)
         self.nccl.groupEnd()
         flat /= self.size
