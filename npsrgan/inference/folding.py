@@ -5,7 +5,7 @@ import numpy as np
 
 from npsrgan import ops
 from npsrgan.fast.blocks import by_rows
-from npsrgan.layers import BatchNorm, Conv2d, Layer, PixelShuffle, PReLU, Sequential
+from npsrgan.layers import BatchNorm, Conv2d, Layer, Parameter, PixelShuffle, PReLU, Sequential
 from npsrgan.ops.operation import may_overwrite
 from npsrgan.system.errors import UserError
 
@@ -33,10 +33,10 @@ def _folded(steps):
     for step in steps:
         pair = tuple(map(type, (*folded[-1:], step)))       # exact types: a subclass may do something else
         if pair == (Conv2d, BatchNorm):
-            before = folded[-1]
-            scale = step.gamma.array / np.sqrt(step.running_var + step.eps)
-            before.weight.array = before.weight.array * scale
-            before.bias.array = (before.bias.array - step.running_mean) * scale + step.beta.array
+            before, scale = folded[-1], step.gamma.array / np.sqrt(step.running_var + step.eps)
+            folded[-1] = copy.copy(before)      # the network may use the same layer elsewhere
+            folded[-1].weight = Parameter(before.weight.array * scale)
+            folded[-1].bias = Parameter((before.bias.array - step.running_mean) * scale + step.beta.array)
         elif pair == (Conv2d, PReLU) or pair == (PixelShuffle, PReLU) and tuple(map(type, folded[-2:])) == (Conv2d, PixelShuffle):
             folded.append(_PReLUInPlace(step))      # nothing else uses the convolution's output, even as a view by a shuffle
         else:

@@ -210,9 +210,9 @@ def train(trainer, training, validation, out):
     if trainer.steps >= total:
         return None
     first = workers.rank == 0       # this one writes
-    pairs = first and list(validation_pairs(validation, s.scale, s.val_count, say, s.degradation == "photo"))
+    pairs = first and list(validation_pairs(validation, s.scale, s.val_count, say, s.photo))
     log = first and report.Log(out / "log.csv", trainer.steps)
-    batches = Batches(training, s.batch_size, s.patch_size, s.scale, s.seed, s.degradation == "photo", report=say if first else None,
+    batches = Batches(training, s.batch_size, s.patch_size, s.scale, s.seed, s.photo, report=say if first else None,
                       rank=workers.rank, ranks=workers.size)
     saved = counted = trainer.steps
     saved_at = clock = time.perf_counter()
@@ -336,7 +336,7 @@ def finish(trainer, validation, out):
     log = report.Log(out / "log.csv", trainer.steps)
     log.plot(out / "loss.png", s.generator)
     generators, count = {name: fold(trainer.trained(name)) for name in report.generators(trainer)}, 0
-    pairs = validation_pairs(validation, s.scale, s.final_count, say, s.degradation == "photo")
+    pairs = validation_pairs(validation, s.scale, s.final_count, say, s.photo)
     for name, lr, hr in progress(pairs, "measuring", min(s.final_count, len(validation)), unit=" images", delay=2):
         results = {"bicubic": upscale(lr, s.scale)}
         results |= {name: apply_in_tiles(generator, lr, trainer.device) for name, generator in generators.items()}

@@ -83,6 +83,11 @@ class Settings:
         return self.patch_size * self.scale
 
     @property
+    def photo(self):
+        """Whether small images are made as photographs are found; see `data.degrade.photo`."""
+        return self.degradation == "photo"
+
+    @property
     def vgg_weights(self):
         """{layer: weight}, from shallow to deep, if --vgg-layer gives several layers; {} for a single one, as in the paper."""
         pairs = [item.split(":") for item in self.vgg_layer.split(",")] if ":" in self.vgg_layer else []

@@ -22,7 +22,7 @@ from npsrgan.system import files
 from npsrgan.system.errors import UserError, command, of_one_item, path
 from npsrgan.system.terminal import printable, progress, say
 from npsrgan.upscale import picture
-from npsrgan.upscale.enlarge import enlarge, suitable
+from npsrgan.upscale.enlarge import SCALE, enlarge, suitable
 
 BICUBIC = Image.Resampling.BICUBIC
 LABELS = {"srresnet": "SRResNet", "srgan": "SRGAN", "srgan-photo": "SRGAN"}     # names of the networks in a comparison
@@ -36,12 +36,12 @@ def main(arguments=None):
     if options.threads:
         set_threads(options.threads)
     keep_memory()
-    weights = "srgan" if options.weights == "auto" else options.weights
     auto = options.weights == "auto" and options.blend is None
-    generator = load(weights, options.blend)
-    jobs = plan(options.images, options.out, generator.settings["scale"])
+    weights = "srgan" if options.weights == "auto" else options.weights
+    loaded = {} if auto else {weights: load(weights, options.blend)}
+    jobs = plan(options.images, options.out, SCALE if auto else loaded[weights].settings["scale"])
     device, remark = select(options.device)
-    generators = {weights: fold(generator).to(device.array)}
+    generators = {name: fold(generator).to(device.array) for name, generator in loaded.items()}
     say(remark or device.description)
 
     failures, inputs = 0, {identity(source) for source, _ in jobs}
@@ -52,7 +52,7 @@ def main(arguments=None):
             if auto:
                 weights = suitable(source)
             if weights not in generators:
-                generators[weights] = fold(load(weights, None)).to(device.array)
+                generators[weights] = fold(load_generator(weights)).to(device.array)
             enlarge_file(source, target, weights, generators[weights], device, options)
         except Exception as error:      # one image failed: go on with the others
             failures += 1

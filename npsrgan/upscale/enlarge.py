@@ -10,6 +10,7 @@ from npsrgan.inference import SMALLEST, choose_tile, fold, free_memory, super_re
 from npsrgan.upscale import picture
 
 GREY = np.array([0.299, 0.587, 0.114], np.float32)      # luminance of RGB, ITU-R BT.601, as Pillow computes it
+SCALE = 4       # of the weights that `suitable` names
 
 
 def suitable(image):

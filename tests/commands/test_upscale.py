@@ -151,6 +151,15 @@ def test_auto_takes_the_network_that_knows_jpeg_for_a_jpeg(run, weights):
     assert npsrgan.super_resolve(flat).mean() == pytest.approx(100, abs=2)
 
 
+def test_auto_loads_only_what_is_used(run, weights):
+    (weights / "srgan.h5").unlink()
+    Image.fromarray(RGB).save("a.jpg")
+    assert run("a.jpg")[0] == 0 and Path("a_x4.png").exists()
+    save(Path("b.png"), RGB)
+    status, _, complaint = run("a.jpg", "b.png")
+    assert status == 2 and "b.png" in complaint and "srgan" in complaint and "a.jpg" not in complaint
+
+
 def test_blending_mixes_the_pair(run, weights):
     for kind, levels in (("", (0.2, 0.6)), ("-faces", (-0.8, -0.4))):
         for name, level in zip(("srresnet", "srgan"), levels):

@@ -6,7 +6,7 @@ from comparisons import double, relative_error, rounding
 from npsrgan import images, ops
 from npsrgan.device import CPU
 from npsrgan.inference import apply_in_tiles, blend, fold
-from npsrgan.layers import BatchNorm, Conv2d, LeakyReLU, Parameter, PixelShuffle, PReLU, Sequential
+from npsrgan.layers import BatchNorm, Conv2d, LeakyReLU, Parameter, PixelShuffle, PReLU, Residual, Sequential
 from npsrgan.models import Discriminator, SRResNet
 from npsrgan.system.errors import UserError
 from npsrgan.tape import Tape, Tensor
@@ -57,6 +57,19 @@ def test_a_folded_network_has_the_same_gradients(network, size):
 
     for mine, theirs in zip(gradients(fold(network)), gradients(network), strict=True):
         assert relative_error(mine, theirs) < 1e-12
+
+
+def test_a_layer_used_twice_is_folded_for_each_use():
+    """A convolution before two batch norms and before none, a batch norm after two convolutions, and a block that is used twice."""
+    convolution, other, norm = Conv2d(3, 3, 3), Conv2d(3, 3, 1), BatchNorm(3)
+    block = Sequential(convolution, BatchNorm(3), PReLU(3))
+    network = Sequential(convolution, norm, other, norm, block, convolution, Residual(convolution, BatchNorm(3)), block)
+    network = trained(network.to(double)).eval()
+    image = np.random.default_rng(1).uniform(-1, 1, (1, 5, 6, 3))
+    expected = network(image).array
+    folded = fold(network)
+    assert relative_error(folded(image).array, expected) < 1e-12 and np.array_equal(network(image).array, expected)
+    assert not any(isinstance(layer, (BatchNorm, PReLU)) for layer in folded.layers())
 
 
 @pytest.mark.parametrize("in_front", [[], [PixelShuffle(1)], [PixelShuffle(2)], [LeakyReLU(0.1), PixelShuffle(2)]])
