@@ -1,11 +1,9 @@
 """Train SRResNet and SRGAN:  python -m npsrgan.train --help
 
-Top to bottom: the run's folder, its images, the training loop, and the results.
+Top to bottom: the run, its images, the training loop, and the results.
 """
 import dataclasses
 import math
-import os
-import shlex
 import sys
 import time
 import traceback
@@ -27,7 +25,7 @@ from npsrgan.system import files
 from npsrgan.system.errors import Stopped, UserError, command, on_gpu, on_signal
 from npsrgan.system.terminal import progress, say
 from npsrgan.system.workers import connect, ending_all
-from npsrgan.train import checkpoint, report
+from npsrgan.train import checkpoint, folder, report
 from npsrgan.train.checkpoint import Diverged
 from npsrgan.train.settings import merge, parse
 from npsrgan.trainer import Trainer, numbers
@@ -42,7 +40,7 @@ def main(arguments=None):
     workers = connect()
     with workers.in_background(), ExitStack() as held:
         settings, resume, force, given = workers.share(lambda: parse(arguments))
-        out = workers.share(lambda: choose_folder(settings, resume))
+        out = workers.share(lambda: folder.choose(settings, resume))
         if out.is_dir() and workers.rank == 0:
             held.enter_context(files.locked(out))
         return run(settings, resume, force, given, out, held, workers)
@@ -50,7 +48,7 @@ def main(arguments=None):
 
 def run(settings, resume, force, given, out, held, workers):
     """Do what the command line asks for.  held: an ExitStack that keeps the lock on a folder created here."""
-    saved = workers.in_turn(lambda: find_checkpoint(out / "checkpoint.h5", resume))
+    saved = workers.in_turn(lambda: folder.find_checkpoint(out / "checkpoint.h5", resume))
     if saved:
         of_checkpoint, *state = saved
         settings = merge(of_checkpoint, settings, given)
@@ -92,10 +90,10 @@ def run(settings, resume, force, given, out, held, workers):
     require_same(attributes, trainer.inputs, force)
     if workers.rank == 0:
         existed = out.is_dir()
-        out = prepare(out, fresh=not (settings.out or resume))
+        out = folder.prepare(out, fresh=not (settings.out or resume))
         if not existed:
             held.enter_context(files.locked(out))
-    say(f"results in {shown(out)}")
+    say(f"results in {folder.shown(out)}")
 
     try:
         with reference_only() if settings.reference else nullcontext():
@@ -104,45 +102,13 @@ def run(settings, resume, force, given, out, held, workers):
                 if workers.rank == 0:
                     finish(trainer, validation, out)
                 return 0
-        say(f"stopped after step {trainer.steps} and saved; {how_to_continue(out)}")
+        say(f"stopped after step {trainer.steps} and saved; {folder.how_to_continue(out)}")
         return stopped.status
     except KeyboardInterrupt as error:
-        say(f"interrupted; {how_to_continue(out)}")
+        say(f"interrupted; {folder.how_to_continue(out)}")
         raise SystemExit(getattr(error, "status", 130)) from None
     except OSError as error:
-        raise UserError(f"writing to {shown(out)} failed ({error.strerror or error}); {how_to_continue(out)}") from error
-
-
-def choose_folder(settings, resume):
-    """--out; by default a new runs/PRESET-N, or with --resume the newest existing one."""
-    if settings.out:
-        return Path(settings.out)
-    runs = [int(folder.name.rsplit("-", 1)[1]) for folder in Path("runs").glob(f"{settings.preset}-*")
-            if folder.name.rsplit("-", 1)[1].isdigit()]
-    return Path("runs", f"{settings.preset}-{max(runs, default=0) + (not (resume and runs))}").absolute()
-
-
-def find_checkpoint(path, resume):
-    """What `checkpoint.load` returns for the newest intact checkpoint; None to start anew.  Raises UserError if neither is right."""
-    older = storage.previous(path)
-    if not resume:
-        if path.exists() or older.exists():
-            raise UserError(f"{shown(path.parent)} holds a checkpoint: go on with --resume, or give another --out for a new run")
-        return None
-    if not path.exists() and not older.exists():
-        say(f"no checkpoint in {shown(path.parent)} yet: starting from the beginning")
-        return None
-    try:
-        return checkpoint.load(path)
-    except UserError as error:
-        damage = str(error)
-    try:
-        found = checkpoint.load(older)
-    except UserError as error:
-        raise UserError(f"{damage}, and {error}: start a new run in another --out") from None
-    say(f"{damage}; going on from the one before")
-    os.replace(older, os.path.realpath(path))     # so that the next save does not put the damaged file in its place
-    return found
+        raise UserError(f"writing to {folder.shown(out)} failed ({error.strerror or error}); {folder.how_to_continue(out)}") from error
 
 
 def require_same(attributes, inputs, force):
@@ -154,31 +120,6 @@ def require_same(attributes, inputs, force):
             if not force:
                 raise UserError(f"{change}: give the same, wherever it is now, or go on with --force")
             say(change)
-
-
-def prepare(out, fresh):
-    """Create the folder for results, remove the result.json of earlier steps, and return the folder.
-
-    fresh: it must be new; if another run has just taken its number, take the next one.
-    Raises UserError if the folder cannot be created or written to.
-    """
-    try:
-        while fresh:
-            try:
-                out.mkdir(parents=True)
-                fresh = False
-            except FileExistsError:
-                stem, number = out.name.rsplit("-", 1)
-                out = out.with_name(f"{stem}-{int(number) + 1}")
-        (out / "samples").mkdir(parents=True, exist_ok=True)
-        (out / ".writable").touch()
-        (out / ".writable").unlink()
-        for folder in (out, out / "samples"):
-            files.sweep(folder)
-        (out / "result.json").unlink(missing_ok=True)       # it marks a run as finished
-    except OSError as error:
-        raise UserError(f"cannot write results to {shown(out)} ({error.strerror}): give another folder with --out") from None
-    return out
 
 
 def sources(settings):
@@ -350,24 +291,8 @@ def finish(trainer, validation, out):
     say("", f"on {count} held-out image{'s' * (count > 1)}, Y channel, {s.scale} pixels of border left out:")
     for method, score in result.items():
         say(f"  {labels[method]:9} PSNR {score['psnr_y']:6.2f} dB   SSIM {score['ssim_y']:.4f}")
-    say(f"in {shown(out)}: result.png to look at, loss.png, log.csv, result.json, and the weights "
+    say(f"in {folder.shown(out)}: result.png to look at, loss.png, log.csv, result.json, and the weights "
         + ", ".join(f"{name}.h5" for name in trainer.networks))
-
-
-def how_to_continue(out):
-    """Words on how to continue a run that ended early."""
-    newest = out / "checkpoint.h5"
-    if not newest.exists() and not storage.previous(newest).exists():
-        return "nothing was saved yet"
-    return f"to go on: python -m npsrgan.train --resume --out {shlex.quote(str(shown(out)))}"
-
-
-def shown(path):
-    """A path as the user would type it in the current folder."""
-    try:
-        return Path(path).absolute().relative_to(Path.cwd())
-    except ValueError:
-        return path
 
 
 if __name__ == "__main__":
