@@ -17,9 +17,10 @@ def timed_operations(seconds, calls, flops):
         def run(*args):
             start = time.perf_counter()
             result = function(*args)
-            seconds[name] += time.perf_counter() - start
-            calls[name] += 1
-            flops[name] += work
+            if result is not NotImplemented:
+                seconds[name] += time.perf_counter() - start
+                calls[name] += 1
+                flops[name] += work
             return result
         return run
 
@@ -30,7 +31,10 @@ def timed_operations(seconds, calls, flops):
             stride = arrays[3] if len(arrays) > 3 else 1
             name = convolution_name(x.shape[1], *w.shape[1:], stride)
             work = 2 * x[..., 0].size // stride**2 * w.size
-        value, rules = timed(name, evaluate, work)(function, arrays, kwargs)
+        result = timed(name, evaluate, work)(function, arrays, kwargs)
+        if result is NotImplemented:
+            return result
+        value, rules = result
         return value, tuple(timed(f"{name} d{k}", rule, work * (k < 2)) for k, rule in enumerate(rules))
 
     operation.evaluate = watched

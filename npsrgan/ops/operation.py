@@ -31,9 +31,9 @@ def composite(function):
     `operation.reference` is the function itself.
     """
     def run(operation, args, kwargs):
-        result = _ask_twins(operation, _arrays(args), kwargs)
+        result = evaluate(operation, _arrays(args), kwargs)
         return operation.reference(*args, **kwargs) if result is NotImplemented else _record(operation, args, *result)
-    return _operation(function, run)
+    return _operation(function, run, on_tensors=True)
 
 
 def with_twins(function):
@@ -50,7 +50,7 @@ def with_twins(function):
     return call
 
 
-def _operation(function, run):
+def _operation(function, run, on_tensors=False):
     signature = inspect.signature(function)
 
     @wraps(function)
@@ -60,8 +60,7 @@ def _operation(function, run):
             args, kwargs = bound.args, bound.kwargs
         return run(operation, args, kwargs)
 
-    operation.reference = function
-    operation.twins = []
+    operation.reference, operation.on_tensors, operation.twins = function, on_tensors, []
     return operation
 
 
@@ -92,9 +91,9 @@ def twin(operation):
 
 
 def evaluate(operation, arrays, kwargs):
-    """(value, rules) of an operation on arrays, from a twin or the reference."""
+    """(value, rules) of an operation on arrays, from a twin or the reference.  NotImplemented for a composite that no twin handles."""
     result = _ask_twins(operation, arrays, kwargs)
-    return operation.reference(*arrays, **kwargs) if result is NotImplemented else result
+    return operation.reference(*arrays, **kwargs) if result is NotImplemented and not operation.on_tensors else result
 
 
 def _ask_twins(operation, arrays, kwargs):

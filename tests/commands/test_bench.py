@@ -13,6 +13,7 @@ from npsrgan.bench import __main__ as bench
 from npsrgan.bench import cpu, driver, profile
 from npsrgan.bench import rows as bench_rows
 from npsrgan.bench.methods import WAYS, print_cpu_methods
+from npsrgan.fast.blocks import any_size
 from npsrgan.models import Discriminator, SRResNet
 from npsrgan.models.vgg19 import VGG19
 from npsrgan.ops import operation
@@ -181,7 +182,11 @@ def test_profile_accounts_for_the_step(monkeypatch, capsys):
     monkeypatch.setattr(profile, "training", lambda method: lambda side: lambda: SRResNet(8, 1)(np.zeros((1, 6, 6, 3), np.float32)))
     profile.print_profile(gemm=1e9, steps=1)
     out = capsys.readouterr().out
-    assert "conv 9x9 3->8 at 6" in out and "of GEMM" in out and "one step" in out
+    assert "conv 9x9 3->8 at 6" in out and "of GEMM" in out and "one step" in out and "batch_norm_prelu" not in out
+    with any_size():            # with the fused operations' twins
+        profile.print_profile(gemm=1e9, steps=1)
+    out = capsys.readouterr().out
+    assert "batch_norm_prelu" in out and "batch_norm_add" in out
     assert operation.evaluate.__module__ == "npsrgan.ops.operation"      # put back
 
 
