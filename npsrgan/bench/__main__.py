@@ -32,7 +32,7 @@ def main(arguments=None):
     parser.add_argument("--json", metavar="FILE", help="also write the results here")
     parser.add_argument("--precision", choices=("tf32", "float32"), default="tf32", help="of convolutions on a GPU (default: tf32)")
     parser.add_argument("--profile", action="store_true", help="print where the time of our SRGAN step goes, and nothing else")
-    parser.add_argument("--methods", action="store_true", help="print the time of every way to convolve (on a GPU: in "
+    parser.add_argument("--methods", action="store_true", help="print the time of every convolution method (on a GPU: in "
                         "every tile that is tried), and nothing else")
     parser.add_argument("--threads", type=int, help="threads of both sides (default: one for each core)")
     parser.add_argument("--channels-last", action="store_true", help="let torch keep images as we do; it may be faster")

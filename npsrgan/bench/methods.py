@@ -1,6 +1,6 @@
-"""Is each convolution computed in the fastest way available?  Times every way on every shape of the networks.
+"""Is each convolution computed by the fastest method available?  Times every method on every shape of the networks.
 
-On a CPU the ways are methods; on a GPU they are the tile sizes of the single method.
+A GPU has a single method; there, every tile size is timed.
 """
 import time
 from functools import partial
@@ -12,8 +12,8 @@ from npsrgan.device import select
 from npsrgan.fast import im2col, keep_memory, kn2row, winograd
 from npsrgan.fast.convolution import choose
 
-QUESTIONS = ("forward", "x gradient", "kernel gradient")        # in the order of `choose`'s results
-WAYS = {        # {name: a function for each question}
+PASSES = ("forward", "x gradient", "kernel gradient")        # in the order of `choose`'s results
+METHODS = {        # {name: a function for each pass}
     "im2col": (im2col.correlate, im2col.correlate_adjoint, im2col.correlate_kernel_gradient),
     "winograd": (winograd.correlate, winograd.correlate_adjoint, winograd.correlate_kernel_gradient),
     "kn2row": (kn2row.correlate, kn2row.correlate_adjoint, kn2row.correlate_kernel_gradient),
@@ -37,25 +37,25 @@ def print_methods(convolutions, options, rate):
 
 
 def print_cpu_methods(convolutions, repeats=5):
-    """Print the milliseconds of each applicable method for each convolution and question, at batch 4."""
-    print(f"{'milliseconds, batch 4; * is chosen':44}" + "".join(f"{name:>11}" for name in WAYS))
+    """Print the milliseconds of each applicable method for each convolution and pass, at batch 4."""
+    print(f"{'milliseconds, batch 4; * is chosen':44}" + "".join(f"{name:>11}" for name in METHODS))
     for size, k, c, o, stride in convolutions:
         chosen = choose(k, k, c, o, stride, k // 2)
         calls = _calls(size, k, c, o, stride)
-        for question, label in enumerate(QUESTIONS):
+        for number, label in enumerate(PASSES):
             cells = ""
-            for method, ways in WAYS.items():
-                way, taken = ways[question], getattr(chosen[question], "func", chosen[question])
-                if way is None or stride > 1 and method != "im2col" or k > 3 and method == "winograd":
+            for method, functions in METHODS.items():
+                function, taken = functions[number], getattr(chosen[number], "func", chosen[number])
+                if function is None or stride > 1 and method != "im2col" or k > 3 and method == "winograd":
                     cells += " " * 11
                     continue
-                seconds = _median(partial(calls[question], partial(way, stride=stride) if stride > 1 else way), repeats)
-                cells += f"{seconds * 1e3:10.1f}{'*' if way is taken else ' '}"
+                seconds = _median(partial(calls[number], partial(function, stride=stride) if stride > 1 else function), repeats)
+                cells += f"{seconds * 1e3:10.1f}{'*' if function is taken else ' '}"
             print(f"{convolution_name(size, k, c, o, stride):27} {label:16}{cells}", flush=True)
 
 
 def print_tiles(convolutions, device, rate, batch=16):
-    """Print the milliseconds with each tile on the GPU, for each convolution and question; a star marks the one that is used.
+    """Print the milliseconds with each tile on the GPU, for each convolution and pass; a star marks the one that is used.
 
     Then print the Tflop/s with that tile.   device: a device.Device.   convolutions, rate: as above.
     """
@@ -66,7 +66,7 @@ def print_tiles(convolutions, device, rate, batch=16):
         x, w, side = device.array(draw(batch, size, size, c)), device.array(draw(k, k, c, o)), -(-size // stride)
         dy, flops = device.array(draw(batch, side, side, o)), 2 * batch * side * side * k * k * c * o
         _, rules = conv2d(x, w, None, stride)
-        for label, call in zip(QUESTIONS, (lambda: conv2d(x, w, None, stride), lambda: rules[0](dy), lambda: rules[1](dy))):  # noqa: B023
+        for label, call in zip(PASSES, (lambda: conv2d(x, w, None, stride), lambda: rules[0](dy), lambda: rules[1](dy))):  # noqa: B023
             seconds, taken = _time_tiles(call, tiles, device.cuda)
             cells = "".join(f"{tile!s:>11} {time * 1e3:6.3f}{'*' if tile == taken else ' '}" for tile, time in seconds.items())
             cells += f"  {flops / seconds[taken] / 1e12:4.0f} Tflop/s  {flops / seconds[taken] / rate:4.0%} of GEMM"
@@ -106,10 +106,10 @@ def _time_tiles(call, tiles, cuda, rounds=3, launches=10):
 
 
 def _calls(size, k, c, o, stride):
-    """For each question, a function that computes it in the way passed to it."""
+    """For each pass, a function that computes it by the function passed to it."""
     x, w, p = draw(4, size, size, c), draw(k, k, c, o), k // 2
     y, dy = np.empty((4, -(-size // stride), -(-size // stride), o), x.dtype), draw(4, -(-size // stride), -(-size // stride), o)
-    return (lambda way: way(x, w, y, p, p), lambda way: way(dy, w, np.empty_like(x), p, p), lambda way: way(x, dy, (k, k), p, p))
+    return (lambda f: f(x, w, y, p, p), lambda f: f(dy, w, np.empty_like(x), p, p), lambda f: f(x, dy, (k, k), p, p))
 
 
 def _median(call, repeats):

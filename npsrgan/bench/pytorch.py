@@ -1,4 +1,4 @@
-"""PyTorch equivalents (twins) of the three networks and the training step, for `bench` to compare with.  Needs torch."""
+"""PyTorch equivalents of the three networks and the training step, for `bench` to compare with.  Needs torch."""
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -90,7 +90,7 @@ def operation(function, arrays, cotangent, channels=None):
 
 
 def adam_step(ours):
-    """A step of torch.optim.Adam on the twin of our network, with all gradients 1."""
+    """A step of torch.optim.Adam on the equivalent of our network, with all gradients 1."""
     module = network(ours)
     for p in module.parameters():
         p.grad = torch.ones_like(p)
@@ -98,7 +98,7 @@ def adam_step(ours):
 
 
 def inference(ours, lr):
-    """A function that runs the twin of our generator on images (N, h, w, 3), in inference mode."""
+    """A function that runs the equivalent of our generator on images (N, h, w, 3), in inference mode."""
     module, image = network(ours), tensor(lr)
 
     def run():
@@ -108,7 +108,7 @@ def inference(ours, lr):
 
 
 class Residual(nn.Module):
-    """The twin of layers.Residual: the output of its inner layers for x, plus x."""
+    """The equivalent of layers.Residual: the output of its inner layers for x, plus x."""
 
     def __init__(self, inner):
         super().__init__()
@@ -149,7 +149,7 @@ def _fill(module, **arrays):
 
 
 class SRResNet(nn.Module):
-    """The twin of models.SRResNet.  PyTorch's pixel shuffle orders channels differently, so the convolutions before it are reordered."""
+    """The equivalent of models.SRResNet.  The convolutions before pixel shuffles are reordered, as PyTorch orders their channels."""
 
     def __init__(self, ours):
         super().__init__()
@@ -165,7 +165,7 @@ class SRResNet(nn.Module):
 
 
 def network(ours):
-    """The twin of one of our networks."""
+    """The equivalent of one of our networks."""
     if isinstance(ours, Discriminator):
         module = nn.Sequential(module_of(ours.features), module_of(ours.classifier))
         side = ours.settings["image_size"] // 16
@@ -184,7 +184,7 @@ def network(ours):
 
 
 class Trainer:
-    """The twin of trainer.Trainer when both generators train together: the same losses, with one Adam per network."""
+    """The equivalent of trainer.Trainer when both generators train together: the same losses, with one Adam per network."""
 
     def __init__(self, ours):
         self.settings = ours.settings

@@ -12,7 +12,7 @@ from npsrgan import fast
 from npsrgan.bench import __main__ as bench
 from npsrgan.bench import cpu, driver, profile
 from npsrgan.bench import rows as bench_rows
-from npsrgan.bench.methods import WAYS, print_cpu_methods
+from npsrgan.bench.methods import METHODS, print_cpu_methods
 from npsrgan.fast.blocks import any_size
 from npsrgan.models import Discriminator, SRResNet
 from npsrgan.models.vgg19 import VGG19
@@ -165,7 +165,7 @@ def test_methods_are_timed_and_the_chosen_one_is_marked(capsys):
     print_cpu_methods([(8, 3, 16, 32, 1), (8, 3, 16, 16, 2), (6, 9, 16, 3, 1), (6, 9, 3, 16, 1)], repeats=1)
     header, *lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4 * 3 and all(line.count("*") == 1 for line in lines)
-    columns = {name: header.index(name) + len(name) - 1 for name in WAYS}
+    columns = {name: header.index(name) + len(name) - 1 for name in METHODS}
     starred = [next(name for name, end in columns.items() if line.index("*") == end) for line in lines]
     assert starred == ["winograd"] * 3 + ["im2col"] * 3 + ["kn2row"] * 3 + ["im2col", "flipped", "im2col"]
 
@@ -190,7 +190,7 @@ def test_profile_accounts_for_the_step(monkeypatch, capsys):
     assert operation.evaluate.__module__ == "npsrgan.ops.operation"      # put back
 
 
-def test_twins_in_torch_compute_the_same():
+def test_the_networks_in_torch_compute_the_same():
     bench_torch = pytest.importorskip("npsrgan.bench.pytorch", reason="torch is not installed")
     rng = np.random.default_rng(0)
     image = rng.uniform(-1, 1, (2, 16, 16, 3)).astype(np.float32)

@@ -133,7 +133,7 @@ def test_torch_is_found_or_not(monkeypatch):
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_the_twins_in_torch_train_as_we_do(channels_last):
+def test_the_networks_in_torch_train_as_we_do(channels_last):
     """Three steps of all networks: every loss, and so every gradient before it.  In double precision, since Adam moves a parameter
     whose gradient should be zero by a whole step in the direction that rounding gave."""
     bench_torch = pytest.importorskip("npsrgan.bench.pytorch", reason="torch is not installed")
