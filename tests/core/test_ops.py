@@ -168,7 +168,8 @@ def test_batch_norm_of_a_single_value_stays_finite(version):
     running_var = np.ones(3)
     y, gradients = value_and_gradients(ops.batch_norm, wave(1, 1, 1, 3), np.ones(3), wave(3), running_mean=np.zeros(3),
                                        running_var=running_var)
-    assert np.array_equal(y.ravel(), wave(3))
+    # A twin may add x / sqrt(eps) and -mean / sqrt(eps), each of them rounded.
+    assert np.abs(y.ravel() - wave(3)).max() < 2 * np.finfo(np.float64).eps / np.sqrt(1e-5)
     assert all(np.isfinite(g).all() for g in gradients) and np.isfinite(running_var).all()
 
 
