@@ -62,11 +62,11 @@ def batch_norm(x, gamma, beta, running_mean=None, running_var=None, training=Tru
 
 
 @twin(fusion.batch_norm_add)
-def batch_norm_add(x, gamma, beta, residual, *options):
+def batch_norm_add(x, gamma, beta, residual, *options, **named):
     """See fusion."""
     if not supported(x, residual) or x.shape != residual.shape:
         return NotImplemented
-    result = batch_norm(x, gamma, beta, *options, residual=residual)
+    result = batch_norm(x, gamma, beta, *options, **named, residual=residual)
     return result if result is NotImplemented else (result[0], (*result[1], lambda dy: dy))
 
 
@@ -132,11 +132,11 @@ def batch_norm_prelu(x, gamma, beta, slope, running_mean=None, running_var=None,
 
 
 @twin(fusion.batch_norm_leaky_relu)
-def batch_norm_leaky_relu(x, gamma, beta, slope, *options):
+def batch_norm_leaky_relu(x, gamma, beta, slope, *options, **named):
     """See fusion: PReLU with a constant slope."""
     if not supported(x, gamma):
         return NotImplemented
-    result = batch_norm_prelu(x, gamma, beta, np.full_like(gamma, slope), *options)
+    result = batch_norm_prelu(x, gamma, beta, np.full_like(gamma, slope), *options, **named)
     return result if result is NotImplemented else (result[0], result[1][:3])
 
 
