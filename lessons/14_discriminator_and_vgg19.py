@@ -23,6 +23,7 @@ from _lesson import exercise, plt, predict, save
 
 from npsrgan import ops
 from npsrgan.gradcheck import check, check_directions, normal
+from npsrgan.layers import Sequential
 from npsrgan.models import VGG19, Discriminator, SRResNet
 from npsrgan.models.vgg19 import random_vgg19
 from npsrgan.ops.operation import op
@@ -43,17 +44,6 @@ LR = 24  # side of the small picture, as in the paper
 HR = 4 * LR
 
 
-def in_turn(*steps):
-    """The function that passes its argument through all these layers."""
-
-    def run(x):
-        for step in steps:
-            x = step(x)
-        return x
-
-    return run
-
-
 def generator_boxes():
     """(text, function) for each box of SRResNet, at its full size."""
     network = SRResNet(64, 16).eval()
@@ -61,8 +51,8 @@ def generator_boxes():
     *blocks, convolution, norm = network.body.steps
     boxes = [
         ("conv 9x9, PReLU", head),
-        ("16 residual blocks:\nconv 3x3, BN, PReLU, conv 3x3, BN, +", in_turn(*blocks)),
-        ("conv 3x3, BN, + the first box", in_turn(convolution, norm)),
+        ("16 residual blocks:\nconv 3x3, BN, PReLU, conv 3x3, BN, +", Sequential(*blocks)),
+        ("conv 3x3, BN, + the first box", Sequential(convolution, norm)),
     ]
     for stage in network.upsampling.steps:
         boxes.append(("conv 3x3 to 256 channels,\npixel shuffle, PReLU", stage))
@@ -73,14 +63,14 @@ def generator_boxes():
 def discriminator_boxes():
     network = Discriminator(64, HR).eval()
     first, leaky, *layers = network.features.steps
-    boxes = [("conv 3x3, LeakyReLU", in_turn(first, leaky))]
+    boxes = [("conv 3x3, LeakyReLU", Sequential(first, leaky))]
     for start in range(0, len(layers), 3):
         stride = layers[start].stride
         text = f"conv 3x3{', stride 2' if stride == 2 else ''}, BN, LeakyReLU"
-        boxes.append((text, in_turn(*layers[start : start + 3])))
+        boxes.append((text, Sequential(*layers[start : start + 3])))
     flatten, dense, leaky, last = network.classifier.steps
     boxes.append(("flatten", flatten))
-    boxes.append(("dense, LeakyReLU", in_turn(dense, leaky)))
+    boxes.append(("dense, LeakyReLU", Sequential(dense, leaky)))
     boxes.append(("dense: the logit", last))
     return boxes
 
@@ -92,7 +82,7 @@ def vgg19_boxes():
         names = [f"conv{block}_{k + 1}" for k in range(depth)]
         convolutions = [getattr(network, name) for name in names]
         layers = [layer for convolution in convolutions for layer in (convolution, ops.relu)]
-        boxes.append((f"{names[0]} to {names[-1]}:\n{depth} x (conv 3x3, ReLU)", in_turn(*layers)))
+        boxes.append((f"{names[0]} to {names[-1]}:\n{depth} x (conv 3x3, ReLU)", Sequential(*layers)))
         if block < 5:
             boxes.append(("max-pool 2x2", ops.max_pool2d))
     return boxes
