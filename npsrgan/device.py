@@ -57,7 +57,7 @@ def _gpu(number):
     except Exception as error:      # a broken installation raises more than ImportError
         if getattr(error, "name", None) == "cupy" and isinstance(error, ImportError):
             raise UserError('CuPy is not installed; for an NVIDIA GPU: pip install "cupy-cuda12x[ctk]"') from None
-        raise UserError(f"CuPy is installed but cannot be imported ({first_line(error.__cause__ or error)})") from None
+        raise UserError(f"CuPy is installed but cannot be imported ({first_line(error.__cause__ or error)}): install it again") from None
     try:
         count = runtime.getDeviceCount()
     except Exception as error:
@@ -69,25 +69,25 @@ def _gpu(number):
     try:        # without CUDA's libraries, CuPy can be imported but fails at the first matrix product: try one
         ones = cupy.ones((8, 8), np.float32)
         if float((ones @ ones).sum()) != 512:
-            raise RuntimeError("a product of two matrices came out wrong")
+            raise RuntimeError("a matrix product came out wrong")
         name = runtime.getDeviceProperties(number)["name"].decode()
     except MemoryError:
-        raise UserError("the GPU's memory is full: end what else computes there, or use --device cpu") from None
+        raise UserError("the GPU's memory is full: end other programs that use the GPU, or use --device cpu") from None
     except Exception as error:
-        raise UserError(f'the GPU does not compute ({first_line(error)}); CUDA\'s libraries may be missing: '
+        raise UserError(f'the GPU does not work ({first_line(error)}); if CUDA\'s libraries are missing: '
                         f'pip install "cupy-cuda{runtime.runtimeGetVersion() // 1000}x[ctk]"') from None
     import npsrgan.fast.cuda  # noqa: F401  (registers the operations for CuPy's arrays)
     return Device(cupy, f"{name}, CuPy {cupy.__version__}")
 
 
 def _driver(runtime, error):
-    """The error for a driver that cannot even count its GPUs: it says what to do."""
+    """The error for a driver that cannot count its GPUs.  It says what to do."""
     try:
         has, needs = runtime.driverGetVersion(), runtime.runtimeGetVersion()
     except Exception:
         has = needs = None
     if has and has < needs // 1000 * 1000:      # within a major version, newer libraries run on an older driver
-        return UserError(f"the NVIDIA driver is too old: it serves CUDA {_version(has)}, and this CuPy needs CUDA {_version(needs)}; "
+        return UserError(f"the NVIDIA driver is too old: it supports CUDA {_version(has)}, but this CuPy needs CUDA {_version(needs)}; "
                          "install a newer driver, or use --device cpu")
     if not has:     # version 0: no driver is installed
         return NoGPU("no NVIDIA GPU found; use --device cpu")

@@ -23,10 +23,10 @@ from npsrgan.system.terminal import printable
 MEGAPIXELS = 67     # largest image that `read` accepts: 200 MB decoded, and several threads read at once
 PROFILE_SPACES = {b"GRAY": "L", b"RGB ": "RGB", b"CMYK": "CMYK"}        # colour space in an ICC profile's header: PIL mode
 _FOREIGN = {        # first bytes of files that Pillow cannot read: what they are, and after a colon what to do
-    rb"$": "empty: copy or download it again", rb"version https://git-lfs": "a pointer of Git LFS: run `git lfs pull` where it came from",
+    rb"$": "empty: copy or download it again", rb"version https://git-lfs": "a Git LFS pointer: run `git lfs pull` in its repository",
     rb"\s*<(!doctype html|html)": "a web page: download the image itself",
     rb"....ftyp(hei|hev|mif1|msf1|avi)": "a HEIC or AVIF photograph", rb"\xff\x0a|\0\0\0\x0cJXL ": "a JPEG XL image",
-    rb"II\*\0....CR|II(RO|U\0)|FUJIFILMCCD|\0MRM": "a camera's raw file", rb"v/1\x01|#\?R": "an image of high dynamic range",
+    rb"II\*\0....CR|II(RO|U\0)|FUJIFILMCCD|\0MRM": "a camera's raw file", rb"v/1\x01|#\?R": "a high-dynamic-range image",
     rb"gimp xcf": "a GIMP image", rb"\s*(<\?xml.*?>)?\s*(<!.*?>\s*)*<svg": "an SVG drawing", rb"%PDF": "a PDF document",
     rb"%!PS|\xc5\xd0\xd3\xc6|\xd7\xcd\xc6\x9a": "a drawing", rb"....ftyp|RIFF....AVI|\x1aE\xdf\xa3|\0\0\x01\xba": "a video"}
 
@@ -50,7 +50,7 @@ def read(path, file=None):
     """
     with opened(path, file) as image:
         if image.width * image.height > 1e6 * MEGAPIXELS:
-            raise ImageError(f"{path} has {image.width * image.height / 1e6:.0f} megapixels, and {MEGAPIXELS} are the limit here: "
+            raise ImageError(f"{path} has {image.width * image.height / 1e6:.0f} megapixels, more than the limit of {MEGAPIXELS}: "
                              "cut it into parts")
         image.load()
         return np.array(to_rgb(upright(image)))
@@ -83,13 +83,13 @@ def opened(path, file=None):
         raise
     except UnidentifiedImageError:
         what = foreign(path, file)
-        raise ImageError(f"{path} is not an image of a known kind, or is badly damaged" if not what
+        raise ImageError(f"{path} is not an image of a known kind, or is badly damaged: convert it to PNG or JPEG" if not what
                          else f"{path} is {what}" if ":" in what
                          else f"{path} is {what}, which Pillow cannot read: convert it to PNG or JPEG") from None
     except OSError as error:
         raise ImageError(describe(error) if error.filename else f"{path} cannot be read: {error}") from error
     except Image.DecompressionBombError:
-        raise ImageError(f"{path} has more pixels than can be read: cut it into parts") from None
+        raise ImageError(f"{path} has too many pixels to be read: cut it into parts") from None
     except Exception as error:      # damaged files make Pillow raise SyntaxError, ValueError, struct.error, EOFError and more
         raise ImageError(f"{path} cannot be read: {error or type(error).__name__}") from error
 
@@ -179,7 +179,7 @@ def sixteen_bits(image):
     """
     levels = image.info.get("range", _range(image))
     if not levels:
-        raise ValueError("its samples have 32 bits and no stated range; convert it to 8 or 16 bits")
+        raise ValueError("its samples have 32 bits, and their range is unknown: convert it to 8 or 16 bits")
     black, white = levels
     levels = np.asarray(image).astype(np.uint16)
     if (black, white) == (0, 65535):
@@ -218,7 +218,7 @@ def write(path, image, **options):
     The write is atomic.  Raises UserError for a suffix of no known format.
     """
     if Path(path).suffix.lower() not in Image.registered_extensions():
-        raise UserError(f"{path}: the suffix names no image format; end the name in .png or .jpg")
+        raise UserError(f"{path}: this suffix is not that of an image format: end the name in .png or .jpg")
     with files.replacing(path) as temporary:
         image = image if isinstance(image, Image.Image) else Image.fromarray(image)
         image.save(temporary, quality=95, **options)        # 95 is for JPEG and WebP; PNG is lossless and ignores it

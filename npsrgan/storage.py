@@ -45,7 +45,7 @@ def recognise(path):
     try:
         mode = os.stat(path).st_mode
         if not stat.S_ISREG(mode):
-            raise UserError(f"{path} is {files.kind(mode)}: give the file of weights" + " in it" * stat.S_ISDIR(mode))
+            raise UserError(f"{path} is {files.kind(mode)}: give the path of a weights file" + " in it" * stat.S_ISDIR(mode))
         with open(path, "rb") as file:
             head = file.read(1024)
     except FileNotFoundError:
@@ -54,19 +54,19 @@ def recognise(path):
         raise UserError(describe(error)) from error
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if not head:
-        raise DamagedFile(f"{path} is empty: the download did not begin, or the disk was full; download it again")
+        raise DamagedFile(f"{path} is empty, perhaps because the disk was full: download it again")
     if text.startswith(b"version https://git-lfs"):
-        raise DamagedFile(f"{path} is no weights but a pointer of Git LFS: run `git lfs pull` where it came from, "
+        raise DamagedFile(f"{path} is not a weights file but a Git LFS pointer: run `git lfs pull` in its repository, "
                           "or download the file itself")
     if text.startswith((b"<!doctype html", b"<html", b"<?xml", b"<head")):
-        raise DamagedFile(f"{path} is no weights but a web page, perhaps one that asks to log in or to confirm: "
+        raise DamagedFile(f"{path} is not a weights file but a web page, perhaps one that asks you to log in or to confirm: "
                           "download the file itself")
     if head.startswith(_MARK):
         return "npsrgan"
     if head.startswith(_HDF5):
         return "HDF5"
     if head.startswith(b"PK\3\4") and b".npy" in head[:128]:
-        raise DamagedFile(f"{path} holds no weights of a network but NumPy arrays (.npz): give another file")
+        raise DamagedFile(f"{path} is not a weights file but an archive of NumPy arrays (.npz): give another file")
     if head.startswith(b"PK\3\4"):
         return "Keras" if b"metadata.json" in head else "PyTorch"
     if _LEGACY in head[:32]:
@@ -75,8 +75,8 @@ def recognise(path):
         return "a pickle, as Paddle writes it"
     if head[8:9] == b"{":
         return "safetensors"
-    raise DamagedFile(f"{path} holds no weights of a known kind, or is damaged: npsrgan's own files, PyTorch, Paddle (.pdparams), "
-                      "safetensors and Keras (HDF5) are read")
+    raise DamagedFile(f"{path} is not a weights file of a known kind, or is damaged: give a file of npsrgan, PyTorch, Paddle (.pdparams), "
+                      "safetensors or Keras (HDF5)")
 
 
 def write(path, arrays, attributes, keep_previous=False):
@@ -105,7 +105,7 @@ def write(path, arrays, attributes, keep_previous=False):
                 os.replace(path, previous(path))
     except OSError as error:
         raise UserError(f"could not write {path} ({error.strerror}): free some space or choose another folder; "
-                        "what was saved before is untouched") from error
+                        "the file saved before is intact") from error
 
 
 def read(path):
@@ -115,9 +115,9 @@ def read(path):
     """
     kind = recognise(path)
     if kind == "HDF5":
-        raise DamagedFile(f"{path} is an HDF5 file, but not one that npsrgan wrote")
+        raise DamagedFile(f"{path} is an HDF5 file, but npsrgan did not write it: try python -m npsrgan.convert")
     if kind != "npsrgan":
-        raise DamagedFile(f"{path} is not a file of npsrgan ({kind}): python -m npsrgan.convert makes one of it")
+        raise DamagedFile(f"{path} is not a weights file of npsrgan ({kind}): convert it with python -m npsrgan.convert")
     arrays = {}
     with _one_sentence(path):
         checksum, size = 0, os.path.getsize(path)
@@ -126,12 +126,12 @@ def read(path):
             while block := file.read(2**20):
                 checksum = zlib.crc32(block, checksum)
         if expected != b"%08x" % checksum:
-            raise DamagedFile(f"{path} is damaged: its contents do not match its checksum")
+            raise DamagedFile(f"{path} is damaged: its contents do not match its checksum; copy or download it again")
         with h5py.File(path, "r", locking=False) as file:       # only after the checksum: some damage makes HDF5 loop for ever
             for name, dataset in _datasets(file, path):
                 size -= dataset.nbytes
                 if size < 0:
-                    raise DamagedFile(f"{path} is damaged: {name} is said to be larger than the file")
+                    raise DamagedFile(f"{path} is damaged: {name} claims to be larger than the file")
                 arrays[name] = _values(dataset, name, path)
             attributes = {name: _scalar(file.attrs, name, path) for name in file.attrs}
     return arrays, attributes
@@ -145,7 +145,7 @@ def _one_sentence(path):
     except (UserError, MemoryError):
         raise
     except Exception as error:
-        raise DamagedFile(f"{path} is damaged or cut short: get it again") from error
+        raise DamagedFile(f"{path} is damaged or cut short: copy or download it again") from error
 
 
 def _datasets(file, path):
@@ -156,7 +156,7 @@ def _datasets(file, path):
         for key in group:
             name, count = f"{group.name}/{key}".lstrip("/"), count + 1
             if not isinstance(group.get(key, getlink=True), h5py.HardLink) or name.count("/") > 8 or count > 10**5:
-                raise DamagedFile(f"{path} is damaged: {name} is no array but a link")
+                raise DamagedFile(f"{path} is damaged: {name} is a link, not an array")
             item = group[key]
             if isinstance(item, h5py.Group):
                 groups.append(item)
@@ -171,22 +171,22 @@ def _values(dataset, name, path):
     """
     kind, filters = dataset.dtype.kind, dataset.id.get_create_plist()
     if kind not in "fiu" or dataset.shape is None:
-        raise DamagedFile(f"{path}: {name} is not made of real numbers")
+        raise DamagedFile(f"{path}: {name} does not hold real numbers")
     if dataset.external or dataset.is_virtual:
-        raise DamagedFile(f"{path}: {name} lies in another file, which is not read")
+        raise DamagedFile(f"{path}: {name} is stored in another file, which is not read")
     if not {filters.get_filter(i)[0] for i in range(filters.get_nfilters())} <= _FILTERS:
-        raise DamagedFile(f"{path}: {name} is compressed in a way that is not known")
+        raise DamagedFile(f"{path}: {name} is compressed by an unknown method")
     if dataset.chunks and math.prod(dataset.chunks) * dataset.dtype.itemsize > _CHUNK:
-        raise DamagedFile(f"{path}: {name} is stored in pieces that are too large")
+        raise DamagedFile(f"{path}: {name} is stored in chunks that are too large")
     return require_sound(dataset[()], name, path)
 
 
 def require_sound(array, name, path):
     """Return the array.  Raises DamagedFile for numbers that are not finite in float32, and for negative variances."""
     if not np.isfinite(array).all() or array.size and abs(array).max() > np.finfo(np.float32).max:
-        raise DamagedFile(f"{path}: {name} holds numbers that are not finite")
+        raise DamagedFile(f"{path}: {name} holds numbers that are not finite in float32")
     if name.endswith("running_var") and array.min(initial=0) < 0:
-        raise DamagedFile(f"{path}: {name} holds variances below zero")
+        raise DamagedFile(f"{path}: {name} holds negative variances")
     return array
 
 
@@ -219,9 +219,9 @@ def save_network(path, network, about="", dtype=None):
     """
     kind, name = type(network), type(network).__name__
     if network_classes().get(name) is not kind:
-        raise UserError(f"{path} was not written: {name} is not a registered network, add a generator to models.GENERATORS first")
+        raise UserError(f"{path} was not written: {name} is not a registered network; add it to models.GENERATORS first")
     if "folded" in network.settings:
-        raise UserError(f"{path} was not written: fold() makes networks for inference only, save the network that was folded")
+        raise UserError(f"{path} was not written: fold() makes networks for inference only; save the original network")
     arrays = {name: to_numpy(array) for name, array in network.state_dict().items()}
     if dtype:
         arrays = {name: array.astype(dtype) for name, array in arrays.items()}
@@ -255,8 +255,8 @@ def load_generator(name_or_path):
     if text in shipped:
         return load_network(WEIGHTS / f"{text}.h5", Generator)
     if not Path(text).exists():
-        known = f"the weights that come with npsrgan are {', '.join(shipped)}" if shipped else f"{WEIGHTS} holds no weights yet"
-        raise UserError(f"there are no weights {text}: {known}; any other file goes by its path, FILE.h5")
+        known = f"one of {', '.join(shipped)}" if shipped else f"a name ({WEIGHTS} holds no weights yet)"
+        raise UserError(f"there are no weights {text}: give {known}, or the path of a weights file")
     return load_network(text, Generator)
 
 
@@ -266,7 +266,7 @@ def _network_file(path, kind):
     name = attributes.get("network")
     if not issubclass(network_classes().get(name, type(None)), kind):
         wanted = {Layer: "a network", Generator: "a generator"}.get(kind, f"a {kind.__name__}")
-        found = f"a{'n' * str(name).startswith('A')} {name}" if name else "no weights but something else (a checkpoint?)"
+        found = f"a{'n' * str(name).startswith('A')} {name}" if name else "something else (a checkpoint?)"
         raise UserError(f"{path} holds {found}, not {wanted}")
     settings = decode(attributes.get("settings"), path)
     require_plausible(settings, network_classes()[name], sum(array.size for array in arrays.values()), path)
@@ -312,7 +312,7 @@ def load_vgg19(path, layer="conv5_4", feature_scale=None):
     Raises UserError, which says what is wrong with the file, or lists every array that is missing or has the wrong shape.
     """
     if not Path(path).exists():
-        raise UserError(f"there is no file {path}; npsrgan/train/README.md says where to get VGG19's weights")
+        raise UserError(f"there is no file {path}: npsrgan/train/README.md says where to get VGG19's weights")
     if recognise(path) == "HDF5":
         found, scale = _keras_arrays(path), KERAS_FEATURE_SCALE
     else:
@@ -323,14 +323,14 @@ def load_vgg19(path, layer="conv5_4", feature_scale=None):
     if layer is None:
         layers = [layer for layer in LAYERS if f"{layer}.weight" in found]
         if not layers:
-            raise UserError(f"{path} is an HDF5 file, but neither npsrgan's nor Keras's VGG19: it has no block1_conv1")
+            raise UserError(f"{path} is an HDF5 file, but not the VGG19 of npsrgan or Keras: it has no block1_conv1")
         layer = layers[-1]
     vgg = VGG19(layer, scale if feature_scale is None else feature_scale)
     needed = vgg.state_dict()
     try:
         vgg.load_state_dict({name: array for name, array in found.items() if name in needed})
     except ValueError as error:
-        raise UserError(f"{path} is not a VGG19 as far as {layer}: {error}") from None
+        raise UserError(f"{path} does not hold VGG19 up to {layer}: {error}") from None
     return vgg
 
 

@@ -37,7 +37,7 @@ def read_zip(path):
         for name in ("config.json", "model.weights.h5"):
             size = archive.getinfo(name).file_size
             if size > _INFLATED * path.stat().st_size or name.endswith("json") and size > _DESCRIPTION:
-                raise Refused("what it claims to hold is larger than it could")
+                raise Refused("it claims to hold more than it can")
         return _read(path, io.BytesIO(archive.read("model.weights.h5")), archive.read("config.json"))
 
 
@@ -66,12 +66,12 @@ def _arrays(file, place):
 
     def visit(name, item):
         if len(found) > _OBJECTS:
-            raise Refused(f"it has more than {_OBJECTS} parts, and networks some hundreds")
+            raise Refused(f"it has more than {_OBJECTS} parts; networks have some hundreds")
         found[name] = None
         if isinstance(item, h5py.Dataset):
             largest = max(item.nbytes, math.prod(item.chunks or (0,)) * item.dtype.itemsize)
             if item.external or item.is_virtual or item.dtype.kind not in "fiu" or largest > _INFLATED * item.id.get_storage_size() + 64:
-                raise Refused(f"{ascii(name[-60:])} is no array, or claims to be larger than it is")
+                raise Refused(f"{ascii(name[-60:])} is not an array, or claims to be larger than it is")
             found[name] = Stored(item.shape, lambda: _dataset(place, name))
     file.visititems(visit)
     return {name: array for name, array in found.items() if array}
@@ -142,7 +142,7 @@ class Model:
                 self.inputs[name, 0] = [(list(self.layers)[place - 1], 0)] if place and "output_layers" not in config else []
         last = list(_tensors(config.get("output_layers") or [[list(self.layers)[-1], 0, 0]], self.layers))
         if len(last) != 1:
-            raise Unmapped(f"it is a model with {len(last)} results")
+            raise Unmapped(f"it is a model with {len(last)} outputs, not one")
         self.order = self._in_order(last[0])
         kernels = [self.stored[name]["weight"] for name, _ in self.order if self.layers[name]["class_name"] == "Conv2D"]
         if not kernels:
@@ -160,7 +160,7 @@ class Model:
                 node = waiting.pop()
                 order += [node] if node not in order else []
             elif len(waiting) > len(self.inputs):
-                raise Refused("its layers wait for each other")
+                raise Refused("its layers form a circle")
             else:
                 waiting.append(min(missing, key=lambda node: places[node[0]]))
         return order
@@ -216,11 +216,11 @@ class Model:
         elif kind == "PReLU":
             slope = arrays["weight"].read()
             if slope.size not in (1, channels):
-                raise Unmapped(f"{node[0]} is a PReLU with a slope for each pixel, which fits one size of image only")
+                raise Unmapped(f"{node[0]} is a PReLU with a slope for each pixel, which works for one image size only")
             program.add("prelu", slope.size, slope=slope.ravel())
         elif kind in ("Activation", "ReLU", "LeakyReLU"):
             if config.get("max_value") is not None or config.get("threshold"):
-                raise Unmapped(f"{node[0]} is an activation with a limit")
+                raise Unmapped(f"{node[0]} is an activation with a maximum or a threshold")
             slope = config.get("negative_slope", config.get("alpha", 0.3 if kind == "LeakyReLU" else 0.0))
             self._activation(program, node, config["activation"] if kind == "Activation" else slope)
         elif kind == "UpSampling2D":
@@ -260,7 +260,7 @@ class Model:
                 self.order.index(node) < self.order.index(self.convolutions[0]) or self.order.index(node) > self.order.index(
                     self.convolutions[-1])):
             looks = f"; it looks like {_UNREADABLE[kind]}" if kind in _UNREADABLE else ""
-            raise Unmapped(f"{node[0]} is a layer {function} that there are no steps for{looks}")
+            raise Unmapped(f"{node[0]} is a layer {function}, which npsrgan does not have{looks}")
 
     def _needed(self, node):
         """The number of channels that the next layer with weights takes, or that the output image has."""

@@ -24,7 +24,7 @@ def find(source, path, fixed, key=None, force=False):
     """
     if isinstance(source.contents, keras.Model):
         if not 2 <= source.contents.scale <= 8:
-            raise Unmapped(f"it is a model that enlarges {source.contents.scale} times")
+            raise Unmapped(f"its scale factor is {source.contents.scale}, not 2 to 8")
         return _read(source.kind, [source.contents], fixed, force)
     dicts = dict(_state_dicts(source.contents, source.ordered))
     if key is not None:
@@ -35,8 +35,7 @@ def find(source, path, fixed, key=None, force=False):
     fitting, trouble, waiting = {}, {}, list(dicts.items())
     for name, arrays in waiting:
         if 4 * sum(math.prod(array.shape) for array in arrays.values()) > _SHARED * path.stat().st_size:
-            raise UserError(f"{path} was not read: its tensors share their numbers or are compressed, and together would be far "
-                            "larger than it is")
+            raise UserError(f"{path} was not read: its tensors share memory or are compressed, and would be far larger than the file")
         try:
             kinds = structure.parts_of(arrays)
             fitting[name] = _vgg19(kinds, arrays) or structure.generators(kinds, source.plain_order)
@@ -49,7 +48,7 @@ def find(source, path, fixed, key=None, force=False):
         raise Unmapped(f"{f'{largest!r}: ' if largest else ''}{trouble[largest]}")
     chosen = [name for name in fitting if "ema" in name] or list(fitting)
     if len(chosen) > 1:
-        raise UserError(f"{path} holds several networks: choose one with --key, of {structure.listed(list(fitting))}")
+        raise UserError(f"{path} holds several networks: choose one with --key: {structure.listed(list(fitting))}")
     found, about = fitting[chosen[0]], f"{source.kind}{f', {chosen[0]!r}' if chosen[0] else ''}"
     if isinstance(found, tuple):
         network, left_out = found
@@ -62,8 +61,8 @@ def _read(about, found, fixed, force):
     best, bicubic = readings.most_plausible(found, fixed, force)
     network = readings.paper(best.generator, best.choice) or readings.whole(best.generator, best.choice)
     doubt = "" if best.score > bicubic + readings.MARGIN else (
-        "\nthat is no better than bicubic enlargement: perhaps its layers are in another order or of another kind; compare its pictures "
-        "with those of its author")
+        "\nthat is no better than bicubic enlargement: perhaps its layers are in another order or of another kind; compare its results "
+        "with those that its author shows")
     return network, (f"{about}; {best.choice.words} (tried on a photograph: {best.score:.1f} dB, bicubic enlargement "
                      f"{bicubic:.1f} dB){doubt}")
 
@@ -120,7 +119,7 @@ def _vgg19(kinds, arrays):
     if len(shapes) < 2 or shapes != [(after, before, 3, 3) for before, after in zip(channels, channels[1:])][:len(shapes)]:
         return None
     if kinds["norm"]:
-        raise Unmapped(f"it is a VGG19 with {len(kinds['norm'])} batch norms, which the VGG19 of the perceptual loss has not")
+        raise Unmapped(f"it is a VGG19 with {len(kinds['norm'])} batch norms, and the perceptual loss needs one without")
     network = VGG19(LAYERS[len(shapes) - 1])
     _, network.input_gain[...], network.input_shift[...] = readings.INPUTS["imagenet"]
     own = {name: arrays[name].read() for name, shape in (("input_gain", (3,)), ("input_shift", (3,)), ("feature_scale", ()))
@@ -166,7 +165,7 @@ def assembled(network):
     if isinstance(network, Assembled):
         return network
     if not isinstance(network, SRResNet):
-        raise UserError(f"only generators can be written for ONNX, not {type(network).__name__}")
+        raise UserError(f"only generators can be written as ONNX, not {type(network).__name__}")
     arrays = {name: Stored(array.shape, lambda array=array: np.asarray(array)) for name, array in to_torch(network).items()}
     generator, *_ = structure.generators(structure.parts_of(arrays))
     return readings.whole(generator, readings.Choice((BatchNorm.eps,) * 2, None, None, 1.0, True, "symmetric", "symmetric"))

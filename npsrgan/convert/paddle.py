@@ -25,7 +25,7 @@ def read(path):
 
 def _joined(shape, slices):
     if math.prod(shape) != sum(math.prod(part.shape) for part in slices):
-        raise Refused("slices do not make the array that they should")
+        raise Refused("the slices of an array do not have its size")
     return Stored(shape, lambda: np.concatenate([part.read() for part in slices]).reshape(shape))
 
 

@@ -34,7 +34,7 @@ def one_sentence(path):
     except Refused as error:
         raise Refused(f"{path} was not read: {error}") from None
     except RecursionError:
-        raise Refused(f"{path} was not read: it nests deeper than any file of weights") from None
+        raise Refused(f"{path} was not read: it is nested deeper than any weights file") from None
     except UserError:
         raise
     except Exception as error:
@@ -125,7 +125,7 @@ class _Machine:
     def run(self, file):
         for count, (instruction, argument, _) in enumerate(pickletools.genops(file)):
             if count == _INSTRUCTIONS:
-                raise Refused(f"it has more than {_INSTRUCTIONS} instructions, and weights need some ten thousand")
+                raise Refused(f"it has more than {_INSTRUCTIONS} instructions; weights need some ten thousand")
             if instruction.name == "STOP":
                 return self.stack.pop()
             STEPS[instruction.name](self, argument)

@@ -67,12 +67,12 @@ def read_zip(path):
     try:
         archive = zipfile.ZipFile(path)
     except zipfile.BadZipFile:
-        raise UserError(f"{path} is cut short: a zip archive without its end, as of a download that broke off; "
+        raise UserError(f"{path} is cut short: it is a zip archive without its end, perhaps because a download broke off; "
                         "download it again") from None
     members = {member.filename: member for member in archive.infolist()}
     folders = [name[:-len("data.pkl")] for name in members if name.split("/")[-1] == "data.pkl" and "__MACOSX" not in name]
     if len(folders) != 1:
-        raise UserError(f"{path} is a zip archive, but not one of torch.save: it holds no data.pkl")
+        raise UserError(f"{path} is a zip archive, but torch.save did not write it: it holds no data.pkl")
     folder = folders[0]
     if folder + "constants.pkl" in members:
         raise UserError(f"{path} is a TorchScript program, not a state dict: load it with torch.jit.load "
@@ -80,23 +80,23 @@ def read_zip(path):
     # PyTorch never compresses, but some files have been unpacked and zipped again.
     size, packed = path.stat().st_size, [member.file_size for member in members.values() if member.compress_type]
     if sum(member.file_size for member in members.values()) - sum(packed) > size or sum(packed) > min(_INFLATED * size, _LARGEST):
-        raise Refused("what it claims to hold is larger than it could")
+        raise Refused("it claims to hold more than it can")
 
     def contents(name, most=_LARGEST):
         if members[name].file_size > most:
-            raise Refused("what it claims to hold is larger than it could")
+            raise Refused("it claims to hold more than it can")
         with one_sentence(path):
             return archive.read(members[name])
 
     if folder + "byteorder" in members and contents(folder + "byteorder", 10) == b"big":
-        raise UserError(f"{path} was written on a big-endian machine, whose numbers are not read here")
+        raise UserError(f"{path} was written on a big-endian machine: save it again on a little-endian one")
     storages = {}
 
     def storage(pid):
         kind, dtype, key, _, length = pid
         made = _storage(storages, kind, dtype, key, length, lambda: contents(f"{folder}data/{key}", size))
         if members[f"{folder}data/{key}"].file_size != made.bytes:
-            raise Refused("a storage has another size than it says")
+            raise Refused("a storage does not have the size that it states")
         return made
     return load(io.BytesIO(contents(folder + "data.pkl", _PROGRAM)), _FUNCTIONS, storage)
 
@@ -132,17 +132,17 @@ def read_legacy(path):
         for _ in ("magic number", "version"):
             load(file, {})
         if not load(file, {}).get("little_endian", True):
-            raise UserError(f"{path} was written on a big-endian machine, whose numbers are not read here")
+            raise UserError(f"{path} was written on a big-endian machine: save it again on a little-endian one")
         found = load(file, _FUNCTIONS, storage)
         size = path.stat().st_size
         for key in load(file, {}):
             length, offset = int.from_bytes(file.read(8), "little"), file.tell()
             if key not in storages or length != storages[key].length or offset + storages[key].bytes > size:
-                raise UserError(f"{path} is damaged or cut short: it should hold more tensors than it does; download it again")
+                raise UserError(f"{path} is damaged or cut short, because tensors are missing: download it again")
             storages[key].load = placed(offset, storages[key].bytes)
             file.seek(offset + storages[key].bytes)
     if any(storage.load is None for storage in storages.values()):
-        raise UserError(f"{path} is damaged: some of its tensors have no numbers")
+        raise UserError(f"{path} is damaged: some of its tensors have no numbers; download it again")
     return found
 
 

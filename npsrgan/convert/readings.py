@@ -1,4 +1,4 @@
-"""Determines by trial what a weight file does not say: a photograph shows which reading of a generator is right.
+"""Determines by trial what a weights file does not say: a photograph shows which reading of a generator is right.
 
 A state dict holds the numbers, but not the units of the pixels, batch norm's eps, or the positions of activations without
 parameters.  Every combination that its author may have meant is tried: it enlarges a downscaled crop of a photograph.
@@ -260,7 +260,7 @@ class Reading(NamedTuple):
 def most_plausible(generators, fixed, force=False):
     """The most plausible Reading of several possible structures, and bicubic enlargement's PSNR.
 
-    The network need not be good: a wrong reading shows in lost contrast or colour, or in noise.
+    The network does not have to be good: a wrong reading shows as lost contrast or colour, or as noise.
     fixed: {field of Choice: value} that the user gave.   force: accept the best, however bad it is and however close the next.
     Raises UserError if no reading stands out, or if all are far below bicubic enlargement.
     """
@@ -311,12 +311,12 @@ def most_plausible(generators, fixed, force=False):
     if best.score < bicubic - FLOOR:
         if force:       # the scores say nothing then: take the likeliest
             return first, bicubic
-        raise UserError(f"however it is read, the network makes a picture far worse than bicubic enlargement ({best.score:.1f} and "
-                        f"{bicubic:.1f} dB): its layers are probably in another order or of another kind, or it adds an enlargement "
-                        f"of its input that --base names; --force converts it as {first.choice.words}")
+        raise UserError(f"in every reading, the network's picture is far worse than bicubic enlargement ({best.score:.1f} and "
+                        f"{bicubic:.1f} dB): its layers are probably in another order or of another kind, or it adds an enlarged "
+                        f"input, which --base selects; --force converts it as {first.choice.words}")
     if others and not force:
-        raise UserError(f"a photograph does not tell how the weights are to be read: {best.choice.words} ({best.score:.1f} dB) or "
-                        f"{others[0].choice.words} ({others[0].score:.1f} dB)?  Give {differing(best.choice, others[0].choice)}")
+        raise UserError(f"two readings of the weights are equally good on a photograph, {best.choice.words} ({best.score:.1f} dB) and "
+                        f"{others[0].choice.words} ({others[0].score:.1f} dB): give {differing(best.choice, others[0].choice)}")
     return best, bicubic
 
 

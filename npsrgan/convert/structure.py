@@ -20,7 +20,7 @@ _UNTOUCHED = 0.25           # PReLU's slope before training
 
 
 class Unmapped(UserError):
-    """The weights belong to no network that we have.  The message says what they seem to be."""
+    """The weights are not those of a network that npsrgan has.  The message says what they seem to be."""
 
 
 class Part:
@@ -214,17 +214,17 @@ def _nearest(layer, parts):
 
 def _without_place(kind, layers, where):
     names = listed([".".join(layer.path) for layer in layers])
-    return Unmapped(f"its {len(layers)} {'batch norms' if kind == 'norm' else 'PReLUs'} {where} have no place: {names}")
+    return Unmapped(f"its {len(layers)} {'batch norms' if kind == 'norm' else 'PReLUs'} {where} fit no convolution: {names}")
 
 
 def recognised(kinds):
-    """A sentence saying what weights that belong to no network of ours look like."""
+    """A sentence about weights of an unknown network: what they look like, and what npsrgan reads."""
     shapes = [part.shape for part in kinds["conv"]]
     names = " ".join(".".join(part.path) for parts in kinds.values() for part in parts).lower()
     leaves = [(part.path, set(part.stored), part.shape) for part in kinds[""]]
     narrow = min((shape[0] for shape in shapes if shape[0] > 3 and shape[1] > 3), default=0)
     signs = {
-        "weight or spectral normalisation, which torch.nn.utils.remove_weight_norm or remove_spectral_norm takes out before saving":
+        "weight or spectral normalisation: call torch.nn.utils.remove_weight_norm or remove_spectral_norm before saving":
             any(leaf & {"weight_g", "weight_orig"} or "parametrizations" in path for path, leaf, _ in leaves),
         "a transformer's attention (SwinIR, HAT)": "attn" in names or "relative_position" in names,
         "ESRGAN's RRDBNet: dense blocks": len({shape[1] for shape in shapes if shape[0] == narrow and shape[2] == 3}) > 3,
@@ -241,11 +241,11 @@ def recognised(kinds):
     looks = next((f"it looks like {words}" for words, seen in signs.items() if seen), None)
     if looks is None and kinds[""]:
         unknown = [".".join(filter(None, [*part.path, leaf])) for part in kinds[""] for leaf in part.stored]
-        looks = f"it has arrays that belong to no layer that npsrgan knows: {listed(unknown)}"
+        looks = f"it has arrays that belong to no layer of npsrgan: {listed(unknown)}"
     runs = [(shape, len(list(run))) for shape, run in groupby(shapes)]
     runs = listed([f"{n} times " * (n > 1) + f"{i}->{o} {h}x{w}" for (o, i, h, w), n in runs])
     return (f"{looks}; " if looks else "") + (f"its convolutions are {runs}; " if not looks else "") + (
-        "npsrgan knows SRResNet, EDSR, MSRResNet and their relatives, and VGG19")
+        "npsrgan reads SRResNet, EDSR, MSRResNet and similar networks, and VGG19")
 
 
 def listed(words, most=6):

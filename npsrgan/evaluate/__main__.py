@@ -1,7 +1,29 @@
-"""Measure networks and classical methods on folders of images:  python -m npsrgan.evaluate --help
+"""Measure how well networks enlarge images.  Low-resolution images are enlarged
+by nearest neighbour, bicubic, Lanczos and networks, and compared with the
+originals.
 
-Top to bottom: the command, the methods, the measurements.  benchmark.py reads the images; report.py prints and writes the results.
+Examples:
+  python -m npsrgan.evaluate Set5 Set14
+  python -m npsrgan.evaluate photos/ --weights runs/demo-1/srgan.h5
+  python -m npsrgan.evaluate Set5 --lpips lpips_alex.npz --figure crops.png
+
+The columns (npsrgan/evaluate/README.md explains them in detail):
+  PSNR-Y, SSIM-Y  on the Y channel, without a border as wide as the scale
+                  factor, as in papers; grey files on their own levels; 100 dB
+                  for an exact copy
+  PSNR-RGB        the same on the three colour channels
+  LPIPS           perceptual distance, with --lpips; LPIPS 3/4: of both images
+                  reduced to three quarters of their size
+  mesh            amplitude, in grey levels, of a pattern that repeats with the
+                  period of the scale factor, where the original is smooth;
+                  "-" if it is smooth nowhere
+  LR PSNR         of the result, downscaled again, against the low-resolution
+                  image (RGB)
+Below each mean is its 95 % bootstrap interval over the images.  Differences to
+bicubic are computed image by image.
 """
+# Top to bottom: the command, the methods, the measurements.  benchmark.py reads the images; report.py prints and writes the
+# results.  --help prints the text above.
 import argparse
 import math
 import os
@@ -85,41 +107,38 @@ def main(arguments=None):
 
 
 def parse(arguments):
-    """Parse the options; contradictory ones are refused."""
-    parser = argparse.ArgumentParser(
-        prog="python -m npsrgan.evaluate", formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Enlarge small images by nearest neighbour, bicubic, Lanczos and networks, and compare with the originals.",
-        epilog=f"""\
-PSNR and SSIM are computed as papers do, on Y (of a grey file, on its own levels), without a border as wide as the scale;
-PSNR-RGB likewise, on the three channels; an exact copy counts as {CAP:g} dB.  LPIPS looks at the whole image, LPIPS 3/4 at both
-images reduced to three quarters.  Mesh is the amplitude, in grey levels, of what repeats with the period of the scale where the
-original is smooth; - where it is smooth nowhere.  LR PSNR compares the result, made small again as --degrade says, with the
-small image (RGB, all pixels).  Below each mean stands its 95 % bootstrap interval over images; differences to bicubic are
-taken image by image.""")
-    add = parser.add_argument
-    add("folders", nargs="+", type=path, metavar="FOLDER",
-        help="original images, searched recursively, or a zip archive of them; or a benchmark as published: HR/ and LRx4/, "
-             "GTmod12/ and LRbicx4/, DIV2K_valid_HR/ and DIV2K_valid_LR_bicubic/X4/, or pairs of files NAME_HR.png and NAME_LR.png")
+    """Parse the options.  Raises UserError for contradictory ones."""
+    parser = argparse.ArgumentParser(prog="python -m npsrgan.evaluate", usage="%(prog)s [options] FOLDER [FOLDER ...]",
+                                     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="+", type=path, metavar="FOLDER",
+                        help="a folder of originals, searched recursively, or a zip archive of them; or a benchmark as published: HR/ and "
+                             "LRx4/, GTmod12/ and LRbicx4/, DIV2K_valid_HR/ and DIV2K_valid_LR_bicubic/X4/, or pairs of files "
+                             "NAME_HR.png and NAME_LR.png")
+    add = parser.add_argument_group("what is measured").add_argument
     add("--weights", nargs="*", type=path, default=["srresnet", "srgan"], metavar="W",
-        help="generators: files, or names of those that come with npsrgan (default: srresnet srgan); nothing: none")
+        help="networks to measure: weights files, or names of weights that come with npsrgan; --weights alone: no network "
+             "(default: srresnet srgan)")
+    add("--lpips", type=path, metavar="FILE", help="measure LPIPS with the weights in this file, lpips_alex.npz (default: no LPIPS)")
     add("--blend", nargs="+", type=float, default=[], metavar="A",
-        help="also rows for blends of the first two networks: 0 is all the first, 1 all the second")
+        help="add a row for each blend of the first two networks: from 0, the first, to 1, the second (default: none)")
     add("--noise", nargs="+", type=float, default=[2.0], metavar="SIGMA",
-        help="a trivial rival: a row with white grey noise of so many levels on the first network's result, one for each SIGMA "
-             "(default: 2); 0: none")
+        help="add a row for the first network's result plus white noise of this standard deviation, a trivial baseline; in grey "
+             "levels, 0 to 255; 0: none (default: 2)")
     add("--degrade", choices=RESIZERS, default="matlab",
-        help="whose bicubic makes images small where there is no LRx4/, and large in the row bicubic; or photo: images are "
-             "made small with blur, noise and JPEG, seeded by their names, as training's --degradation photo does (default: matlab)")
-    add("--lpips", type=path, metavar="FILE", help="measure LPIPS, with the weights in this file (lpips_alex.npz)")
+        help="how originals without low-resolution images are downscaled, and how the row bicubic enlarges: like MATLAB or Pillow; "
+             "photo: downscaled with blur, noise and JPEG, seeded by the file name, and enlarged like Pillow (default: matlab)")
+    add = parser.add_argument_group("files to write").add_argument
     add("--json", type=path, metavar="FILE",
-        help='write {"FOLDER": {"METHOD": {"psnr_y": mean, ...}}}, where FOLDER is the last part of its path, made unique; '
-             'METHOD "original" has a mesh only')
-    add("--csv", type=path, metavar="FILE", help="write the measurements of every image")
-    add("--figure", type=path, metavar="FILE.png", help="draw the crops in which the methods differ most")
+        help='the means: {"FOLDER": {"METHOD": {"psnr_y": mean, ...}}}, FOLDER being the last part of the path; METHOD "original" has '
+             "only a mesh")
+    add("--csv", type=path, metavar="FILE", help="the measurements of every image")
+    add("--figure", type=path, metavar="FILE.png", help="a picture of the crops in which the methods differ most")
     add("--curve", type=path, metavar="FILE.png",
-        help="draw PSNR against LPIPS and mesh for blends of the first two networks; the numbers go to FILE.json")
-    add("--device", choices=("auto", "cpu", "gpu"), default="auto", help="where to compute (default: auto)")
-    add("--threads", type=int, default=0, help="CPU threads (default: one for each core)")
+        help="a plot of PSNR against LPIPS and mesh for blends of the first two networks, and FILE.json with its numbers; needs --lpips")
+    add = parser.add_argument_group("hardware").add_argument
+    add("--device", choices=("auto", "cpu", "gpu"), default="auto",
+        help="where to compute; auto: on the GPU if there is one that works (default: auto)")
+    add("--threads", type=int, default=0, metavar="N", help="number of CPU threads; 0: one per core (default: 0)")
     options = parser.parse_args(arguments)
     if options.threads < 0:
         raise UserError("--threads must not be negative")
@@ -128,14 +147,14 @@ taken image by image.""")
     if options.curve and not options.lpips:
         raise UserError("--curve draws PSNR against LPIPS: give --lpips FILE too")
     if (options.curve or options.blend) and len(options.weights) < 2:
-        raise UserError("--curve and --blend mix two networks: give two files after --weights")
+        raise UserError("--curve and --blend mix two networks: give two of them after --weights")
     for picture in filter(None, (options.figure, options.curve)):
         if Path(picture).suffix.lower() not in report.PICTURES:
-            raise UserError(f"{picture}: end the name of a picture in one of {', '.join(report.PICTURES)}")
+            raise UserError(f"{picture}: this suffix cannot be written: end the name in one of {', '.join(report.PICTURES)}")
     written = [Path(file).resolve() for file in (options.json, options.csv, options.figure, options.curve,
                                                  options.curve and beside(options.curve)) if file]
     if len(set(written)) < len(written):
-        raise UserError("--json, --csv, --figure, and --curve with its .json must be different files")
+        raise UserError("--json, --csv, --figure, --curve and the .json of --curve must be different files: choose other names")
     for file in written:        # fail before measuring, not after
         files.require_writable(file)
     return options
@@ -162,10 +181,10 @@ def load(weights):
 
 
 def common_scale(generators):
-    """The factor by which all networks enlarge; 4 if there are none."""
+    """The scale factor of all networks; 4 if there are none."""
     scales = {name: generator.settings["scale"] for name, generator in generators.items()}
     if len(set(scales.values())) > 1:
-        raise UserError("the networks enlarge differently, so measure them apart: "
+        raise UserError("the networks have different scale factors, so measure them separately: "
                         + ", ".join(f"{name} x{scale}" for name, scale in scales.items()))
     return next(iter(scales.values()), 4)
 

@@ -1,4 +1,4 @@
-"""The images of a benchmark, in pairs of low and high resolution, read from folders in the layouts in which they are published."""
+"""The images of a benchmark: pairs of a low-resolution image and its original, read from folders in their published layouts."""
 import re
 from collections import Counter
 from fnmatch import fnmatchcase
@@ -15,7 +15,7 @@ from npsrgan.system.errors import UserError
 from npsrgan.system.terminal import say
 
 RESIZERS = {"matlab": bicubic, "pil": degrade, "photo": degrade}      # modules with `downscale` and `upscale`
-LAYOUTS = (         # folder of originals, folder of their small images; {} is the scale, and * is the same text in both
+LAYOUTS = (         # folder of originals, folder of low-resolution images; {} is the scale factor, * is the same text in both
     ("HR", "LRx{}"), ("HR", "LR"),
     ("HR", "LR_bicubic/X{}"),                       # EDSR's benchmarks
     ("GTmod12", "LRbicx{}"),                        # BasicSR's benchmarks
@@ -26,16 +26,16 @@ EXPECTED = ("give a folder of originals only, or one with HR and LRx{0}, HR and 
 
 
 class Benchmark:
-    """The images of a folder, in pairs of low and high resolution.
+    """The images of a folder: pairs of a low-resolution image and its original.
 
     name: for tables.   folder: originals, searched recursively, a zip archive of them, one of the LAYOUTS, or pairs
-    NAME_SRF_4_HR.png and NAME_SRF_4_LR.png (SelfExSR) or NAME_HR.png and NAME_LR.png.   degrade: a key of RESIZERS, for
-    originals without small images; with "photo", all small images are made.
+    NAME_SRF_4_HR.png and NAME_SRF_4_LR.png (SelfExSR) or NAME_HR.png and NAME_LR.png.   degrade: a key of RESIZERS, used for
+    originals without a low-resolution image; with "photo", for all originals.
     lpips: whether LPIPS will be measured; if so, images too small for it are refused.
 
-    names: the originals' paths, relative to `root`.   source: where the small images come from, in words.   grey: the names of
-    the grey files loaded so far.
-    Raises UserError for a folder without images, or one in which originals and small images cannot be told apart.
+    names: the originals' paths, relative to `root`.   source: where the low-resolution images come from, in words.   grey: the
+    names of the grey files loaded so far.
+    Raises UserError for a folder without images, or one in which originals and low-resolution images cannot be told apart.
     """
 
     def __init__(self, name, folder, scale, degrade, lpips):
@@ -56,8 +56,8 @@ class Benchmark:
             if Image.getmodebase(file.mode) == "L":
                 self.grey.add(name)
         if min(hr.shape[:2]) < self.smallest:
-            raise images.ImageError(f"{self.root / name} has {hr.shape[1]}x{hr.shape[0]} pixels to compare: "
-                                    f"fewer than {self.smallest} on a side cannot be measured")
+            raise images.ImageError(f"{self.root / name} has {hr.shape[1]}x{hr.shape[0]} pixels to compare, "
+                                    f"but {self.smallest} on each side are needed")
         if self.photo:
             return degrade.photo(hr, self.scale, degrade.seeded_by(name)), hr
         if self.small[name] is None:
@@ -65,12 +65,12 @@ class Benchmark:
         lr = images.read(self.small[name])
         height, width = (n // self.scale for n in hr.shape[:2])
         if lr.shape[:2] != (height, width):
-            raise images.ImageError(f"{self.small[name]} has {lr.shape[1]}x{lr.shape[0]} pixels, not the {width}x{height} of its original")
+            raise images.ImageError(f"{self.small[name]} has {lr.shape[1]}x{lr.shape[0]} pixels, but its original needs {width}x{height}")
         return lr, hr
 
 
 def _find(folder, scale):
-    """(originals, {name of an original: path of its small image, None if it must be made}, location of the small images or None)."""
+    """(originals, {name of an original: path of its low-resolution image, or None to make it}, their location in words or None)."""
     originals = sorted({path for path in folder.glob("*/") for hr, _ in LAYOUTS if fnmatchcase(path.name, hr)})
     if len(originals) > 1:
         raise UserError(f"{folder} holds several folders of originals, {', '.join(path.name for path in originals)}: give one of them")
@@ -81,16 +81,16 @@ def _find(folder, scale):
     small = [folder / lr.format(scale).replace("*", root.name.removesuffix("_HR")) for hr, lr in LAYOUTS if fnmatchcase(root.name, hr)]
     small = [path for path in small if path.is_dir()]
     if len(small) > 1:
-        raise UserError(f"{folder} holds several folders of small images, {' and '.join(map(str, small))}: leave one of them there")
+        raise UserError(f"{folder} holds several folders of low-resolution images, {' and '.join(map(str, small))}: keep only one of them")
     if not small:
         for path in folder.glob("*/"):
             if LOOKS_SMALL.search(path.name) and not any(fnmatchcase(path.name, lr.format("*").split("/")[0]) for _, lr in LAYOUTS):
-                raise UserError(f"{path.name} beside {root} is no known folder of small images: " + EXPECTED.format(scale))
-        return originals, dict.fromkeys(names), None        # small images of another scale are not an error
+                raise UserError(f"{path.name} beside {root} is not a known folder of low-resolution images: " + EXPECTED.format(scale))
+        return originals, dict.fromkeys(names), None        # low-resolution images for another scale factor are not an error
     pairs = {name: _partner(small[0], name, scale) for name in names}
     if not any(path.exists() for path in pairs.values()):
-        raise UserError(f"{small[0]} holds no small image for any of {root}: {names[0]} needs one of the same name, or of the same "
-                        f"with x{scale} before the suffix")
+        raise UserError(f"{small[0]} holds no low-resolution image for any of {root}: {names[0]} needs one of the same name, with or "
+                        f"without x{scale} before the suffix")
     return originals, pairs, f"LR from {small[0]}"
 
 
@@ -101,17 +101,17 @@ def _measured(path):
         raise UserError(f"{path} is a pack for training: give the folder or the zip archive that it was made from")
     *_, test = by_partition(found)
     if test:
-        say(f"{path}: by {PARTITION}, {len(test)} of {len(found)} images are for testing, and only they are measured")
+        say(f"{path}: by {PARTITION}, {len(test)} of {len(found)} images are for testing, and only these are measured")
     return test or found
 
 
 def _partner(small, name, scale):
-    """The path of the small image in the folder `small`: 0001.png or 0001x4.png; the first if neither exists."""
+    """The path of the low-resolution image in the folder `small`: 0001.png or 0001x4.png; the first if neither exists."""
     path = small / name
     paths = [path, path.with_name(f"{path.stem}x{scale}{path.suffix}")]
     found = [path for path in paths if path.exists()] or paths[:1]
     if len(found) > 1:
-        raise UserError(f"{found[0]} and {found[1]} could both be the small image of {name}: leave one of them there")
+        raise UserError(f"{found[0]} and {found[1]} could both be the low-resolution image of {name}: keep only one of them")
     return found[0]
 
 
@@ -125,13 +125,13 @@ def _among_files(originals, scale):
         scales = {name: re.search(r"_SRF_(\d+)_HR\.", name) for name in pairs}
         chosen = {name: folder / pairs[name] for name, found in scales.items() if not found or int(found[1]) == scale}
         if not chosen:
-            raise UserError(f"{folder} holds pairs for other scales than x{scale}, such as {next(iter(pairs))}: choose other weights")
+            raise UserError(f"{folder} holds no pairs for x{scale}, but others such as {next(iter(pairs))}: choose other weights")
         rest = len(names) - 2 * len(chosen)
-        return originals, chosen, f"LR from the files beside{f', {rest} other images left out' * bool(rest)}"
+        return originals, chosen, f"LR from the same folder{f', {rest} other images left out' * bool(rest)}"
     bases = Counter(re.sub(r"x[2348]$", "", Path(name).stem) for name in names)
     small = [name for name in names if LOOKS_SMALL.search(name)]
     small = small if len(small) < len(names) else []            # a suffix that all names have means nothing
     small += [name for name in names if (found := re.fullmatch(r"(.+)x[2348]", Path(name).stem)) and bases[found[1]] > 1]
     if small:
-        raise UserError(f"{folder} seems to hold small images, such as {small[0]}, among originals: " + EXPECTED.format(scale))
+        raise UserError(f"{folder} seems to mix low-resolution images, such as {small[0]}, with originals: " + EXPECTED.format(scale))
     return originals, dict.fromkeys(names), None

@@ -67,7 +67,7 @@ class LPIPS:
 def _read(path):
     """{name: float32 array} of all weights, checked."""
     if not Path(path).is_file():
-        raise UserError(f"there is no LPIPS file {path}; npsrgan/evaluate/README.md says where to get one")
+        raise UserError(f"there is no LPIPS file {path}: npsrgan/evaluate/README.md says where to get one")
     shapes = {}
     for i, (kernel, *_) in enumerate(ALEXNET):
         shapes |= {KERNEL.format(i): kernel, BIAS.format(i): kernel[3:], LINEAR.format(i): (1, 1, kernel[3], 1)}
@@ -78,10 +78,10 @@ def _read(path):
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name].astype(np.float32) for name in shapes if name in file and f"{name}.npy" not in larger}
     except Exception as error:      # damaged bytes can raise nearly anything
-        raise UserError(f"the LPIPS file {path} is damaged or no .npz file") from error
+        raise UserError(f"the LPIPS file {path} is damaged or not an .npz file: npsrgan/evaluate/README.md says how to make one") from error
     wrong = [name for name, shape in shapes.items() if name not in arrays or arrays[name].shape != shape]
     if wrong:
-        raise UserError(f"{path} does not hold the weights of LPIPS 0.1 on AlexNet: {wrong[0]} is missing or of another shape")
+        raise UserError(f"{path} does not hold the weights of LPIPS 0.1 on AlexNet: {wrong[0]} is missing or has another shape")
     endless = [name for name, array in arrays.items() if not np.isfinite(array).all()]
     if endless:
         raise UserError(f"{path} holds numbers that are not finite, in {endless[0]}")

@@ -28,8 +28,8 @@ CROP = 24       # side of the crops, in low-resolution pixels
 def interval(values):
     """The 95 % percentile bootstrap interval of the mean of one number per image: (low, high).  Efron 1979.
 
-    The draws depend only on the number of images.  So the intervals of several methods come from the same draws, and the interval
-    of a difference, image by image, is paired.  (With fewer than about 20 images such intervals are known to be too narrow.)
+    The draws depend only on the number of images.  So all methods share the same draws, and the interval of a difference is that
+    of paired samples.  (With fewer than about 20 images such intervals are known to be too narrow.)
     """
     return tuple(np.percentile(_drawn(len(values)) @ values / len(values), [2.5, 97.5]).tolist())
 
@@ -108,17 +108,17 @@ def table(benchmark, summary, rivals):
         text += lines(method, row, row["interval"])
     text += [line(f"paper: {name}", [f"{decibels:.2f}", f"{similarity:.4f}"]) for name, (decibels, similarity) in paper.items()]
     if paper:
-        text.append("(paper: Ledig et al. 2017, table 2; it computes SSIM by other software, and higher)")
-    text += [f"({name}: white grey noise on top of {method}, sigma {sigma:g} levels, which no metric should reward)"
+        text.append("(paper: Ledig et al. 2017, table 2; its SSIM was computed by other software and is higher)")
+    text += [f"({name}: white noise of {sigma:g} grey levels on top of {method}, which no metric should reward)"
              for name, (method, sigma) in rivals.items()]
     for metric in ("lpips", "lpips_reduced") if len(rivals) > 1 and "lpips" in metrics else ():
         best = min(rivals, key=lambda name: summary[name][metric])
-        text.append(f"(the best row of noise in {NAMES[metric]}: {best}, {summary[best][metric]:.4f})")
+        text.append(f"(the best noise row in {NAMES[metric]}: {best}, {summary[best][metric]:.4f})")
     if benchmark.grey:
-        text.append(f"(grey files, measured on their own levels as papers do: {len(benchmark.grey)} of {count})")
+        text.append(f"(grey files, measured on their own levels as in papers: {len(benchmark.grey)} of {count})")
     if 0 < summary["original"]["images"] < count:
-        text.append(f"(mesh: of {summary['original']['images']} of the {count} images; the others are smooth nowhere)")
-    text.append("minus bicubic" + ", * where the interval leaves out 0" * (count > 1))
+        text.append(f"(mesh: measured on {summary['original']['images']} of {count} images; the others have no smooth areas)")
+    text.append("minus bicubic" + ", * where the interval excludes 0" * (count > 1))
     for method, row in summary.items():
         if "minus_bicubic" in row:
             text += lines(method, row["minus_bicubic"]["mean"], row["minus_bicubic"]["interval"], "+")
@@ -198,7 +198,7 @@ def plot_curves(path, curves, ends):
         points, single = found["curve"], [name for name in found if name not in ("curve", "original")]
         for axis, metric in zip(column, ("lpips", "mesh")):
             if points[0][metric] is None:
-                axis.text(0.5, 0.5, "no image is smooth anywhere", transform=axis.transAxes, ha="center")
+                axis.text(0.5, 0.5, "no image has a smooth area", transform=axis.transAxes, ha="center")
                 continue
             axis.plot([p["psnr_y"] for p in points], [p[metric] for p in points], ".-")
             axis.plot([found[name]["psnr_y"] for name in single], [found[name][metric] for name in single], "x", color="grey")
@@ -213,7 +213,7 @@ def plot_curves(path, curves, ends):
             column[1].axhline(found["original"]["mesh"], color="grey", linestyle=":", label="the originals")
             column[1].legend()
         column[0].set_title(images.drawable(folder), parse_math=False)
-        column[0].set(ylabel="LPIPS: further down, more alike to the eye")
-        column[1].set(ylabel="mesh, grey levels", xlabel="PSNR (Y), dB: further right, truer to the pixels")
+        column[0].set(ylabel="LPIPS (lower: more alike to the eye)")
+        column[1].set(ylabel="mesh in grey levels", xlabel="PSNR-Y in dB (higher: closer pixel by pixel)")
     with files.replacing(path) as temporary:
         drawing.savefig(temporary, dpi=110)

@@ -72,9 +72,9 @@ def blend(srresnet, srgan, amount):
     started from the first.
     """
     if not 0 <= amount <= 1:
-        raise UserError(f"networks are blended by an amount from 0 to 1, not by {amount:g}")
+        raise UserError(f"the amount of a blend must be between 0 and 1, not {amount:g}")
     if srresnet.settings != srgan.settings:
-        raise UserError(f"networks of different settings cannot be blended: {srresnet.settings} and {srgan.settings}")
+        raise UserError(f"networks with different settings cannot be blended: {srresnet.settings} and {srgan.settings}")
     blended, second = copy.deepcopy(srresnet), srgan.state_dict()
     for name, array in blended.state_dict().items():
         array[...] = (1 - amount) * array + amount * second[name]

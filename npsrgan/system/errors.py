@@ -33,8 +33,8 @@ def command(main):
     """Make `main()` a command's entry point, which reports a failure in one sentence on stderr.
 
     The exit status is 2 after a UserError, an OSError or a MemoryError, and 128 plus the signal number after a signal.
-    Signals raise Stopped, so that unfinished work is cleaned up.  Output is escaped for the terminal, and the work goes on
-    when nobody reads it any more (see `terminal.Output`).
+    Signals raise Stopped, so that unfinished work is cleaned up.  Output is escaped for the terminal, and a closed pipe or
+    terminal does not stop the work (see `terminal.Output`).
     """
     @wraps(main)
     def guarded(*args):
@@ -44,13 +44,13 @@ def command(main):
                 output.flush()
                 if not output.failure:
                     return status
-                sentence = f"{output.name} cannot be written: {describe(output.failure)}; the rest was done"
+                sentence = f"{output.name} cannot be written: {describe(output.failure)}; all other work was done"
             except UserError as error:
                 sentence = str(error)
             except OSError as error:
                 sentence = describe(error)
             except MemoryError as error:
-                sentence = f"out of memory{on_gpu(error)}: close other programs, or give smaller images"
+                sentence = f"out of memory{on_gpu(error)}: close other programs, or use smaller images"
             except KeyboardInterrupt as error:
                 say("interrupted", file=sys.stderr)
                 raise SystemExit(getattr(error, "status", 130)) from None

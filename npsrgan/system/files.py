@@ -50,7 +50,7 @@ def require_writable(path):
     except OSError as error:
         if fatal(error):
             raise OSError(error.errno, error.strerror, str(path)) from None
-        raise UserError(f"cannot write {path} ({error.strerror}): name another place") from None
+        raise UserError(f"cannot write {path} ({error.strerror}): choose another place") from None
 
 
 def _target(path):
@@ -63,7 +63,7 @@ def _target(path):
     except OSError as error:
         raise UserError(describe(error)) from None
     if not stat.S_ISREG(mode):
-        raise UserError(f"{path} is {kind(mode)}: give the name of a file")
+        raise UserError(f"{path} is {kind(mode)}: give the path of a file")
     return path
 
 
@@ -103,7 +103,7 @@ def locked(folder):
             held.callback(os.close, descriptor)
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"another process trains in {folder}: wait for it, or give another --out") from None
+            raise UserError(f"another process is training in {folder}: wait until it ends, or choose another --out") from None
         except (OSError, AttributeError):
             pass
         yield

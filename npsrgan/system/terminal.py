@@ -26,8 +26,8 @@ def say(*lines, file=None):
 class Output:
     """A text stream in place of stdout or stderr that never fails, and escapes characters its encoding lacks.
 
-    After a failed write, further output is discarded and the work goes on.  `failure` is then the OSError; it stays None if the
-    reader has gone: a closed pipe, as by `head`, or a closed terminal.
+    After a failed write, further output is discarded and the work goes on.  `failure` is then the OSError; it stays None for a
+    pipe that the reader has closed, such as `head`, and for a closed terminal.
     """
 
     def __init__(self, stream, name):

@@ -1,7 +1,22 @@
-"""Enlarge images with a trained network:  python -m npsrgan.upscale --help
+"""Enlarge images with a trained network.  The weights that come with npsrgan
+enlarge four times in width and height.
 
-Top to bottom: the command, the paths of the results, one image, and the comparison picture.
+Examples:
+  python -m npsrgan.upscale photo.jpg                     writes photo_x4.png
+  python -m npsrgan.upscale photo.jpg -o large.webp       writes large.webp
+  python -m npsrgan.upscale holiday/                      writes holiday_x4/
+  python -m npsrgan.upscale *.jpg --weights srresnet --compare
+
+Results are PNG files beside the images.  The results for a folder are written to
+a new folder beside it.  An earlier result is replaced; an input never is.  Where
+two names would collide, they get the suffix: photo_jpg_x4.png, photo_png_x4.png.
+
+Grey images stay grey, and 16-bit grey stays 16-bit.  Transparency, colour
+profile, EXIF and XMP data, resolution, text and comments are kept.  EXIF
+orientation is applied.  Anything that is lost is reported.  An image that cannot
+be enlarged is reported and skipped, and the exit status is then 2.
 """
+# Top to bottom: the command, the paths of the results, one image, and the comparison picture.  --help prints the text above.
 import argparse
 import os
 import sys
@@ -48,7 +63,7 @@ def main(arguments=None):
     for source, target in jobs:
         try:
             if identity(target) in inputs - {None}:
-                raise UserError(f"{source}: the result would overwrite the input {target}; name another with -o")
+                raise UserError(f"{source}: the result would overwrite the input {target}; choose another file with -o")
             if auto:
                 weights = suitable(source)
             if weights not in generators:
@@ -65,36 +80,29 @@ def main(arguments=None):
 def parse(arguments):
     """Parse the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m npsrgan.upscale", formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Enlarge images four times in width and height (or as many times as the weights are for).",
-        epilog="""\
-Results are PNG files NAME_x4.png, beside the image; a folder's are in FOLDER_x4, beside the folder. An older result of the
-same name is replaced, an input never; photo.jpg and photo.png become photo_jpg_x4.png and photo_png_x4.png. Grey stays grey,
-16-bit grey stays 16 bits; transparency, colour profile, EXIF and XMP data, resolution, text and comments are kept. EXIF
-orientation is applied, and anything lost is reported. An image that fails is reported and skipped; the exit status is then 2.
-
-Examples:
-  python -m npsrgan.upscale photo.jpg                         makes photo_x4.png
-  python -m npsrgan.upscale photo.jpg -o large.webp --compare
-  python -m npsrgan.upscale holiday/ scan.tif -o large/       makes large/..._x4.png""")
+        prog="python -m npsrgan.upscale", usage="%(prog)s [options] IMAGE [IMAGE ...]", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", nargs="+", type=lambda text: Path(path(text)), metavar="IMAGE",
-                        help="image files, and folders, searched recursively")
-    parser.add_argument("-o", "--out", type=path, metavar="OUT",
-                        help="for one image, the file to write, as .png, .jpg, .webp or .tif; else the folder for all results")
-    parser.add_argument("--weights", type=path, default="auto", metavar="W",
-                        help="auto (default): srgan-photo for JPEG files, srgan for all others; srgan: sharp, with invented texture; "
-                             "srgan-photo: the same for photographs with noise and JPEG's blocks; srresnet: smooth, nearest to the "
-                             "truth pixel by pixel; srgan-faces, srresnet-faces: for small faces; or FILE.h5 of your own training")
-    parser.add_argument("--blend", type=float, metavar="A",
-                        help="mix SRResNet and SRGAN (for faces, if --weights is for faces): 0 is all SRResNet, 1 all SRGAN")
-    parser.add_argument("--compare", action="store_true",
-                        help="also write NAME_x4_compare.png: the input, bicubic and ours, side by side")
-    parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto",
-                        help="where to compute (default: a GPU if there is one)")
-    parser.add_argument("--tile", type=whole_number(SMALLEST), metavar="N",
-                        help=f"work on tiles of N x N pixels of the input, at least {SMALLEST}: smaller ones need less memory "
-                             "and more time (default: by the memory that is free)")
-    parser.add_argument("--threads", type=whole_number(1), metavar="N", help="CPU threads (default: one for each core)")
+                        help="an image file, or a folder of images, searched recursively")
+    result, hardware = parser.add_argument_group("the result"), parser.add_argument_group("speed and memory")
+    result.add_argument("-o", "--out", type=path, metavar="OUT",
+                        help="for one image: the file to write, .png, .jpg, .webp or .tif; for several, or with OUT/: a folder for the "
+                             "results")
+    result.add_argument("--weights", type=path, default="auto", metavar="W",
+                        help="srgan: sharp, with invented texture; srgan-photo: the same for photographs with noise or JPEG artefacts; "
+                             "srresnet: smooth, closest to the original pixel by pixel; srgan-faces, srresnet-faces: for small faces; or "
+                             "the path of a weights file; auto: srgan-photo for JPEG files, srgan for all others (default: auto)")
+    result.add_argument("--blend", type=float, metavar="A",
+                        help="mix SRResNet and SRGAN, or the two for faces if --weights is for faces: from 0, SRResNet, to 1, SRGAN "
+                             "(default: no mixture)")
+    result.add_argument("--compare", action="store_true",
+                        help="also write NAME_x4_compare.png: the input, bicubic and the result side by side")
+    hardware.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto",
+                          help="where to compute; auto: on the GPU if there is one that works (default: auto)")
+    hardware.add_argument("--tile", type=whole_number(SMALLEST), metavar="N",
+                          help=f"process the image in tiles of N x N input pixels, N at least {SMALLEST}; smaller tiles need less memory "
+                               "and more time (default: chosen from the free memory)")
+    hardware.add_argument("--threads", type=whole_number(1), metavar="N", help="number of CPU threads (default: one per core)")
     return parser.parse_args(arguments)
 
 
@@ -114,7 +122,8 @@ def load(weights, amount):
         return load_generator(weights)
     kind = "-faces" if weights.endswith("-faces") else ""
     if weights not in (f"srgan{kind}", f"srresnet{kind}"):
-        raise UserError(f"--blend mixes the two networks that come with npsrgan, and {weights} is neither: leave one option out")
+        raise UserError(f"--blend mixes the networks srresnet and srgan, or the two for faces, and --weights {weights} is neither: leave "
+                        "out one of the two options")
     return blend(load_generator(f"srresnet{kind}"), load_generator(f"srgan{kind}"), amount)
 
 
@@ -130,7 +139,7 @@ def plan(inputs, out, scale):
         if one:
             return [(inputs[0], Path(out))]
         if Path(out).suffix.lower() in picture.FORMATS:
-            raise UserError(f"several images do not fit into the one file {out}: name a folder with -o")
+            raise UserError(f"{out} is one file, but there are several images: give a folder with -o")
 
     jobs = {}       # {source: the folder of its result}
     for given in inputs:
@@ -214,7 +223,7 @@ def require_memory(source, width, height, scale):
     needed, free = 4 * width * height * scale**2, free_memory(CPU)
     if needed > free:
         raise UserError(f"{source}: the result, {scale * width}x{scale * height} pixels, needs {needed / 1e9:.1f} GB of memory, "
-                        f"and {free / 1e9:.1f} GB are free; cut the image into parts")
+                        f"but only {free / 1e9:.1f} GB are free: cut the image into parts")
     return free - needed
 
 

@@ -49,9 +49,9 @@ def read(path):
     remarks = []
     with images.opened(path) as image:
         if getattr(image, "is_animated", False):
-            remarks.append("only the first of its frames or pages was taken")
+            remarks.append("only its first frame or page was enlarged")
         if image.mode[0] != "I" and re.search(";16[BLN]", str(image.tile)):
-            remarks.append("its colours of 16 bits were read as 8 bits, which is all that Pillow can do")
+            remarks.append("its 16-bit colours were reduced to 8 bits, because Pillow reads no more")
         image.load()
         return from_image(image, remarks)
 
@@ -68,9 +68,9 @@ def from_image(image, remarks=()):
     profile = image.info.get("icc_profile")
     if image.mode == "CMYK":
         image, profile = images.to_srgb(image, profile) or image.convert("RGB"), None
-        remarks.append("its inks (CMYK) became colours (sRGB)")
+        remarks.append("its CMYK colours were converted to sRGB")
     elif image.mode[0] == "I" and "transparency" in image.info:
-        remarks.append("its transparency was left out, for Pillow knows none beside 16 bits")
+        remarks.append("its transparency was lost, because Pillow has none in 16-bit images")
     pixels, mode, alpha = _pixels(image)
     return Picture(pixels, mode, alpha, profile, exif, remarks, extras)
 
@@ -102,7 +102,7 @@ def _exif(image, remarks):
                 kept[tag] = {key: item for key, item in inside.items() if key not in PIXEL_SIZES} or value
         return kept.tobytes() if len(kept) else None
     except Exception:       # EXIF data can be damaged in every imaginable way
-        remarks.append("its EXIF data are damaged and were left out")
+        remarks.append("its EXIF data was damaged and was left out")
         return None
 
 
@@ -126,13 +126,13 @@ def _spread(sums, weights):
 
 
 def require_format(path, width, height):
-    """Raise UserError if the suffix of `path` is not of a format that we write, or the image is too large for that format."""
+    """Raise UserError if the suffix of `path` is not one of FORMATS, or if the image is too large for that format."""
     suffix = Path(path).suffix.lower()
     if suffix not in FORMATS:
-        raise UserError(f"{path}: end the name in {', '.join(FORMATS)}, to say in which format to write")
+        raise UserError(f"{path}: this suffix cannot be written: end the name in one of {', '.join(FORMATS)}")
     limit = FORMATS[suffix][1]
     if max(width, height) > limit:
-        raise UserError(f"{path}: the result has {width}x{height} pixels, and {suffix} files end at {limit}: "
+        raise UserError(f"{path}: the result has {width}x{height} pixels, but a side of a {suffix} file has at most {limit}: "
                         + ("cut the image into parts" if limit == ANY[1] else "write a .png"))
 
 
@@ -146,12 +146,12 @@ def write(path, image, profile=None, exif=None, extras=None):
     remarks = []
     if image.mode == "I;16" and image.mode not in modes:
         image = Image.fromarray(images.to_eight_bits(np.asarray(image)))
-        remarks.append(f"its 16 bits became 8, for {suffix} files hold no more")
+        remarks.append(f"its 16 bits were reduced to 8, because {suffix} files hold no more")
     if image.mode in ("LA", "RGBA") and "RGBA" not in modes:
         alpha, colour = image.getchannel("A"), image.convert(image.mode[:-1])
         image = Image.new(colour.mode, colour.size, "white")
         image.paste(colour, mask=alpha)
-        remarks.append(f"what is transparent was laid on white, for {suffix} files cannot be transparent")
+        remarks.append(f"its transparent areas were filled with white, because {suffix} files have no transparency")
     if image.mode not in modes:         # grey, in a format that has only colour
         image = image.convert(image.mode.replace("L", "RGB"))
     options, extras = {}, extras or {}

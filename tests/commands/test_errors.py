@@ -82,12 +82,12 @@ BAD_INPUT = {
     "steps of SRGAN where both train together": ({"preset": "seed", "gan_steps": 3}, r"--gan-steps has no meaning"),
     "init: another architecture": ({"init": "wide.h5"}, r"wide.h5 holds another generator: give --channels 3 --blocks 1 --scale 2"),
     "init: a discriminator": ({"init": "d.h5"}, r"d.h5 holds a Discriminator, not a SRResNet"),
-    "init: a checkpoint": ({"init": "checkpoint.h5"}, r"checkpoint.h5 holds no weights but something else \(a checkpoint\?\)"),
-    "init: no HDF5": ({"init": "file"}, r"file holds no weights of a known kind"),
+    "init: a checkpoint": ({"init": "checkpoint.h5"}, r"checkpoint.h5 holds something else \(a checkpoint\?\), not"),
+    "init: no HDF5": ({"init": "file"}, r"file is not a weights file of a known kind"),
     "init: nothing": ({"init": "nowhere.h5"}, r"there is no file .*nowhere.h5"),
-    "vgg: nothing": ({"vgg": "nowhere.h5"}, r"there is no file .*nowhere.h5; npsrgan/train/README.md says where"),
-    "vgg: no HDF5": ({"vgg": "file"}, r"file holds no weights of a known kind"),
-    "vgg: a pointer of Git LFS": ({"vgg": "pointer.h5"}, r"pointer.h5 is no weights but a pointer of Git LFS"),
+    "vgg: nothing": ({"vgg": "nowhere.h5"}, r"there is no file .*nowhere.h5: npsrgan/train/README.md says where"),
+    "vgg: no HDF5": ({"vgg": "file"}, r"file is not a weights file of a known kind"),
+    "vgg: a pointer of Git LFS": ({"vgg": "pointer.h5"}, r"pointer.h5 is not a weights file but a Git LFS pointer"),
     "vgg: lacks layers": ({"vgg": "vgg.h5", "vgg_layer": "conv1_2"}, r"missing conv1_2.weight; missing conv1_2.bias"),
     "vgg: of another shape": ({"vgg": "foreign.h5"}, r"missing conv1_1.bias; conv1_1.weight has shape \(3, 3, 3, 60\)"),
     "vgg: a discriminator": ({"vgg": "d.h5"}, r"d.h5 holds a Discriminator, not a VGG19"),
@@ -174,7 +174,7 @@ def test_a_disk_that_fills_during_a_checkpoint(tiny, tmp_path, limit, capsys, mo
     code = tiny(tmp_path / "run", **mode)
     limit.lift()
     assert code == 2
-    assert re.search(r"could not write .*checkpoint.h5 \(File too large\): .*; what was saved before is untouched", the_sentence(capsys))
+    assert re.search(r"could not write .*checkpoint.h5 \(File too large\): .*; the file saved before is intact", the_sentence(capsys))
     assert storage.read(tmp_path / "run" / "checkpoint.h5")[1]["srresnet_steps"] == 4
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["checkpoint.h5", "checkpoint.previous.h5", "log.csv", "samples"]
     assert tiny(tmp_path / "run", "--resume") == 0
@@ -410,9 +410,9 @@ def test_how_a_command_ends(capsys):
     assert ends(OSError(28, "No space left on device", "x.png")) == (2, "error: x.png: the disk is full: free some space and try again\n")
     assert ends(PermissionError(13, "Permission denied", "x")) == (2, "error: x: permission denied\n")
     assert ends(OSError(5, "Input/output error")) == (2, "error: Input/output error\n")
-    assert ends(MemoryError()) == (2, "error: out of memory: close other programs, or give smaller images\n")
+    assert ends(MemoryError()) == (2, "error: out of memory: close other programs, or use smaller images\n")
     on_gpu = type("OutOfMemoryError", (MemoryError,), {"__module__": "cupy.cuda.memory"})
-    assert ends(on_gpu()) == (2, "error: out of memory on the GPU: close other programs, or give smaller images\n")
+    assert ends(on_gpu()) == (2, "error: out of memory on the GPU: close other programs, or use smaller images\n")
     assert ends(KeyboardInterrupt()) == (130, "interrupted\n")
     with pytest.raises(ZeroDivisionError):          # our own errors keep their traceback
         errors.command(lambda: 1 / 0)()
@@ -441,9 +441,9 @@ DEVICES = {
     "no CuPy": (None, r'CuPy is not installed; for an NVIDIA GPU: pip install "cupy-cuda12x\[ctk\]"'),
     "no driver": (cupy(count_error=RuntimeError("driver is insufficient\nmore")), "no NVIDIA GPU found"),
     "old driver": (cupy(count_error=RuntimeError("insufficient"), driver=11080),
-                   r"the NVIDIA driver is too old: it serves CUDA 11\.8, and this CuPy needs CUDA 12\.9; install a newer driver"),
+                   r"the NVIDIA driver is too old: it supports CUDA 11\.8, but this CuPy needs CUDA 12\.9; install a newer driver"),
     "a driver of the same generation": (cupy(count_error=RuntimeError("insufficient"), driver=12020), "no usable NVIDIA driver"),
-    "full memory": (cupy(product_error=MemoryError()), "the GPU's memory is full: end what else computes there, or use --device cpu"),
+    "full memory": (cupy(product_error=MemoryError()), "the GPU's memory is full: end other programs that use the GPU, or use --device cpu"),
     "no GPU": (cupy(count=0), "no NVIDIA GPU found"),
     "no libraries": (cupy(product_error=OSError("libcublas.so.12: cannot open")),
                      r'the GPU does not compute \(libcublas.so.12: cannot open\).*pip install "cupy-cuda12x\[ctk\]"'),

@@ -135,7 +135,7 @@ def test_the_mesh_of_images_that_are_smooth_somewhere(made, run, tmp_path, monke
     monkeypatch.setattr(evaluate, "BLENDS", 2)
     paths = {"json": tmp_path / "r.json", "csv": tmp_path / "r.csv", "curve": tmp_path / "c.png", "figure": tmp_path / "f.png"}
     done = run("smooth", weights=[made / "a.h5", made / "b.h5"], blend=[0.25], lpips=made / "lpips.npz", **paths)
-    assert done.code == 0 and "(mesh: of 1 of the 2 images; the others are smooth nowhere)" in done.out
+    assert done.code == 0 and "(mesh: measured on 1 of 2 images; the others have no smooth areas)" in done.out
     result, (curve,) = numbers(paths["json"])["smooth"], numbers(tmp_path / "c.json").values()
     with open(paths["csv"], newline="") as file:
         rows = {(row["image"], row["method"]): row for row in csv.DictReader(file)}
@@ -198,7 +198,7 @@ def test_grey_files_are_measured_on_their_own_levels(run, tmp_path):
         image.convert({"grey": "L", "rgb": "RGB"}[name]).save(tmp_path / name / "a.png")
     done = run(tmp_path / "grey", tmp_path / "rgb", json=tmp_path / "r.json")
     grey, rgb = numbers(tmp_path / "r.json").values()
-    assert "(grey files, measured on their own levels as papers do: 1 of 1)" in done.out.split("rgb: 1 image")[0]
+    assert "(grey files, measured on their own levels as in papers: 1 of 1)" in done.out.split("rgb: 1 image")[0]
     assert "grey files" not in done.out.split("rgb: 1 image")[1]
     hr = images.read(tmp_path / "rgb" / "a.png")[:52, :64]
     sr = bicubic.upscale(bicubic.downscale(hr, 4), 4)
@@ -250,8 +250,8 @@ def test_what_cannot_be_measured_is_named_and_skipped(run, tmp_path):
     done = run(tmp_path / "set", json=tmp_path / "r.json", csv=tmp_path / "r.csv")
     assert done.code == 2 and "4 of 5 images could not be measured and were skipped" in done.out
     skipped = [line for line in done.err.splitlines() if line.startswith("skipped: ")]
-    for line, (name, words) in zip(skipped, [("LRx4/1.png", "no such file"), ("LRx4/2.png", "12x10 pixels, not the 11x10"),
-                                             ("HR/3.png", "16x40 pixels.* fewer than 19"), ("HR/broken.png", "not an image")], strict=True):
+    for line, (name, words) in zip(skipped, [("LRx4/1.png", "no such file"), ("LRx4/2.png", "12x10 pixels, but its original needs 11x10"),
+                                             ("HR/3.png", "16x40 pixels.* but 19 on each side"), ("HR/broken.png", "not an image")], strict=True):
         assert re.search(f"{name}.*{words}", line)
     assert numbers(tmp_path / "r.json")["set"]["bicubic"]["images"] == 1
     assert {line.split(",")[1] for line in (tmp_path / "r.csv").read_text().splitlines()} == {"image", "0.png"}
@@ -261,7 +261,7 @@ def test_a_folder_of_nothing_usable_leaves_the_others(made, run, tmp_path):
     images.write(tmp_path / "small" / "a.png", photograph(0, 28, 40))
     everything = {"json": tmp_path / "r.json", "csv": tmp_path / "r.csv", "figure": tmp_path / "f.png", "lpips": made / "lpips.npz"}
     done = run(tmp_path / "small", **everything)
-    assert done.code == 2 and "small: none of its images could be measured" in done.out and "fewer than 41 on a side" in done.err
+    assert done.code == 2 and "small: none of its images could be measured" in done.out and "but 41 on each side are needed" in done.err
     assert not list(tmp_path.glob("*.*"))
     done = run(tmp_path / "small", "more/photos", json=tmp_path / "r.json")
     assert done.code == 0 and list(numbers(tmp_path / "r.json")) == ["small", "photos"]
@@ -293,19 +293,19 @@ BAD = {
     "no such folder": (["nowhere"], {}, "nowhere: no such folder"),
     "no image": (["empty"], {}, "holds no image"),
     "weights: none": (["photos"], {"weights": ["none.h5"]}, "there are no weights none.h5"),
-    "weights: no weights": (["photos"], {"weights": ["lpips.npz"]}, "lpips.npz holds no weights of a network but NumPy arrays"),
-    "weights: two scales": (["photos"], {"weights": ["a.h5", "twice.h5"]}, "measure them apart: a x4, twice x2"),
+    "weights: no weights": (["photos"], {"weights": ["lpips.npz"]}, "lpips.npz is not a weights file but an archive of NumPy arrays"),
+    "weights: two scales": (["photos"], {"weights": ["a.h5", "twice.h5"]}, "measure them separately: a x4, twice x2"),
     "lpips: none": (["photos"], {"lpips": "none.npz"}, "there is no LPIPS file none.npz"),
-    "lpips: no weights": (["photos"], {"lpips": "a.h5"}, "a.h5 is damaged or no .npz file"),
+    "lpips: no weights": (["photos"], {"lpips": "a.h5"}, "a.h5 is damaged or not an .npz file"),
     "curve without LPIPS": (["photos"], {"weights": ["a.h5", "b.h5"], "curve": "c.png"}, "give --lpips FILE too"),
     "curve of one": (["photos"], {"weights": ["a.h5"], "curve": "c.png", "lpips": "lpips.npz"}, "--curve and --blend mix two networks"),
-    "figure: suffix": (["photos"], {"figure": "f.txt"}, r"f.txt: end the name of a picture in one of \.png"),
-    "a folder in the way": (["photos"], {"json": "photos"}, "photos is a folder: give the name of a file"),
+    "figure: suffix": (["photos"], {"figure": "f.txt"}, r"f.txt: this suffix cannot be written: end the name in one of \.png"),
+    "a folder in the way": (["photos"], {"json": "photos"}, "photos is a folder: give the path of a file"),
     "one file for two": (["photos"], {"json": "x", "csv": "x"}, "must be different files"),
     "the curve's numbers in the way": (["photos"], {"weights": ["a.h5", "b.h5"], "curve": "c.png", "lpips": "lpips.npz",
                                                     "json": "c.json"}, "must be different files"),
     "blend of one": (["photos"], {"weights": ["a.h5"], "blend": 0.5}, "--curve and --blend mix two networks"),
-    "blend outside": (["photos"], {"weights": ["a.h5", "b.h5"], "blend": 1.5}, "from 0 to 1, not by 1.5"),
+    "blend outside": (["photos"], {"weights": ["a.h5", "b.h5"], "blend": 1.5}, "between 0 and 1, not 1.5"),
     "noise: negative": (["photos"], {"noise": [2, -1]}, "--noise takes standard deviations from 0 to 255"),
     "noise: nan": (["photos"], {"noise": "nan"}, "--noise takes standard deviations from 0 to 255"),
     "threads": (["photos"], {"threads": -1}, "--threads must not be negative"),
@@ -379,7 +379,7 @@ def test_a_table_says_what_is_certain_and_what_the_paper_has():
         return SimpleNamespace(name=name, scale=scale, source=source, grey=set())
 
     text = report.table(benchmark("Set5", 4, "LR from x"), summary, {"noise": ("srresnet", 2.5)})
-    assert "\n(noise: white grey noise on top of srresnet, sigma 2.5 levels, " in text
+    assert "\n(noise: white noise of 2.5 grey levels on top of srresnet, " in text
     assert re.search(r"^Set5: 6 images, x4, LR from x\n +PSNR-Y\n", text)
     assert re.search(r"\nsrresnet +28\.17\n +\d\d\.\d\d \.\. \d\d\.\d\d\n", text)
     assert re.search(r"\npaper: SRResNet +32\.05 +0\.9019\n", text)
@@ -461,16 +461,16 @@ def test_layouts_in_which_benchmarks_are_published(tmp_path, case):
 
 AMBIGUOUS = {
     "several originals": (["DIV2K_train_HR/0.png", "DIV2K_valid_HR/1.png"], "several folders of originals, DIV2K_train_HR, DIV2K_valid_HR"),
-    "several small": (["HR/0.png", "LRx4/0.png", "LR_bicubic/X4/0x4.png"], "several folders of small images"),
-    "both names": (["HR/0.png", "LRx4/0.png", "LRx4/0x4.png"], "could both be the small image of 0.png"),
-    "other names": (["HR/0.png", "LRx4/zero.png"], "no small image for any of .*HR: 0.png needs one .* x4 before the suffix"),
-    "other pairs": (["a_SRF_2_HR.png", "a_SRF_2_LR.png"], "pairs for other scales than x4, such as a_SRF_2_HR.png"),
-    "a folder of sets": (["Set5/HR/0.png", "Set5/LRx4/0.png"], "small images, such as Set5/LRx4/0.png, among .* or one with HR and LRx4,"),
-    "another layout": (["gt/0.png", "LRbicx4/0.png"], "small images, such as LRbicx4/0.png, among originals"),
-    "an unknown folder": (["HR/0.png", "LR_x4/0.png"], "LR_x4 beside .*HR is no known folder of small images: .* HR and LRx4,"),
-    "a lone small image": (["b.png", "img_001_SRF_4_LR.png"], "small images, such as img_001_SRF_4_LR.png"),
-    "sizes side by side": (["X2/0001x2.png", "X4/0001x4.png"], "small images, such as X2/0001x2.png"),
-    "sizes beside originals": (["0001.png", "0001x4.png"], "small images, such as 0001x4.png"),
+    "several small": (["HR/0.png", "LRx4/0.png", "LR_bicubic/X4/0x4.png"], "several folders of low-resolution images"),
+    "both names": (["HR/0.png", "LRx4/0.png", "LRx4/0x4.png"], "could both be the low-resolution image of 0.png"),
+    "other names": (["HR/0.png", "LRx4/zero.png"], "no low-resolution image for any of .*HR: 0.png needs one .* x4 before the suffix"),
+    "other pairs": (["a_SRF_2_HR.png", "a_SRF_2_LR.png"], "no pairs for x4, but others such as a_SRF_2_HR.png"),
+    "a folder of sets": (["Set5/HR/0.png", "Set5/LRx4/0.png"], "low-resolution images, such as Set5/LRx4/0.png, with .* or one with HR and LRx4,"),
+    "another layout": (["gt/0.png", "LRbicx4/0.png"], "low-resolution images, such as LRbicx4/0.png, with originals"),
+    "an unknown folder": (["HR/0.png", "LR_x4/0.png"], "LR_x4 beside .*HR is not a known folder of low-resolution images: .* HR and LRx4,"),
+    "a lone small image": (["b.png", "img_001_SRF_4_LR.png"], "low-resolution images, such as img_001_SRF_4_LR.png"),
+    "sizes side by side": (["X2/0001x2.png", "X4/0001x4.png"], "low-resolution images, such as X2/0001x2.png"),
+    "sizes beside originals": (["0001.png", "0001x4.png"], "low-resolution images, such as 0001x4.png"),
 }
 
 
@@ -497,7 +497,7 @@ def test_bicubic_on_set14_scores_what_papers_print(run, tmp_path):
     """Which it does only if bridge.png, the one grey file, is measured on its own levels: 26.09 otherwise."""
     done = run(BENCHMARKS / "Set14", json=tmp_path / "r.json")
     assert numbers(tmp_path / "r.json")["Set14"]["bicubic"]["psnr_y"] == pytest.approx(25.997, abs=5e-4)
-    assert "as papers do: 1 of 14)" in done.out
+    assert "as in papers: 1 of 14)" in done.out
 
 
 # ---------------------------------------------------------------- one image's fault, and outputs that cannot be written
@@ -548,7 +548,7 @@ def test_weights_of_lpips_that_cannot_be_trusted(made, tmp_path):
     name = next(iter(arrays))
     endless = arrays[name].copy()
     endless.flat[0] = np.nan
-    for damage, words in ((endless, "not finite"), (np.zeros(2**26, np.float32), "missing or of another shape")):
+    for damage, words in ((endless, "not finite"), (np.zeros(2**26, np.float32), "missing or has another shape")):
         np.savez_compressed(tmp_path / "x.npz", **arrays | {name: damage})
         with pytest.raises(UserError, match=words):
             LPIPS(tmp_path / "x.npz", CPU)

@@ -130,9 +130,9 @@ def test_files_that_are_no_weights(random_weights, tmp_path):
     np.savez(tmp_path / "shape.npz", **arrays | {BIAS.format(1): np.zeros(7)})
     np.savez(tmp_path / "objects.npz", **arrays | {BIAS.format(0): np.array([None] * 64)})
     for name in ("cut.npz", "text.npz", "empty.npz", "array.npy", "objects.npz"):
-        with pytest.raises(UserError, match=f"{name} is damaged or no .npz file"):
+        with pytest.raises(UserError, match=f"{name} is damaged or not an .npz file"):
             LPIPS(tmp_path / name)
     for name, sentence in {"none.npz": "there is no LPIPS file", "lacks.npz": "NetLinLayer_4__Conv_0__kernel is missing",
-                           "shape.npz": "AlexNet_0__Conv_1__bias is missing or of another shape"}.items():
+                           "shape.npz": "AlexNet_0__Conv_1__bias is missing or has another shape"}.items():
         with pytest.raises(UserError, match=sentence):
             LPIPS(tmp_path / name)

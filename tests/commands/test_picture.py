@@ -80,7 +80,7 @@ def test_inks_become_colours(tmp_path):
 @pytest.mark.parametrize("samples", [RGB, np.dstack([GREY, ALPHA])])
 def test_16_bit_colour_is_announced(tmp_path, samples):
     got = picture.read(png16(tmp_path / "a.png", samples.astype(np.uint16) * 257))
-    assert "16 bits" in got.remarks[0]
+    assert "16-bit" in got.remarks[0]
     assert np.array_equal(got.pixels, samples[..., :got.pixels.shape[2]]) and got.pixels.dtype == np.uint8
 
 
@@ -161,7 +161,7 @@ def test_other_losses_are_said(tmp_path):
     levels = np.array([[1000, 2000]], np.uint16)
     Image.fromarray(levels).save(tmp_path / "a.png", transparency=1000)
     got = picture.read(tmp_path / "a.png")
-    assert got.mode == "I;16" and got.alpha is None and "transparency was left out" in got.remarks[0]
+    assert got.mode == "I;16" and got.alpha is None and "transparency was lost" in got.remarks[0]
     Image.new("CMYK", (8, 8)).save(tmp_path / "a.jpg")
     assert "CMYK" in picture.read(tmp_path / "a.jpg").remarks[0]
 
@@ -218,9 +218,9 @@ def test_png_and_tiff_hold_every_kind(tmp_path, mode, suffix):
 
 
 @pytest.mark.parametrize("name, mode, written, remark", [
-    ("a.jpg", "L", "L", None), ("a.JPEG", "RGB", "RGB", None), ("a.jpg", "RGBA", "RGB", "laid on white"),
-    ("a.jpg", "LA", "L", "laid on white"), ("a.jpg", "I;16", "L", "became 8"), ("a.webp", "L", "RGB", None),
-    ("a.webp", "RGBA", "RGBA", None), ("a.webp", "LA", "RGBA", None), ("a.webp", "I;16", "RGB", "became 8")])
+    ("a.jpg", "L", "L", None), ("a.JPEG", "RGB", "RGB", None), ("a.jpg", "RGBA", "RGB", "filled with white"),
+    ("a.jpg", "LA", "L", "filled with white"), ("a.jpg", "I;16", "L", "reduced to 8"), ("a.webp", "L", "RGB", None),
+    ("a.webp", "RGBA", "RGBA", None), ("a.webp", "LA", "RGBA", None), ("a.webp", "I;16", "RGB", "reduced to 8")])
 def test_what_other_formats_hold(tmp_path, name, mode, written, remark):
     remarks = picture.write(tmp_path / name, Image.fromarray(MODES[mode]))
     assert len(remarks) == (remark is not None) and all(remark in text for text in remarks)

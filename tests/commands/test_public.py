@@ -40,7 +40,7 @@ def test_import_is_cheap():
 def test_load_takes_names_and_files():
     by_name, by_path = npsrgan.load("srresnet"), npsrgan.load(ROOT / "weights" / "srresnet.h5")
     assert not by_name.training and np.array_equal(by_name.flat, by_path.flat)
-    with pytest.raises(UserError, match="there are no weights nothing: the weights that come with npsrgan are"):
+    with pytest.raises(UserError, match="there are no weights nothing: give one of"):
         npsrgan.load("nothing")
 
 

@@ -308,7 +308,7 @@ def test_two_processes_do_not_share_a_folder(tiny, photos, tmp_path, capsys):
             time.sleep(0.05)
         for flags in ([], ["--resume"]):
             assert tiny(tmp_path / "run", *flags) == 2
-            assert re.search(r"^error: another process trains in .*run: wait for it, or give another --out$", capsys.readouterr().err, re.M)
+            assert re.search(r"^error: another process is training in .*run: wait until it ends, or choose another --out$", capsys.readouterr().err, re.M)
         assert process.is_alive()
     finally:
         process.kill()

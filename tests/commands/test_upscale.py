@@ -116,7 +116,7 @@ def test_orientation_profile_and_exif(run):
 
 def test_what_is_lost_is_said(run):
     png16(Path("deep.png"), RGB.astype(np.uint16) * 257)
-    assert "16 bits" in run("deep.png")[1]
+    assert "16-bit" in run("deep.png")[1]
     save(Path("clear.png"), np.dstack([RGB, GREY]))
     assert "white" in run("clear.png", "-o", "clear.jpg")[1]
 
@@ -176,7 +176,7 @@ def test_blending_mixes_the_pair(run, weights):
 
 @pytest.mark.parametrize("arguments, words", [
     (["--weights", "nowhere.h5"], "no weights nowhere.h5: .* srgan, srgan-faces, srgan-photo, srresnet, srresnet-faces"),
-    (["--blend", "0.5", "--weights", "mine.h5"], "--blend mixes"), (["--blend", "1.5"], "from 0 to 1"),
+    (["--blend", "0.5", "--weights", "mine.h5"], "--blend mixes"), (["--blend", "1.5"], "between 0 and 1"),
     (["b.png", "-o", "all.png"], "several images"), (["empty"], "holds no image")])
 def test_what_cannot_be_meant_ends_at_once(run, capsys, arguments, words):
     Path("empty").mkdir()
@@ -501,7 +501,7 @@ def test_a_device_is_not_made_a_file(run, target):
     link.symlink_to(Path(target).absolute())
     before = Path(target).stat()
     status, _, complaints = run("a.png", "-o", "out.png")
-    assert status == 2 and "give the name of a file" in complaints and Path(target).stat().st_mode == before.st_mode
+    assert status == 2 and "give the path of a file" in complaints and Path(target).stat().st_mode == before.st_mode
 
 
 def test_of_a_link_the_target_is_replaced(run):

@@ -128,5 +128,5 @@ def test_what_cannot_be_blended_is_a_user_error():
     with pytest.raises(UserError, match="different settings.*'folded': True"):
         blend(SRResNet(8, 1), fold(SRResNet(8, 1)), 0.5)
     for amount in (-0.1, 1.1, float("nan")):
-        with pytest.raises(UserError, match="from 0 to 1"):
+        with pytest.raises(UserError, match="between 0 and 1"):
             blend(SRResNet(8, 1), SRResNet(8, 1), amount)

@@ -134,11 +134,11 @@ def test_of_a_link_the_target_is_written_and_kept(tmp_path):
 def test_what_cannot_be_read(tmp_path):
     with pytest.raises(UserError, match="there is no file"):
         storage.read(tmp_path / "none.h5")
-    with pytest.raises(UserError, match="is a folder: give the file of weights in it"):
+    with pytest.raises(UserError, match="is a folder: give the path of a weights file in it"):
         storage.read(tmp_path)
     with h5py.File(tmp_path / "foreign.h5", "w") as file:
         file["w"] = np.zeros(3)
-    with pytest.raises(storage.DamagedFile, match="not one that npsrgan wrote"):
+    with pytest.raises(storage.DamagedFile, match="npsrgan did not write it"):
         storage.read(tmp_path / "foreign.h5")
 
 
@@ -176,7 +176,7 @@ def test_loaded_networks_are_in_evaluation_mode(tmp_path):
 def test_what_could_not_be_loaded_is_not_saved(tmp_path):
     class Mine(SRResNet):
         pass
-    for network, words in [(fold(SRResNet(4, 1, 2)), "save the network that was folded"),
+    for network, words in [(fold(SRResNet(4, 1, 2)), "save the original network"),
                            (Mine(4, 1, 2), "Mine is not a registered network")]:
         with pytest.raises(UserError, match=f"x.h5 was not written: .*{words}"):
             storage.save_network(tmp_path / "x.h5", network)
@@ -199,7 +199,7 @@ def test_networks_of_another_kind(tmp_path):
     with pytest.raises(UserError, match="holds a Discriminator, not a SRResNet"):
         storage.load_network(tmp_path / "d.h5", SRResNet)
     storage.write(tmp_path / "checkpoint.h5", {}, {"srresnet_steps": 3, "settings": "{}"})
-    with pytest.raises(UserError, match=r"no weights but something else \(a checkpoint\?\), not a network"):
+    with pytest.raises(UserError, match=r"holds something else \(a checkpoint\?\), not a network"):
         storage.load_network(tmp_path / "checkpoint.h5")
     with pytest.raises(UserError, match="there is no file"):
         storage.load_network(tmp_path / "none.h5")
@@ -223,7 +223,7 @@ def test_generators_go_by_name_or_by_path(tmp_path, monkeypatch):
     named, mine = storage.load_generator("srgan"), storage.load_generator(tmp_path / "mine.h5")
     assert (named.settings["blocks"], mine.settings["blocks"]) == (1, 2)
     assert all(array.dtype == np.float32 for array in named.state_dict().values())
-    with pytest.raises(UserError, match="no weights srresnet: .* are srgan;"):
+    with pytest.raises(UserError, match="no weights srresnet: give one of srgan, or"):
         storage.load_generator("srresnet")
     (tmp_path / "weights" / "srgan.h5").unlink()
     with pytest.raises(UserError, match="holds no weights yet"):
@@ -265,15 +265,15 @@ FORGERIES = {
     "NaN": (replaced(WEIGHT, data=np.full((3, 3, 4, 4), np.nan)), "body.0.0.weight holds numbers that are not finite"),
     "infinite": (replaced(WEIGHT, data=np.full((3, 3, 4, 4), -np.inf)), "not finite"),
     "too large for float32": (replaced(WEIGHT, data=np.full((3, 3, 4, 4), 1e300)), "not finite"),
-    "complex": (replaced(WEIGHT, data=np.full((3, 3, 4, 4), 1j)), "body.0.0.weight is not made of real numbers"),
-    "text": (replaced(WEIGHT, data=[b"a", b"b"]), "not made of real numbers"),
-    "compound": (replaced(WEIGHT, data=np.zeros(3, [("a", "f4"), ("b", "f4")])), "not made of real numbers"),
-    "of no shape": (replaced(WEIGHT, data=h5py.Empty("f4")), "not made of real numbers|damaged"),
-    "a variance below zero": (replaced(VARIANCE, data=np.float32([1, 1, -1, 1])), "running_var holds variances below zero"),
-    "in another file": (replaced(WEIGHT, shape=(3, 3, 4, 4), dtype="f4", external=[("/dev/zero", 0, 576)]), "lies in another file"),
-    "terabytes": (replaced(WEIGHT, shape=(2**40,), dtype="f4", chunks=(1024,)), "said to be larger than the file"),
+    "complex": (replaced(WEIGHT, data=np.full((3, 3, 4, 4), 1j)), "body.0.0.weight does not hold real numbers"),
+    "text": (replaced(WEIGHT, data=[b"a", b"b"]), "not hold real numbers"),
+    "compound": (replaced(WEIGHT, data=np.zeros(3, [("a", "f4"), ("b", "f4")])), "not hold real numbers"),
+    "of no shape": (replaced(WEIGHT, data=h5py.Empty("f4")), "not hold real numbers|damaged"),
+    "a variance below zero": (replaced(VARIANCE, data=np.float32([1, 1, -1, 1])), "running_var holds negative variances"),
+    "in another file": (replaced(WEIGHT, shape=(3, 3, 4, 4), dtype="f4", external=[("/dev/zero", 0, 576)]), "stored in another file"),
+    "terabytes": (replaced(WEIGHT, shape=(2**40,), dtype="f4", chunks=(1024,)), "claims to be larger than the file"),
     "another array": (lambda file: file.create_dataset("more", data=np.zeros(3)), "unexpected more"),
-    "a link": (lambda file: file.__setitem__("link", h5py.ExternalLink("/etc/passwd", "/x")), "link is no array but a link"),
+    "a link": (lambda file: file.__setitem__("link", h5py.ExternalLink("/etc/passwd", "/x")), "link is a link, not an array"),
     "a billion blocks": (set_settings(blocks=10**9), "settings are those of a larger network"),
     "a million channels": (set_settings(channels=10**6), "settings are those of a larger network"),
     "fewer than no blocks": (set_settings(blocks=-1), "settings are those of a larger network"),
@@ -285,7 +285,7 @@ FORGERIES = {
     "nested JSON": (set_attribute("settings", "[" * 20_000), "settings cannot be read"),
     "settings that are a number": (set_attribute("settings", "3"), "settings cannot be read"),
     "a name that is an array": (set_attribute("network", np.zeros(3)), "its network is neither text nor a number"),
-    "no name": (lambda file: file.attrs.__delitem__("network"), "no weights but something else"),
+    "no name": (lambda file: file.attrs.__delitem__("network"), "holds something else"),
 }
 
 
@@ -319,9 +319,9 @@ def test_a_vgg19_file_of_bad_intentions(tmp_path):
     path, shape = tmp_path / "vgg.h5", (3, 3, 3, 64)
     for words, options in [("has shape", {"shape": (3, 3, 3, 2**26), "dtype": "f4", "compression": "gzip", "chunks": (3, 3, 3, 2**16)}),
                            ("has shape", {"shape": (2**10, 2**10, 2**10, 2**10), "dtype": "f4", "chunks": (1, 1, 1, 64)}),
-                           ("in pieces that are too large", {"shape": shape, "maxshape": (None,) * 4, "chunks": (2**12, 2**12, 3, 64),
+                           ("in chunks that are too large", {"shape": shape, "maxshape": (None,) * 4, "chunks": (2**12, 2**12, 3, 64),
                                                              "dtype": "f4", "compression": "gzip"}),
-                           ("lies in another file", {"shape": shape, "dtype": "f4", "external": [(str(tmp_path / "pipe"), 0, 6912)]})]:
+                           ("stored in another file", {"shape": shape, "dtype": "f4", "external": [(str(tmp_path / "pipe"), 0, 6912)]})]:
         keras_file(path)
         with h5py.File(path, "r+") as file:
             del file["block1_conv1/block1_conv1_W_1:0"]
@@ -340,10 +340,10 @@ def test_a_file_that_another_program_has_locked(tmp_path):
             load(tmp_path / name)
 
 
-KINDS = {"a pointer of Git LFS": b"version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 80142336\n",
+KINDS = {"a Git LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 80142336\n",
          "a web page": b"<!DOCTYPE html><html>", "is empty": b"", "PyTorch": b"PK\3\4" + bytes(100),
          "safetensors": (100).to_bytes(8, "little") + b"{}" + bytes(100), "a pickle, as Paddle": b"\x80\4" + bytes(100),
-         "no weights of a known kind": b"hello", "a file of npsrgan|not one that npsrgan wrote|damaged": b"\x89HDF\r\n\x1a\n" + bytes(500)}
+         "not a weights file of a known kind": b"hello", "a file of npsrgan|npsrgan did not write it|damaged": b"\x89HDF\r\n\x1a\n" + bytes(500)}
 
 
 @pytest.mark.parametrize("words", KINDS)
@@ -437,7 +437,7 @@ def test_vgg19_files_that_lack_something(tmp_path):
     storage.load_vgg19(tmp_path / "vgg.h5", "conv1_1")          # as far as it goes, it is good
 
     storage.save_network(tmp_path / "short.h5", random_vgg19("conv1_2"))
-    with pytest.raises(UserError, match="is not a VGG19 as far as conv2_1: missing conv2_1.weight; missing conv2_1.bias"):
+    with pytest.raises(UserError, match="does not hold VGG19 up to conv2_1: missing conv2_1.weight; missing conv2_1.bias"):
         storage.load_vgg19(tmp_path / "short.h5", "conv2_1")
 
 
@@ -445,7 +445,7 @@ def test_files_that_are_no_vgg19(tmp_path):
     with pytest.raises(UserError, match="there is no file"):
         storage.load_vgg19(tmp_path / "none.h5")
     (tmp_path / "pointer.h5").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 80142336\n")
-    with pytest.raises(UserError, match="pointer.h5 is no weights but a pointer of Git LFS"):
+    with pytest.raises(UserError, match="pointer.h5 is not a weights file but a Git LFS pointer"):
         storage.load_vgg19(tmp_path / "pointer.h5")
     keras_file(tmp_path / "cut.h5")
     (tmp_path / "cut.h5").write_bytes((tmp_path / "cut.h5").read_bytes()[:-1000])

@@ -173,7 +173,7 @@ def test_a_side_matter_does_not_cost_the_image(tmp_path):
 
 FOREIGN = {"a HEIC": b"\0\0\0\x18ftypheic" + bytes(20), "a JPEG XL": b"\xff\x0a" + bytes(20), "an SVG": b"<?xml version='1.0'?>\n<svg>",
            "a PDF": b"%PDF-1.7\n", "a camera's raw": b"II*\0\x10\0\0\0CR\2\0", "a video": b"\0\0\0\x18ftypisom" + bytes(20),
-           "empty: copy": b"", "a pointer of Git LFS: run": b"version https://git-lfs.github.com/spec/v1\n",
+           "empty: copy": b"", "a Git LFS pointer: run": b"version https://git-lfs.github.com/spec/v1\n",
            "a web page: download": b"<!DOCTYPE html><html>"}
 
 
@@ -193,7 +193,7 @@ def test_pipes_and_devices_are_not_waited_for(tmp_path):
 
 def test_a_huge_image_is_refused_with_its_size(tmp_path):
     Image.new("1", (10_000, 9_000)).save(tmp_path / "a.png")
-    with pytest.raises(images.ImageError, match="a.png has 90 megapixels, and 67 are the limit here: cut it"):
+    with pytest.raises(images.ImageError, match="a.png has 90 megapixels, more than the limit of 67: cut it"):
         images.read(tmp_path / "a.png")
 
 
