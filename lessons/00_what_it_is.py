@@ -34,10 +34,10 @@ from npsrgan.metrics import luma, psnr, ssim
 # %% [markdown]
 # ## 1. The task
 #
-# `hr` is a photograph of high resolution. `lr`, of low resolution, is made from it by bicubic
+# `hr` is a high-resolution photograph. `lr`, the low-resolution image, is made from it by bicubic
 # reduction: each small pixel is a weighted mean of the 16 x 16 large pixels around it.
-# Super-resolution has to go back from `lr` to `hr`. In real use nobody has `hr`; here we keep it to
-# compare with.
+# Super-resolution has to go back from `lr` to `hr`. In real use nobody has `hr`; here we keep it for
+# comparison.
 
 # %%
 hr = Photograph().load(0)
@@ -56,7 +56,7 @@ assert hr.size == 16 * lr.size
 #
 # Lay a checkerboard over the photograph, so that every other pixel is 30 levels brighter and the
 # rest are 30 levels darker. The difference is plain to see. Now shrink both pictures. A small pixel
-# is a mean over a neighbourhood, and there the bright and the dark squares cancel.
+# is a mean over a neighbourhood, in which the bright and the dark squares cancel.
 
 # %%
 plain = (hr * 0.7 + 38).astype(np.uint8)  # a little pale: 30 levels more or less fit into 0..255
@@ -190,8 +190,8 @@ predict(
     f"Bicubic scores {target:.1f} dB. Does the moved photograph score higher or lower?",
     guess=None,
     value="lower" if moved_score < target else "higher",
-    because=f"It scores {moved_score:.1f} dB. To the eye it is perfect; PSNR compares pixel by pixel "
-    "and puts it below a blur.",
+    because=f"It scores {moved_score:.1f} dB. To the eye it is perfect, but PSNR compares pixel by pixel "
+    "and ranks it below a blur.",
 )
 assert moved_score < target
 
@@ -243,16 +243,16 @@ assert np.isclose(advantage, 10 * np.log10(2))
 # possible. The mean of many sharp pictures is a blurred one, which looks like none of them. That
 # network is **SRResNet**.
 #
-# **SRGAN** adds a second network, which learns to tell photographs from paintings. To pass, the
-# first network has to gamble: its pictures become sharper, and their PSNR becomes lower.
+# **SRGAN** adds a second network, which learns to tell photographs from the first network's
+# pictures. To deceive it, the first network has to gamble: its pictures become sharper, and their
+# PSNR becomes lower.
 #
 # ## 6. Both networks at work
 #
 # The weights that come with this project are loaded below, and `fold` prepares them for speed.
 # Besides PSNR and SSIM we measure how much *fine detail* a picture has: the standard deviation of
-# what a blur removes, relative to the photograph. This number says nothing about whether the detail
-# is right, only how much of it there is: the square pixels of the enlarged small picture count as
-# well.
+# what a blur removes, relative to the photograph. This number says only how much detail there is,
+# not whether the detail is right: the square pixels of the small picture count as detail, too.
 
 
 # %%

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Lesson 01: Images as arrays
 #
-# **The question.** How does a picture become numbers that a network can use, and where do the
-# bright spots come from that so many networks draw?
+# **The question.** How does a picture become numbers that a network can use, and what causes the
+# bright spots in the output of so many networks?
 #
 # You should know: NumPy arrays, their shapes and dtypes.
 #
@@ -91,8 +91,9 @@ assert np.array([256, 300, -1]).astype(np.uint8).tolist() == [0, 44, 255]
 
 # %% [markdown]
 # The cure is to **clip first, then round**. The package's `to_uint8` does exactly that. (The cast
-# of a float outside 0..255 is undefined in C. Most machines go through whole numbers, and those
-# wrap everywhere; the cell does it in two steps, so that it shows the same on every machine.)
+# of a float outside 0..255 is undefined in C. Most machines convert to a whole number first, and
+# whole numbers wrap on every machine. The cell below takes these two steps one after the other, so
+# that it gives the same result everywhere.)
 
 # %%
 wrapped = np.trunc(levels).astype(np.int64).astype(np.uint8)
@@ -121,8 +122,8 @@ save(
 # ## 4. Rounding is not truncating
 #
 # A cast to integers cuts the fraction off. Going from a level to $x$ and back should leave no
-# fraction. But 1/127.5 has no finite binary expansion, so $x$ is rounded, and the way back may land
-# a hair below the whole number.
+# fraction. But 1/127.5 has no finite binary expansion, so $x$ is rounded, and the way back may end
+# slightly below the whole number.
 
 # %%
 level = np.arange(256, dtype=np.uint8)

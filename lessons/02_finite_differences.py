@@ -118,7 +118,7 @@ save(figure, "02_step")
 #
 # and then move each entry of $x$ up and down by $h$.
 #
-# Our patient is a small version of batch normalisation: every column of $x$ gets the mean 0 and the
+# Our example is a small version of batch normalisation: every column of $x$ gets the mean 0 and the
 # standard deviation 1. Its rule is on the next lines; lesson 08 derives it.
 
 
@@ -173,7 +173,7 @@ predict(
 )
 
 # %% [markdown]
-# ## 4. Seven rules, of which one is right, and four checks
+# ## 4. Seven rules, one of them right, and four checks
 #
 # Below are the correct rule and six wrong ones. The wrong ones are of the kinds that people write:
 # a sign, a constant, a forgotten term, one wrong entry.
@@ -216,7 +216,7 @@ def all_ones(rule):
 
 
 def one_plus(rule):
-    """A "relative" error with 1 + in the denominator, on gradients as small as networks have them."""
+    """A "relative" error with 1 + in the denominator, on gradients as small as a network's."""
     analytic = rule(1e-6 * random, x)
     numeric = difference(1e-6 * random, x)
     return (np.abs(analytic - numeric) / (1 + np.abs(numeric))).max() < 1e-5
@@ -273,8 +273,8 @@ save(figure, "02_checks")
 # %% [markdown]
 # ## 5. What a wrong rule does to a picture
 #
-# Trust three of the rules with a task: start from noise and change the picture, step by step, so
-# that it looks like the photograph. The loss is
+# Give three of the rules a task: start from noise and change the picture, step by step, so that it
+# looks like the photograph. The loss is
 # $L = \frac{1}{2} \sum (\mathrm{normalise}(p) - t)^2$ with the normalised photograph $t$, so
 # $dy = \mathrm{normalise}(p) - t$.
 

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Lesson 03: The tape
 #
-# **The question.** How does a gradient find its way back through a program, and why is the order in
-# which the program ran all that it needs?
+# **The question.** How does a gradient find its way back through a program, and why does it need
+# nothing but the order in which the program ran?
 #
 # You should know: the chain rule for functions of one variable, $(f(g(x)))' = f'(g(x))\,g'(x)$;
 # what a gradient rule and its check are (lesson 02).
@@ -127,7 +127,7 @@ assert paths == 2**10
 # \qquad dy = \frac{dL}{d(\text{output of that use})}$$
 #
 # That works if every use of $t$ is visited before the record that made $t$. Nothing needs to be
-# sorted for that. A tensor is used only after it has been made, so its uses stand *later* on the
+# sorted for that. A tensor is used only after it has been made, so its uses come *later* on the
 # tape. Walk from the end to the beginning, and the uses come first.
 
 
@@ -137,7 +137,7 @@ def gradients_of(loss):
     gradients = {loss: np.ones_like(loss.array)}  # dL/dL = 1
     for output, inputs, rules in reversed(records):
         if output in gradients:
-            dy = gradients[output]  # complete, because all uses lie behind us
+            dy = gradients[output]  # complete, because all uses have been visited
             for tensor, rule in zip(inputs, rules):
                 gradients[tensor] = gradients.get(tensor, 0) + rule(dy)
     return gradients

@@ -53,8 +53,8 @@ from npsrgan.tape import Tape, Tensor
 # | $dW$ | $x^T dy$ | $(in, out) = (in, N)\,(N, out)$ |
 # | $db$ | $\sum_n dy_n$ | $(out)$ |
 #
-# The shapes leave no other choice: that is a good way to remember the formulas, and no proof. The
-# proof is the check.
+# The shapes leave no other choice. That is a good way to remember the formulas, but not a proof. The
+# check is.
 
 
 # %%
@@ -108,7 +108,7 @@ assert check(relu, away_from_the_kink)[0].passed
 # parameters, walk through the attributes, in the order in which `__init__` defined them. That order
 # never changes, so it can be relied on when weights are saved and loaded.
 #
-# The parameters start as random numbers. Behind its ReLU, each output of the first layer is
+# The parameters start as random numbers. After its ReLU, each output of the first layer is
 # $\max(w x + b, 0)$: a line with a kink at $x = -b/w$. With all biases at 0 every kink would lie at
 # $x = 0$, so the first layer's biases are random as well. The last layer starts small, so that the
 # first answers are close to 0 and the first steps are not too wild.
@@ -133,7 +133,7 @@ class Layer:
 
 class Linear(Layer):
     def __init__(self, inputs, outputs, rng):
-        # Random weights, as large as keeps the signal's size: lesson 09 explains sqrt(2 / inputs).
+        # Random weights of a size that keeps the signal's size: lesson 09 explains sqrt(2 / inputs).
         self.weight = Parameter(np.sqrt(2 / inputs) * rng.standard_normal((inputs, outputs)))
         self.bias = Parameter(rng.uniform(-1.5, 1.5, outputs) if inputs == 1 else np.zeros(outputs))
 
@@ -272,10 +272,9 @@ assert sum(moved) == 1
 assert np.allclose(drawn_of_zeros[300], y.mean(), atol=1e-6)
 
 # %% [markdown]
-# So the network that started from zero learned the best constant and nothing else. The squared
-# error wants the mean (lesson 00); here it gets no further. The bumps in the other network's loss
-# are steps that were too long for the landscape they were made in. Lesson 11 is about the length of
-# steps.
+# So the network that started from zero learned the best constant and nothing else: the mean, which
+# squared error prefers to any other constant (lesson 00). The bumps in the other network's loss come
+# from steps that were too long. Lesson 11 is about the length of steps.
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(11, 3.6), layout="constrained", width_ratios=(3, 2))
@@ -374,7 +373,7 @@ def check_zero_biases(function):
         return "the biases are not zero"
     return (
         all(np.shares_memory(p.array, flat) for p in patient.parameters())
-        or "a bias is no view into the buffer any more"
+        or "a bias is no longer a view into the buffer"
     )
 
 

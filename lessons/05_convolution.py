@@ -31,13 +31,13 @@ from npsrgan.tape import Tape, Tensor
 #
 # A linear layer (lesson 04) connects every input with every output. For a photograph that would be
 # far too many weights, and each would be tied to one place. A **convolution** uses two facts about
-# pictures: what belongs together lies close together, and it may lie anywhere. So an output pixel
+# pictures: related pixels lie close together, and a thing may lie anywhere. So an output pixel
 # looks only at a small **window** of the input, and all output pixels use the same weights, the
 # **kernel**.
 #
-# The input has several numbers per pixel, its channels: at first red, green and blue, deeper in a
-# network 64 of its own making. Each output pixel has several channels, too. With a window of 3 x 3
-# pixels,
+# The input has several numbers per pixel, its channels: at first red, green and blue, and deeper in
+# a network 64 channels that it has computed. Each output pixel has several channels, too. With a
+# window of 3 x 3 pixels,
 #
 # $$y_{nhko} = \sum_{i=0}^{2} \sum_{j=0}^{2} \sum_{c} \bar{x}_{n,\,h+i,\,k+j,\,c}\; w_{ijco}$$
 #
@@ -49,8 +49,9 @@ from npsrgan.tape import Tape, Tensor
 # | $y$ | (N, H, W, O) | the output |
 #
 # The border of zeros, the **padding**, lets the window stand on the outermost pixels, so that the
-# output is as large as the input. (Mathematicians turn the kernel by 180 degrees and call what
-# stands above a cross-correlation. All libraries for deep learning do it like this.)
+# output is as large as the input. (In mathematics, a convolution turns the kernel by 180 degrees,
+# and the formula above is called a cross-correlation. Deep-learning libraries all use this formula
+# and call it convolution.)
 #
 # As code, the formula is six loops. The loop over the images is left to NumPy.
 
@@ -93,8 +94,8 @@ print("six loops and the package's conv2d agree")
 # %% [markdown]
 # ## 2. What a kernel looks for
 #
-# On a grey picture, C = O = 1, a kernel is nine numbers, and one can see what each set of nine is
-# good for.
+# On a grey picture, C = O = 1, a kernel is nine numbers, and you can see what each set of nine
+# responds to.
 
 # %%
 photo = luma(Photograph().load(0))[None, 100:400, 100:400, None] / 255
@@ -103,15 +104,15 @@ middle = np.array([[0.0, 0, 0], [0, 1, 0], [0, 0, 0]])
 slope = np.array([[-1.0, 0, 1], [-1, 0, 1], [-1, 0, 1]])
 kernels = {
     "blur:\nthe mean": mean,
-    "upright edges:\nright minus left": slope,
-    "level edges:\nbelow minus above": slope.T,
+    "vertical edges:\nright minus left": slope,
+    "horizontal edges:\nbelow minus above": slope.T,
     "detail:\nmiddle minus mean": middle - mean,
 }
 
 wall = np.full((1, 8, 8, 1), 0.7)
 on_the_wall = ops.conv2d(wall, slope[..., None, None]).array[0, 1:-1, 1:-1, 0]
 predict(
-    "'right minus left', on a wall of constant brightness: what does it answer?",
+    "What is the answer of 'right minus left' on a wall of constant brightness?",
     guess=None,
     value=np.abs(on_the_wall).max(),
     because="Its weights sum to 0. Three of the four kernels answer 0 where nothing changes; "
@@ -121,7 +122,7 @@ predict(
 found = {}
 for name, kernel in kernels.items():
     answer = ops.conv2d(photo, kernel[..., None, None]).array[0, 1:-1, 1:-1, 0]
-    # Extreme values cut, for the eye.
+    # Extreme values are clipped, for display.
     found[name] = np.clip(answer, *np.percentile(answer, (1, 99)))
     assert (abs(kernel.sum()) < 1e-9) == (abs(answer.mean()) < 0.02)
 save(picture_row({"a photograph": photo[0, ..., 0]} | found, height=2.6), "05_filters")
@@ -143,7 +144,7 @@ save(picture_row({"a photograph": photo[0, ..., 0]} | found, height=2.6), "05_fi
 # \qquad\qquad dw_{ijco} = \sum_{n,h,k} dy_{nhko}\; \bar{x}_{n,\,h+i,\,k+j,\,c}$$
 #
 # In code these are the same six loops, with the roles exchanged. The gradient of the padding is
-# thrown away at the end: nobody asked for it.
+# discarded at the end, because nobody needs it.
 
 
 # %%
@@ -246,9 +247,9 @@ figure = picture_row(
 save(figure, "05_learned_kernel")
 
 # %% [markdown]
-# The difference between right and left is found soon, fine differences between neighbouring weights
-# late: neighbouring pixels of a photograph are so alike that it hardly matters which of them is
-# used. Lesson 11 comes back to directions in which a loss is steep or flat.
+# The difference between right and left is found early, and fine differences between neighbouring
+# weights late: neighbouring pixels of a photograph are so similar that it hardly matters which of
+# them is used. Lesson 11 comes back to directions in which a loss is steep or flat.
 #
 # ## 6. Stride and bias
 #

@@ -79,7 +79,7 @@ def columns_of(x):
     """(N, H, W, C) -> (N H W, 9 C): the window of each pixel as a row, in the order i, j, c."""
     # (N, H, W, C, 3, 3): a view, nothing is copied.
     windows = sliding_window_view(pad(x), (3, 3), (1, 2))
-    return windows.transpose(0, 1, 2, 4, 5, 3).reshape(-1, 9 * x.shape[3])  # now it is
+    return windows.transpose(0, 1, 2, 4, 5, 3).reshape(-1, 9 * x.shape[3])  # reshape copies
 
 
 def im2col(x, w):
@@ -146,9 +146,8 @@ assert np.allclose(d_x(dy, small_w), package_d_x(dy))
 assert np.allclose(d_w(dy, small_x), package_d_w(dy))
 
 # %% [markdown]
-# That is `npsrgan/ops/convolution.py`, apart from strides. In the columns, each pixel occurs nine
-# times, so the gradient of the columns has to be added up in nine places on the way back: exercise
-# 4.
+# That is `npsrgan/ops/convolution.py`, apart from strides. With im2col, each pixel occurs nine times
+# in the columns, so on the way back its nine gradients are added up: exercise 4.
 #
 # ## 4. How fast can it be?
 #
@@ -234,8 +233,8 @@ predict(
     "How many operations does ReLU make for each byte?",
     guess=None,
     value=relu_intensity,
-    because="One comparison for 4 bytes read and 4 bytes written. The best arithmetic of the "
-    "world would not help it.",
+    because="One comparison for 4 bytes read and 4 bytes written. Faster arithmetic would not "
+    "help.",
 )
 
 
@@ -292,8 +291,8 @@ save(figure, "06_roofline")
 #   traffic, which grows with the number of passes.
 # * *The package's* rate counts the multiplications of the formula. It makes only a quarter of them,
 #   so it may stand above the roof: the next lesson shows how.
-# * *ReLU* hangs under the slope. Only fewer bytes could make it faster. That is why the package
-#   computes such small operations together with their neighbours where it can.
+# * *ReLU* lies under the slope. Only moving fewer bytes could make it faster. That is why the
+#   package computes such small operations together with their neighbours where it can.
 #
 # ## Exercises
 #
@@ -311,7 +310,7 @@ exercise(
 )
 exercise(
     2,
-    "A machine has 1000 GFLOP/s and 50 GB/s. From which intensity on is it limited by its "
+    "A machine has 1000 GFLOP/s and 50 GB/s. From which intensity on is it limited by "
     "arithmetic?",
     answer=None,
     check=lambda a: a == 20,

@@ -76,9 +76,12 @@ assert two == (1 * 3 + 2 * 5 + 4 * 7, 2 * 3 + 4 * 5 + 8 * 7)
 print("two outputs with four multiplications:", two)
 
 # %% [markdown]
-# Where does it come from? A filter is a product of polynomials, and a polynomial of degree 3 is
-# determined by its values at four points. Evaluate both factors at 0, 1, -1 and infinity, multiply
-# the four pairs of values, and recover the coefficients. The three functions above are these steps.
+# Where does it come from? The product of two polynomials with 3 and 2 coefficients has degree 3, so
+# it is determined by its values at four points. Evaluate both factors at 0, 1, -1 and infinity,
+# multiply the four pairs of values, and recover the four coefficients. A filter is the transpose of
+# such a product: it turns four numbers into two, where the product turns two into four. So
+# `from_kernel` evaluates the kernel (up to the factors 1/2), `from_image` is the transpose of
+# recovering the coefficients, and `to_outputs` is the transpose of evaluating.
 #
 # ## 2. Two dimensions
 #
@@ -110,11 +113,11 @@ predict(
 )
 
 # %% [markdown]
-# The transforms themselves are only additions (and halvings of weights). But are there not as many
-# of them as of the multiplications that were saved? No, and that is the point. With C input and O
-# output channels, the image is transformed once for each *input* channel, the outputs once for each
-# *output* channel. The multiplications are made for each *pair* of channels: 64 x 64 pairs, against
-# 64 + 64 transforms.
+# The transforms themselves are only additions (and halvings of weights). But do these additions not
+# cost as much as the multiplications that were saved? No, and that is the point. With C input and O
+# output channels, the image is transformed once for each *input* channel, and the outputs once for
+# each *output* channel. The multiplications are made for each *pair* of channels: 64 x 64 pairs,
+# against 64 + 64 transforms.
 #
 # ## 3. Again a matrix product
 #

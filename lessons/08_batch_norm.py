@@ -82,7 +82,7 @@ assert changed < 1e-4
 # %% [markdown]
 # ## 3. The gradient, step by step
 #
-# $x$ reaches $\hat{x}$ by three roads: directly, through the variance, and through the mean. Write
+# $x$ reaches $\hat{x}$ by three paths: directly, through the variance, and through the mean. Write
 # $dy$ for $dL/dy$, and so on, and $s = \sqrt{\sigma^2 + \epsilon}$. Going backward through the four
 # formulas:
 #
@@ -91,7 +91,7 @@ assert changed < 1e-4
 #    outputs share, so its gradient is a sum over all of them:
 #    $d\sigma^2 = \sum d\hat{x}\,(x - \mu) \cdot (-\frac{1}{2})\,s^{-3}$.
 # 3. The mean appears in every $\hat{x}$, with the factor $-1/s$: $d\mu = -\sum d\hat{x} / s$. It
-#    also appears in the variance, but with $\sum (x - \mu) = 0$, so nothing comes that way.
+#    also appears in the variance, but there its derivative is $-\frac{2}{m} \sum (x - \mu) = 0$.
 # 4. $x$ appears directly, with $1/s$; in the variance, with $2 (x - \mu) / m$; in the mean, with
 #    $1/m$. Together:
 #
@@ -111,8 +111,8 @@ def gradient_step_by_step(dy, gamma, x):
 # %% [markdown]
 # ## 4. The same, simplified
 #
-# Put $d\sigma^2$ and $d\mu$ into the last line and replace $(x - \mu)/s$ by $\hat{x}$. The middle
-# term becomes
+# Substitute $d\sigma^2$ and $d\mu$ in the last line, and replace $(x - \mu)/s$ by $\hat{x}$. The
+# middle term becomes
 #
 # $$-\frac{1}{2} \left[ \sum d\hat{x}\,(x - \mu) \right] s^{-3} \cdot \frac{2 (x - \mu)}{m}
 # = -\frac{1}{s}\; \hat{x}\; \frac{1}{m} \sum d\hat{x}\,\hat{x}$$
@@ -121,9 +121,9 @@ def gradient_step_by_step(dy, gamma, x):
 #
 # $$dx = \frac{\gamma}{s} \left( dy - \mathrm{mean}(dy) - \hat{x} \cdot \mathrm{mean}(dy\,\hat{x}) \right)$$
 #
-# This can be read: the gradient is passed on, *without* its mean and *without* the part of it that
-# looks like $\hat{x}$. The layer ignores shifts and stretches of its input, so it has nothing to
-# say about them.
+# In words: the gradient is passed on, *without* its mean and *without* the part of it that is
+# proportional to $\hat{x}$. The layer ignores shifts and stretches of its input, so no gradient
+# points in these directions.
 #
 # The other two rules are those of a product and a sum over everything that shares $\gamma$ and
 # $\beta$: $d\gamma = \sum dy\,\hat{x}$ and $d\beta = \sum dy$.
@@ -227,7 +227,7 @@ for axis in axes[2:]:
 save(figure, "08_gradient")
 
 # %% [markdown]
-# ## 7. A bias in front of it is dead
+# ## 7. A bias before it is dead
 #
 # The bias of a convolution adds a constant to a channel, and batch norm's mean takes it away again.
 
@@ -239,7 +239,7 @@ with Tape() as tape:
 dw, db = tape.gradient(loss, [w, b])
 print(f"largest entry of the weights' gradient: {np.abs(dw).max():.1e}")
 predict(
-    "Of the bias's gradient?",
+    "How large is the largest entry of the bias's gradient?",
     guess=None,
     value=float(np.abs(db).max()),
     because="Not small: zero. What is left is rounding.",
@@ -312,12 +312,12 @@ save(
 # %%
 exercise(
     1,
-    "SRResNet has 16 blocks of two convolutions and one more convolution behind them, each with"
+    "SRResNet has 16 blocks of two convolutions and one more convolution after them, each with"
     " 64 output channels, a bias, and "
-    "a batch norm behind it. How many of its parameters always have the gradient 0?",
+    "a batch norm after it. How many of its parameters always have the gradient 0?",
     answer=None,
     check=lambda a: a == 33 * 64,
-    hint="count the convolutions with a batch norm behind them; each has 64 biases",
+    hint="count the convolutions that a batch norm follows; each has 64 biases",
 )
 exercise(
     2,
@@ -336,11 +336,11 @@ exercise(
     check=lambda rule: np.allclose(
         rule(dy[..., :3], gamma, running_var), dy[..., :3] * gamma / np.sqrt(running_var + EPS)
     ),
-    hint="mean and variance are constants now: only the direct road is left",
+    hint="mean and variance are constants now: only the direct path is left",
 )
 
 # %% [markdown]
-# The rule below forgets the road through the variance. It passes the most natural test there is:
+# The rule below forgets the path through the variance. It passes the most natural test there is:
 # the sum of $dx$ is 0. Write a test that it does not pass: a function `test(rule)` that returns
 # True for `gradient` and False for the broken rule. Both are functions of `(dy, gamma, x)`.
 

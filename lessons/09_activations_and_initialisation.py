@@ -1,7 +1,7 @@
 # %% [markdown]
-# # Lesson 09: Activations and first weights
+# # Lesson 09: Activations and initial weights
 #
-# **The question.** Which function should stand between two layers, how large should the first
+# **The question.** Which function should stand between two layers, how large should the initial
 # weights be, and what breaks when batch norm's gamma is drawn at random along with them?
 #
 # You should know: what a layer is and why two linear ones need something between them (lesson 04),
@@ -94,7 +94,7 @@ predict(
 assert abs(slope - 0.625) < 1e-6
 
 # %% [markdown]
-# ## 4. How large should the first weights be?
+# ## 4. How large should the initial weights be?
 #
 # One output of a layer is a sum of $n$ products. $n$ is called the **fan-in**: $k \cdot k \cdot C$
 # for a convolution. If the weights are independent, with mean 0, the products are uncorrelated, and
@@ -126,7 +126,7 @@ predict(
 
 
 def sizes_through(std):
-    """The root mean square behind each of 30 layers, before its ReLU."""
+    """The root mean square of the output of each of 30 layers, before its ReLU."""
     y = np.random.default_rng(6).standard_normal((200, WIDTH))
     sizes = []
     for layer in range(LAYERS):
@@ -160,7 +160,7 @@ print(
 # %% [markdown]
 # ## 5. When gamma is drawn at random, too
 #
-# Batch norm divides any size away. Behind it, even weights from normal(0, 0.01) work. But batch
+# Batch norm removes any scale. Before a batch norm, even weights from normal(0, 0.01) work. But batch
 # norm has a weight of its own, $\gamma$, which should start at 1. An initialiser that says
 # "normal(0, 0.01) for every parameter" draws $\gamma$ as well. The tutorial that this project began
 # with did that.
@@ -175,7 +175,7 @@ print(
 #
 # * *Without* $\epsilon$: a $\gamma$ of about 0.01 makes the next layer's variance $0.01^2$ times as
 #   large, and the next batch norm divides by 0.01. The two cancel. Only the last $\gamma$ has no
-#   batch norm behind it. So the gradient shrinks by 1/0.01 = 100.
+#   batch norm after it. So the gradient shrinks by 1/0.01 = 100.
 # * *With* $\epsilon = 10^{-5}$: the small variance may fall below $\epsilon$. Then the division
 #   restores only part of the gradient's size, at every layer. How large that part is can be
 #   computed from the variances of the forward pass.
@@ -237,7 +237,7 @@ assert 50 < shrinks[1e-14] < 200 < shrinks[1e-5] < 4000
 # %% [markdown]
 # Would the optimiser not make up for that? Adam (lesson 11) forgives D's *own* weights a gradient
 # that is too small. But the generator adds D's gradient to the gradient of its other losses, and
-# there it drowns.
+# there it is too small to matter.
 
 # %%
 figure, axes = plt.subplots(1, 3, figsize=(13, 3.6), layout="constrained")
@@ -313,7 +313,7 @@ exercise(
     "logit's gradient?",
     answer=None,
     check=lambda times: abs(times - 10) < 0.5,
-    hint="which of the seven gammas has no batch norm behind it?",
+    hint="which of the seven gammas has no batch norm after it?",
 )
 
 

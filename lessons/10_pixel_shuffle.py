@@ -2,7 +2,7 @@
 # # Lesson 10: Pixel shuffle, and where the mesh comes from
 #
 # **The question.** How does a network make four pixels out of one, why do its pictures so often
-# wear a mesh, and how is the mesh prevented?
+# show a mesh, and how is the mesh prevented?
 #
 # You should know: convolution (lesson 05), gradient rules (lesson 03), training loops (lesson 04).
 #
@@ -33,8 +33,8 @@ from npsrgan.tape import Tape
 # %% [markdown]
 # ## 1. Four channels become four pixels
 #
-# A network does nearly all of its work at low resolution, where pixels are few. Only at the end it
-# enlarges. **Pixel shuffle** takes an image with $4C$ channels and lays the four groups of $C$
+# A network does nearly all of its work at low resolution, where there are few pixels. It enlarges
+# only at the end. **Pixel shuffle** takes an image with $4C$ channels and lays the four groups of $C$
 # channels out as 2 x 2 pixels:
 #
 # $$y_{n,\,2h+i,\,2k+j,\,c} = x_{n,\,h,\,k,\,(2i+j)C + c} \qquad i, j \in \{0, 1\}$$
@@ -72,8 +72,8 @@ assert np.array_equal(shuffle(x).array, ops.pixel_shuffle(x).array)  # the packa
 #
 # The alternative is the **transposed convolution**: each small pixel presses a stamp, the kernel
 # times its value, onto a large canvas. The stamps are two pixels apart, and where they overlap they
-# add. (It is the gradient rule $d_x$ of a convolution with stride 2, used forward. It is also
-# called "deconvolution", which it is not.)
+# add. (It is the gradient rule $d_x$ of a convolution with stride 2, used forward. It is often
+# called "deconvolution", but it does not undo a convolution.)
 
 
 # %%
@@ -94,8 +94,8 @@ d_x_of_a_convolution = ops.conv2d.reference(normal(1, 6, 8, 2), w, None, 2)[1][0
 assert np.allclose(transposed(x, w), d_x_of_a_convolution(x))
 
 # %% [markdown]
-# Count the stamps on each pixel. Take a flat wall, $x = 1$, and the most even kernel there is: 3 x
-# 3 ones.
+# Count the stamps on each pixel. Take a flat wall, $x = 1$, and the most uniform kernel there is:
+# 3 x 3 ones.
 
 # %%
 wall = np.ones((1, 32, 32, 1))
@@ -113,13 +113,13 @@ assert sorted(counted[:2, :2].ravel()) == [1, 2, 2, 4]
 assert (transposed(wall, np.ones((4, 4, 1, 1)))[0, 4:-4, 4:-4] == 4).all()
 
 # %% [markdown]
-# Even the most even kernel draws a checkerboard. A 3 x 3 convolution followed by a pixel shuffle
+# Even a uniform kernel draws a checkerboard. A 3 x 3 convolution followed by a pixel shuffle
 # does not favour any pixel in this way: each is a sum of 9 products. So is pixel shuffle free of
 # patterns?
 #
 # ## 3. The condition: equal gain of all phases
 #
-# The convolution in front of the shuffle has $4C$ output channels: for each phase $p$ a set of
+# The convolution before the shuffle has $4C$ output channels: for each phase $p$ a set of
 # weights of its own. Let the small image be flat, so that every input channel $k$ has one constant
 # value $v_k$. Away from the border, phase $p$ of an output channel then answers
 #
@@ -130,7 +130,7 @@ assert (transposed(wall, np.ones((4, 4, 1, 1)))[0, 4:-4, 4:-4] == 4).all()
 #
 # $$g_{kp} \text{ is the same for all } p \text{, and so is } b_p$$
 #
-# Random first weights do not meet that condition, and nothing in training forces them to.
+# Random initial weights do not meet that condition, and nothing in training forces them to.
 
 # %%
 rng = np.random.default_rng(7)
@@ -168,14 +168,14 @@ save(picture_row(pictures | spectra, columns=4, height=3), "10_checkerboards")
 
 # %% [markdown]
 # Above: one face of 80 x 80 pixels, enlarged by untrained weights. Below: the spectra, with low
-# frequencies in the middle. What belongs only in the middle is repeated at the edges and corners of
-# the spectrum: the pattern.
+# frequencies in the middle. Copies of the low frequencies appear at the edges and corners of the
+# spectrum: they are the pattern.
 #
 # ## 4. The symptom: a network that is asked for grain
 #
 # Does training remove the pattern? It depends on what the loss asks for. A squared error punishes
 # it. But photographs have *grain*, fine irregular detail even on smooth walls, and the losses that
-# make SRGAN sharp (lesson 15) want the output to be as lively as the original. Grain cannot be
+# make SRGAN sharp (lesson 15) want the output to have as much detail as the original. Grain cannot be
 # predicted. And the network computes the same function at every pixel of the small image, so where
 # that is flat, its answer is the same around every small pixel:
 #
@@ -183,8 +183,8 @@ save(picture_row(pictures | spectra, columns=4, height=3), "10_checkerboards")
 # grid.**
 #
 # So it draws that. Let us watch. A small network doubles the size of random leaves, as an ordinary
-# task, and of flat walls with white noise as grain. Its loss is the squared error, plus a wish: the
-# walls' high frequencies should have as much energy as those of the originals.
+# task, and of flat walls with white noise as grain. Its loss is the squared error, plus a term that
+# asks for grain: the walls' high frequencies should have as much energy as those of the originals.
 
 # %%
 # For each colour: the pixel minus the mean of its four neighbours.
@@ -252,8 +252,8 @@ assert levels > 0.5
 # %% [markdown]
 # ## 5. The cure: a projection
 #
-# Forbid what the condition of part 3 forbids. After every step of the optimiser, put the weights
-# back onto the condition, and change them as little as possible: from the gain of each phase,
+# Enforce the condition of part 3. After every step of the optimiser, project the weights back onto
+# the condition, and change them as little as possible: from the gain of each phase,
 # subtract its deviation from the mean over all phases. The deviation is spread evenly over the nine
 # taps:
 #
@@ -287,8 +287,8 @@ flat = shuffle(ops.conv2d(np.broadcast_to(normal(5), (1, 8, 8, 5)), weight, bias
 assert np.allclose(flat, flat[0, 0])  # whatever the five constants are
 
 # %% [markdown]
-# In the package this is `SRResNet.constrain`, and it is on unless `--no-equal-phases` is given to
-# the training. It changes no architecture, no file and no speed. Compare it with ours on the
+# In the package this is `SRResNet.constrain`, and training uses it unless `--no-equal-phases` is
+# given. It changes neither the architecture nor the files nor the speed. Compare it with ours on the
 # trained network's layer, and then train a second network under the constraint.
 
 # %%
@@ -309,7 +309,7 @@ predict(
     guess=None,
     value=round(float(on_a_flat_wall(held).std() / on_a_flat_wall(free).std()), 2),
     within=1,
-    because="What is left is no pattern: the influence of the zeros that pad the border.",
+    because="What is left is not a pattern, but the influence of the zeros that pad the border.",
 )
 assert on_a_flat_wall(held).std() < 0.3 * on_a_flat_wall(free).std()
 
@@ -326,14 +326,13 @@ for name, generator in {"free": free, "equal phases": held}.items():
 save(picture_row(panels, columns=4, height=3.2), "10_mesh")
 
 # %% [markdown]
-# Both networks were asked for the same. The free one answers with a mesh over the whole face; the
-# other cannot, and spends its effort on edges. (Neither is a good network: it was trained for
+# Both networks were given the same task. The free one answers with a mesh over the whole face; the
+# other cannot, and spends its effort on edges. (Neither is a good network: both were trained for
 # seconds, on random leaves.)
 #
 # ## 6. The weights that come with this project
 #
-# The same measurement on them: how different are the gains of the phases, relative to their mean
-# size?
+# How different are the gains of the phases in these weights, relative to their mean size?
 
 # %%
 for name in ("srresnet", "srgan"):
@@ -365,7 +364,7 @@ rule = ops.conv2d.reference(normal(2, 64, 64, 3), rng.standard_normal((3, 3, 3, 
 power = (rule(rng.standard_normal((2, 32, 32, 512))) ** 2).mean((0, 3))[2:-2, 2:-2]
 ratios = np.array(sorted(power[i::2, j::2].mean() for i, j in PHASES))
 predict(
-    "The variances of the four phases, relative to the smallest? (four numbers, sorted)",
+    "How large are the variances of the four phases, relative to the smallest? (four numbers, sorted)",
     guess=None,
     value=ratios / ratios[0],
     within=0.3,
@@ -391,12 +390,12 @@ exercise(
 )
 exercise(
     2,
-    "The convolution in front of the generator's first shuffle is 3 x 3 and goes to 64 channels"
-    " after the shuffle, from 64. How "
-    "many weights has it, biases not counted?",
+    "The convolution before the generator's first shuffle is 3 x 3. It has 64 input channels, and"
+    " after the shuffle there are 64 again. How "
+    "many weights does it have, without its biases?",
     answer=None,
     check=lambda n: n == 9 * 64 * 256,
-    hint="in front of the shuffle there are 4 * 64 channels",
+    hint="before the shuffle there are 4 * 64 channels",
 )
 
 # %% [markdown]
@@ -426,5 +425,5 @@ exercise(
     "Write test(projection).",
     answer=None,
     check=check_projection_test,
-    hint="send something flat through",
+    hint="apply the layer to something flat",
 )

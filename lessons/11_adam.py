@@ -73,8 +73,8 @@ assert abs(exploded) > 1000
 # %% [markdown]
 # ## 2. Momentum, and Adam
 #
-# **Momentum** averages the gradient over time. What changes its sign in every step cancels; what is
-# steady adds up.
+# **Momentum** averages the gradient over time. A part that changes its sign in every step cancels; a
+# steady part adds up.
 #
 # **Adam** averages the gradient and also its square, and divides one by the root of the other. So
 # each weight moves at about the same pace, `rate` per step, however large or small its gradients
@@ -180,10 +180,10 @@ print("twenty steps of the package's Adam: the same weights")
 # ## 4. A real network
 #
 # A small SRResNet (lesson 12) learns to enlarge random leaves. Its weight arrays have gradients of
-# very different size. And some have a gradient of zero: the biases in front of a batch norm (lesson
-# 08). What the computer finds there is rounding noise, of some $10^{-11}$. Were it not for
-# $\epsilon = 10^{-8}$, Adam would blow that noise up to full steps. $\epsilon$ is the size below
-# which a gradient counts as nothing.
+# very different size. And some have a gradient of zero: the biases before a batch norm (lesson
+# 08). What the computer finds there is rounding noise of about $10^{-11}$. Without
+# $\epsilon = 10^{-8}$, Adam would amplify that noise to full steps. Gradients far smaller than
+# $\epsilon$ hardly move anything.
 
 # %%
 batches = Batches(DeadLeaves(32, 96), 8, 12)
@@ -241,7 +241,7 @@ assert len(curves["the same, loss x 100"]) < STEPS
 dead = np.array(["body" in name and name.endswith(".bias") for name in adam_sizes])
 gradient, move = np.array(list(adam_sizes.values())).T
 predict(
-    "The largest first gradient of a live weight array, relative to the smallest?",
+    "How large is the largest first gradient of an array that is not a dead bias, relative to the smallest?",
     guess=None,
     value=gradient[~dead].max() / gradient[~dead].min(),
     within=0.5,
@@ -257,9 +257,9 @@ assert move.max() < 0.00101
 assert move[dead].max() < 1e-4
 
 # %% [markdown]
-# So gradient descent wants its rate tuned anew for every network and for every loss. SRGAN's loss
-# is a weighted sum of three terms of very different size. Adam needs one number, and 0.001 or
-# 0.0001 nearly always works.
+# So gradient descent needs a new rate for every network and for every loss. SRGAN's loss is a
+# weighted sum of three terms of very different size. Adam needs one number, and 0.001 or 0.0001
+# nearly always works.
 
 # %%
 figure, axes = plt.subplots(2, 2, figsize=(11, 7.5), layout="constrained")
@@ -301,7 +301,7 @@ save(figure, "11_adam")
 exercise(
     1,
     "In the ravine, with which rate of gradient descent do x and y shrink by the same factor in"
-    " a step?",
+    " each step?",
     answer=None,
     check=lambda rate: abs(rate - 2 / 101) < 1e-4,
     hint="1 - rate = -(1 - 100 rate)",

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Lesson 12: SRResNet, the generator
 #
-# **The question.** What is the generator made of, what does it cost, how far does it see, and can
-# it learn?
+# **The question.** What is the generator made of, what does it cost, how large is its receptive
+# field, and can it learn?
 #
 # You should know: convolution (lesson 05), batch norm (08), PReLU (09), pixel shuffle (10), Adam
 # (11). Here they come together.
@@ -36,18 +36,18 @@ from npsrgan.tape import Tape, Tensor
 # |---|---|---|
 # | head | 9 x 9 convolution, PReLU: describe every pixel | (N, h, w, 3) to (N, h, w, 64) |
 # | body | 16 residual blocks, a convolution, batch norm: the work | (N, h, w, 64) |
-# | long lane | add what the head has said | (N, h, w, 64) |
+# | long skip connection | add the output of the head | (N, h, w, 64) |
 # | upsampling | twice: 3 x 3 convolution to 256 channels, pixel shuffle, PReLU | (N, 4h, 4w, 64) |
 # | tail | 9 x 9 convolution: back to colours | (N, 4h, 4w, 3) |
 #
 # A **residual block** learns only what to *add* to its input: $y = x + f(x)$, where $f$ is
-# convolution, batch norm, PReLU, convolution, batch norm. Where a block has nothing to say, it says
-# 0. And on the way back,
+# convolution, batch norm, PReLU, convolution, batch norm. A block that has nothing to add returns
+# $f(x) = 0$. And on the way back,
 #
 # $$dx = dy + \text{what comes through } f$$
 #
-# so the gradient has a straight lane through all sixteen blocks. That is what makes so many of them
-# trainable.
+# so the gradient has a direct path through all sixteen blocks, the **skip connections**. That is
+# what makes so many blocks trainable.
 
 
 # %%
@@ -94,8 +94,8 @@ for result in check_directions(
 #
 # Let $c$ be the number of channels and $b$ that of the blocks. A $k \times k$ convolution from $i$
 # to $o$ channels has $k^2\,i\,o$ weights and $o$ biases, and it makes $k^2\,i\,o$ multiplications
-# for each pixel of its output. The work is counted for each pixel of the *small* image. The
-# convolution in front of the second shuffle sees 4 pixels for each of these, and the tail 16.
+# for each pixel of its output. The work is counted for each pixel of the *small* image. For each of
+# these, the convolution before the second shuffle computes 4 pixels, and the tail 16.
 
 # %%
 c, b = 64, 16
@@ -108,7 +108,7 @@ tail = 3
 by_formula = weights + head + body + upsampling + tail
 generator = SRResNet(c, b)
 predict(
-    "How many parameters has SRResNet, in millions?",
+    "How many parameters does SRResNet have, in millions?",
     guess=None,
     value=generator.flat.size / 1e6,
     because=f"{by_formula:,} by the formula, {generator.flat.size:,} in the package's flat buffer.",
@@ -122,7 +122,7 @@ conv2d = ops.conv2d
 
 
 def counting(x, w, b=None, stride=1, padding=None):
-    """conv2d, with a note of how many multiplications the formula takes."""
+    """conv2d, which also notes how many multiplications the formula takes."""
     y = conv2d(x, w, b, stride, padding)
     counted.append(np.prod(y.shape[:3]) * w.array.size)
     return y
@@ -143,9 +143,9 @@ assert sum(counted) == 64 * multiplications
 # %% [markdown]
 # ## 3. How far it sees
 #
-# Which input pixels can change one output pixel? Walk back through the network with an interval of
-# rows. A $k \times k$ convolution widens it by $(k-1)/2$ on each side; a shuffle halves both of its
-# ends.
+# Which input pixels can change one output pixel? They are called its **receptive field**. To find
+# it, walk back through the network with an interval of rows. A $k \times k$ convolution widens the
+# interval by $(k-1)/2$ on each side; a shuffle halves both of its ends.
 
 
 # %%
@@ -158,7 +158,8 @@ def reach(row, blocks=16):
 
 
 predict(
-    "Output row 200 lies over row 50 of the small image. Which rows of it does it see? (first, last)",
+    "Output row 200 lies over row 50 of the small image. Which rows of the small image does it see? "
+    "(first, last)",
     guess=None,
     value=reach(200),
     within=0.02,
@@ -183,11 +184,11 @@ for mode in ("evaluation", "training"):
 rows = np.flatnonzero(seen["evaluation"][0].any(axis=1))
 print(f"the gradient is not 0 in rows {rows[0]} to {rows[-1]}")
 assert (rows[0], rows[-1]) == reach(200) == (10, 89)
-assert not seen["evaluation"][1].any()  # the other picture of the batch plays no part
+assert not seen["evaluation"][1].any()  # the other picture of the batch has no influence
 
 share = np.mean(seen["training"][1] > 0)
 predict(
-    "In training mode: what share of the *other* picture of the batch does this pixel see?",
+    "In training mode, what share of the *other* picture of the batch does this pixel see?",
     guess=None,
     value=share,
     because="Batch norm's mean and variance depend on every pixel of every picture (lesson 08).",
@@ -278,7 +279,7 @@ exercise(
 )
 exercise(
     2,
-    "Suppose that all 16 blocks worked behind the upsampling, on 16 times as many pixels. How "
+    "Suppose that all 16 blocks came after the upsampling, and worked on 16 times as many pixels. How "
     "many times as many multiplications "
     "would the whole network make, roughly?",
     answer=None,
@@ -301,7 +302,7 @@ def broken_block(x, inner):
 def check_block(block):
     x = Tensor(normal(2, 3))
     if not np.allclose(block(x, lambda t: ops.scale(t, 0.0)).array, x.array):
-        return "where inner says 0, the block should return its input"
+        return "where inner returns 0, the block should return its input"
     return np.allclose(block(x, lambda t: ops.scale(t, 2.0)).array, 3 * x.array)
 
 

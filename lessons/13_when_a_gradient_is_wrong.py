@@ -29,9 +29,9 @@ from npsrgan.tape import Tape, Tensor
 # %% [markdown]
 # ## 1. The patient
 #
-# A small network that doubles the size of its input, as a list of steps: each has a name, the
-# parameters that it uses, and a function. Written like this, the network can be entered and left at
-# any step, which is what we are going to need.
+# The patient is a small network that doubles the size of its input. It is a list of steps: each has
+# a name, the parameters that it uses, and a function. Written like this, the network can be entered
+# and left at any step, which we are going to need.
 #
 # One of its operations is wrong. You may see which one if you look closely at the next cell. In a
 # program of thousands of lines you would not, so let us pretend that we have not seen it.
@@ -173,9 +173,9 @@ assert not result.passed
 # ## 4. Which parameters?
 #
 # Check every parameter array by itself, from the input to the output. How should the result look?
-# The gradient is computed from the output back to the input. Behind the broken rule, towards the
-# output, everything has been computed before the walk arrives there: it is right. In front of it,
-# towards the input, everything has passed through the broken rule: it is wrong.
+# The gradient is computed from the output back to the input. Between the broken rule and the output,
+# everything has been computed before the walk reaches the rule: it is right. Between the input and
+# the broken rule, everything has passed through that rule: it is wrong.
 #
 # **A broken rule spoils what lies upstream of it, and nothing downstream.**
 
@@ -198,9 +198,9 @@ predict(
 assert wrong == list(errors)[: len(wrong)]
 
 # %% [markdown]
-# So the culprit lies behind `convolution 2` and not behind the batch norm's own parameters. But
-# careful: which of them is it? The weight of convolution 2 is wrong, because convolution 2's rule
-# for its weight is broken, *or* because what it was given, its $dy$, was wrong already.
+# So the culprit is `convolution 2` or the batch norm. Which of them is it? The gradient of
+# convolution 2's weight is wrong, because convolution 2's rule for its weight is broken, *or* because
+# the $dy$ that this rule was given was wrong already.
 #
 # ## 5. Which operation?
 #
@@ -276,9 +276,9 @@ for result in results:
 assert [result.passed for result in results] == [False, True, True]
 
 # %% [markdown]
-# Input 0, which is $x$; $\gamma$ and $\beta$ are right. The entries that are wrong form a pattern,
-# and the pattern is the best clue. So draw it: what the rule says, what differences say, and what
-# is missing.
+# Input 0, which is $x$, is wrong; $\gamma$ and $\beta$ are right. The entries that are wrong form a
+# pattern, and the pattern is the best clue. So compute what is missing: the finite differences minus
+# the rule.
 
 
 # %%
@@ -307,7 +307,7 @@ predict(
     " sign)",
     guess=None,
     value=abs(likeness),
-    because="The missing term is a multiple of x_hat: the road through the variance was "
+    because="The missing term is a multiple of x_hat: the path through the variance was "
     "forgotten (lesson 08, part 4).",
 )
 assert abs(likeness) > 0.999
@@ -377,7 +377,7 @@ save(picture_row(maps, height=2.4, vmin=-1.3, vmax=1.3), "13_patterns")
 # * *A kink.* A step across the kink of a ReLU (lesson 09). Keep the inputs away from it; along
 #   directions, draw another one.
 # * *float32.* There are not enough digits. Check in float64.
-# * *A gradient that is zero by theory*, such as that of a bias in front of a batch norm. A relative
+# * *A gradient that is zero by theory*, such as that of a bias before a batch norm. A relative
 #   error divides noise by noise. Check that it is near zero instead.
 # * *A function with a memory or with randomness.* If the same input gives two different values,
 #   differences measure that.
@@ -396,7 +396,7 @@ with Tape() as tape:
     loss = through_the_norm()
 size = float(np.abs(tape.gradient(loss, bias)).max())
 alarm = max(result.error for result in check_directions(through_the_norm, [bias], "a dead bias", 1))
-print(f"a bias in front of a batch norm: gradient {size:.0e}, 'relative error' {alarm:.0e}: no bug")
+print(f"a bias before a batch norm: gradient {size:.0e}, 'relative error' {alarm:.0e}: no bug")
 assert size < 1e-12
 assert alarm > 1e-7
 
@@ -425,7 +425,7 @@ exercise(
     "Of the mystery network's eight parameter arrays, how many have a wrong gradient?",
     answer=None,
     check=lambda a: a == 1,
-    hint="a rule for a parameter lies on nobody else's way back",
+    hint="no other gradient passes through the rule for a parameter",
 )
 exercise(
     2,

@@ -2,8 +2,8 @@
 # # Lesson 14: The discriminator and VGG19
 #
 # **The question.** Besides the generator, SRGAN has two networks that look at pictures. What are
-# they made of, and how does a gradient pass through the parts that are new: pooling, and the loss
-# of a verdict?
+# they made of, and how does a gradient pass through the parts that are new: pooling, and the
+# adversarial loss?
 #
 # You should know: convolution (lesson 05), batch norm (08), LeakyReLU (09), SRResNet (12).
 #
@@ -33,11 +33,11 @@ from npsrgan.ops.operation import op
 #
 # The **generator** enlarges. The **discriminator** looks at a picture and answers with one number,
 # the **logit** $z$: positive for "an original", negative for "made by the generator". **VGG19** was
-# trained by other people to name the thing in a photograph. Here it only looks: the numbers inside
-# it, its **features**, are what the perceptual loss compares, and its weights never change.
+# trained by other people to name the object in a photograph. Here it only serves the perceptual
+# loss, which compares the numbers inside it, its **features**. Its weights never change.
 #
 # The diagram is drawn from the networks themselves. Each box is run on the output of the box above
-# it, and the shape at the arrow is the shape that came out: height, width, channels.
+# it, and the shape at the arrow is the shape of that output: height, width, channels.
 
 # %%
 LR = 24  # side of the small picture, as in the paper
@@ -112,24 +112,24 @@ figure, axes = plt.subplots(1, 3, figsize=(13, 8.5), layout="constrained")
 enlarged = draw(axes[0], "Generator: SRResNet", "the small picture", generator_boxes(), LR)
 around = {"arrowstyle": "->", "connectionstyle": "arc3,rad=0.7"}
 axes[0].annotate("", (0.3, -3), (0.37, -1), arrowprops=around)  # the sum goes around the blocks
-logit = draw(axes[1], "Discriminator", "an original, or a made picture", discriminator_boxes(), HR)
-features = draw(axes[2], "VGG19, up to conv5_4", "an original, or a made picture", vgg19_boxes(), HR)
+logit = draw(axes[1], "Discriminator", "an original, or a generated picture", discriminator_boxes(), HR)
+features = draw(axes[2], "VGG19, up to conv5_4", "an original, or a generated picture", vgg19_boxes(), HR)
 save(figure, "14_three_networks")
 assert enlarged.shape == (1, HR, HR, 3)
 assert logit.shape == (1, 1)
 assert features.shape == (1, HR // 16, HR // 16, 512)
 
 # %% [markdown]
-# Two habits can be read off. First, whoever looks at pictures halves the resolution again and again
-# and doubles the channels in exchange: from *where* to *what*. Second, the discriminator halves by
-# stride, that is by computing only every other output, and VGG19 halves by pooling. Four halvings
-# need a side that is divisible by $2^4 = 16$.
+# The diagram shows two patterns. First, both networks that look at pictures halve the resolution
+# again and again and double the channels in exchange: from *where* to *what*. Second, the
+# discriminator halves by stride, that is by computing only every other output, and VGG19 halves by
+# pooling. Four halvings need a side that is divisible by $2^4 = 16$.
 #
 # ## 2. The discriminator by hand
 #
-# It has no operation that is new. In the function below, `p` holds the parameters by name, as in
-# lesson 12. Batch norm uses the statistics of the batch, which is why the originals and the made
-# pictures pass in two batches: mixed into one, each would leak into the other's statistics.
+# It has no new operation. In the function below, `p` holds the parameters by name, as in lesson 12.
+# Batch norm uses the statistics of the batch, which is why the originals and the generated pictures
+# pass in two batches: mixed into one, each would leak into the other's statistics.
 
 
 # %%
@@ -166,7 +166,7 @@ full = Discriminator(64, 96)
 flat_entries = (96 // 16) ** 2 * 512
 dense_weights = flat_entries * 1024
 predict(
-    "For 96 x 96 pixels, what share of all the discriminator's parameters has its first dense layer?",
+    "For 96 x 96 pixels, what share of the discriminator's parameters is in its first dense layer?",
     guess=None,
     value=dense_weights / full.flat.size,
     because="6 * 6 * 512 numbers, each with a weight for each of 1024 outputs: 18.9 million weights. "
@@ -175,17 +175,18 @@ predict(
 assert dense_weights == full.classifier.steps[1].weight.array.size
 
 # %% [markdown]
-# The dense layer ties the discriminator to one size of picture. A convolution does not care.
+# The dense layer ties the discriminator to one size of picture. A convolution accepts any size.
 #
-# ## 3. The loss of a verdict, and a softplus that does not overflow
+# ## 3. The adversarial loss, and a softplus that does not overflow
 #
 # The discriminator's belief that a picture is an original is $D = \sigma(z) = 1 / (1 + e^{-z})$. If
 # it is one, the discriminator pays $-\log D$; if it is not, $-\log(1 - D)$. Put $\sigma$ in:
 #
 # $$-\log \sigma(z) = \log(1 + e^{-z}) = s(-z), \qquad -\log(1 - \sigma(z)) = \log(1 + e^{z}) = s(z)$$
 #
-# Both are one function, the **softplus** $s(z) = \log(1 + e^z)$. As it stands, it fails: $e^{z}$ is
-# infinite in float32 from $z = 89$ on. Take the larger of the two summands out of the logarithm:
+# Both are one function, the **softplus** $s(z) = \log(1 + e^z)$. Computed as written, it fails:
+# $e^{z}$ is infinite in float32 from $z = 89$ on. Take the larger of the two summands out of the
+# logarithm:
 #
 # $$\log(1 + e^z) = z + \log(e^{-z} + 1) \quad (z > 0), \qquad
 # s(z) = \max(z, 0) + \log(1 + e^{-|z|})$$
@@ -214,10 +215,10 @@ for result in check(softplus, np.linspace(-4, 4, 9)):
 certain = np.float32([-100, 0, 100])
 with np.errstate(over="ignore"):
     naive = np.log(1 + np.exp(certain))
-print("as it stands: ", naive)
+print("as written:   ", naive)
 print("rearranged:   ", softplus(certain).array)
 predict(
-    "What does the discriminator pay for a made picture if its logit is 100?",
+    "What does the discriminator pay for a generated picture if its logit is 100?",
     guess=None,
     value=softplus(certain).array[-1],
     because="For large z, log(1 + e^z) is z: being wrong and sure costs in proportion to the logit.",
@@ -238,8 +239,8 @@ np.testing.assert_array_equal(softplus(certain).array, ops.softplus(certain).arr
 #
 # $$\frac{dL}{dx} = \frac{dL}{dy} \text{ at the winner, 0 elsewhere}$$
 #
-# Where two values are equally large there is a kink, as in ReLU at 0. The package lets the first
-# one, in reading order, win.
+# Where two values are equally large there is a kink, as in ReLU at 0. In the package, the first one
+# in reading order wins.
 
 
 # %%
@@ -283,8 +284,8 @@ assert np.mean(by_hand(dy) != 0) == 1 / 4
 #
 # Blocks of 3x3 convolutions, each with a ReLU, and a pooling layer between the blocks: two, two,
 # four, four and four convolutions with 64, 128, 256, 512 and 512 channels. That makes 16; three
-# dense layers, which name the thing in the photograph, make it 19. Nobody here needs the name, so
-# the network is cut off behind a convolution. `conv5_4` is the last one.
+# dense layers, which name the object in the photograph, make it 19. The name is not needed here, so
+# the network is cut off after a convolution. `conv5_4` is the last one.
 #
 # The package pools *before* the ReLU. ReLU never changes the order of two numbers, so the largest
 # of four ReLUs is the ReLU of the largest. The values are the same, and only a quarter of the ReLUs
@@ -293,7 +294,7 @@ assert np.mean(by_hand(dy) != 0) == 1 / 4
 
 # %%
 def vgg19(x, p, cut):
-    """x (N, H, W, 3) -> the features behind the convolution `cut`, after its ReLU."""
+    """x (N, H, W, 3) -> the features after the convolution `cut` and its ReLU."""
     x = x * p["input_gain"] + p["input_shift"]  # what the trained weights expect
     for block, depth in ((1, 2), (2, 2), (3, 4), (4, 4), (5, 4)):
         for k in range(depth):
@@ -324,15 +325,15 @@ for result in check_directions(loss, [picture], "VGG19", 2):
 
 weights = sum(array.size for name, array in VGG19("conv5_4").state_dict().items() if "input" not in name)
 predict(
-    "How many million weights and biases has VGG19 up to conv5_4?",
+    "How many million weights and biases does VGG19 have up to conv5_4?",
     guess=None,
     value=weights / 1e6,
-    because="Most of them stand in blocks 4 and 5: a convolution from 512 to 512 channels has 2.36 million.",
+    because="Most of them are in blocks 4 and 5: a convolution from 512 to 512 channels has 2.36 million.",
 )
 assert weights == 20_024_384
 
 # %% [markdown]
-# How much of the picture does one feature see? Walk back from it, as in lesson 12. A 3x3 convolution
+# How large is the receptive field of one feature? Walk back from it, as in lesson 12. A 3x3 convolution
 # widens the view by one value on each side, and a pooling layer doubles it:
 #
 # $$v \to v + 2 \quad \text{(convolution)}, \qquad v \to 2v \quad \text{(pooling)}$$
@@ -345,7 +346,7 @@ for block, depth in ((5, 4), (4, 4), (3, 4), (2, 2), (1, 2)):
     if block > 1:
         view = 2 * view
 predict(
-    "How many pixels wide is what one feature of conv5_4 sees?",
+    "How many pixels wide is the receptive field of one feature of conv5_4?",
     guess=None,
     value=view,
     because="1 + 8 = 9, 18 + 8 = 26, 52 + 8 = 60, 120 + 4 = 124, 248 + 4 = 252. Wider than the training "
@@ -362,7 +363,7 @@ assert view == 252
 # %%
 exercise(
     1,
-    "How many weights has the discriminator's first dense layer for pictures of 176 x 176 pixels?",
+    "How many weights does the discriminator's first dense layer have for pictures of 176 x 176 pixels?",
     answer=None,
     check=lambda n: n == 11 * 11 * 512 * 1024,
     hint="176 halved four times is 11",

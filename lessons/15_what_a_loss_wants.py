@@ -95,7 +95,8 @@ print(f"In decibels: the blur is {gain:.1f} dB better than a sharp face in the w
 
 # %% [markdown]
 # So squared error does not merely tolerate blur. It *teaches* blur, to every network, however large:
-# a perfect face a few pixels away from the truth scores 3.3 dB worse than no face in particular.
+# a perfect face a few pixels away from the truth scores 3.3 dB worse than the blurred mean of all
+# faces.
 
 # %%
 save(
@@ -124,8 +125,8 @@ save(
 # $$L(p) = \frac{1}{N} \sum (\phi(p) - \phi(hr))^2$$
 #
 # where the sum runs over all $N$ features. VGG19's weights stay as they are. Only the picture $p$
-# receives a gradient, and it is the chain rule through $\phi$, read from its end. Take the smallest
-# $\phi$ with everything in it, one convolution and one ReLU:
+# receives a gradient, which follows from the chain rule through $\phi$, from its end to its
+# beginning. Take the smallest example of $\phi$, one convolution and one ReLU:
 #
 # | step | value | shape | gradient of $L$ with respect to it |
 # |---|---|---|---|
@@ -167,10 +168,10 @@ for result in check_directions(
 # %% [markdown]
 # ## Which loss prefers the texture?
 #
-# Now stripes that are finer than a pixel of the small picture. There, all their positions look the
-# same: grey. The truth is one of 16 positions, and you may answer with another position or with
-# plain grey. For pixels the calculation above holds: stripes in the wrong place are 32/15 times as
-# wrong as grey.
+# Now take stripes that are finer than a pixel of the small picture. In the small picture, all their
+# positions look the same: grey. The truth is one of 16 positions, and you may answer with another
+# position or with plain grey. For pixels the calculation above holds: stripes in the wrong place are
+# 32/15 times as wrong as grey.
 #
 # Features are another matter. Pooling keeps *that* something is in its window and drops *where* it
 # is, so the features of two sets of stripes resemble each other more than they resemble those of
@@ -270,17 +271,17 @@ save(picture_row(titles, height=3.4), "15_what_they_draw" + ("_vgg19" if file el
 # %% [markdown]
 # Squared error draws grey. A random VGG19 notices *how much* detail there was, but its filters are
 # noise, and so is what it draws. The trained VGG19 has filters for edges and their directions, and
-# it draws stripes. Not the sixteen given ones: stripes of its own, of the right width and direction.
-# This is the picture that the lesson draws when it is given VGG19's weights:
+# it draws stripes. They are not one of the sixteen given sets, but stripes of its own, with the right
+# width and direction. This is the picture that the lesson draws when it is given VGG19's weights:
 #
 # ![Drawn for pixels: grey. For a random VGG19: noise. For VGG19: stripes.](.pictures/15_vgg19.jpg)
 #
 # ## A loss can be paid in noise
 #
-# The random VGG19's answer is a warning. Originals have grain: film, sensors, skin. A blurred
-# picture lacks it, and a loss that measures *how much* there is, and hardly where, can be lowered
-# by adding any grain at all. To see it, add white noise to a blurred photograph, the bicubic
-# enlargement of its own reduction. It knows nothing of the photograph.
+# The random VGG19's answer is a warning. Originals have grain, from film, sensors or skin. A blurred
+# picture lacks it, and a loss that measures *how much* grain there is, and hardly where, can be
+# lowered by adding any grain at all. To see this, add white noise to a blurred photograph, the bicubic
+# enlargement of its own reduction. The noise knows nothing of the photograph.
 
 # %%
 sharp = images.to_float(Photograph().load(0)[40:296, 130:386])[None]
@@ -314,17 +315,17 @@ assert paid["pixels"][3] > 1 > paid["random VGG19, conv3_4"][3]
 
 # %% [markdown]
 # With the trained VGG19, the same noise lowers the loss on `conv3_4` by 18 %, and *raises* that on
-# `conv5_4` by 11 %: the deepest layer asks what is in the picture, and noise is in its way. A
-# generator that is paid for grain will make grain, and in a flat area a network that draws every
-# 4 x 4 pixels from one small pixel has only one way to make it: a pattern that repeats. Lesson
-# 25 comes back to this, with the mesh that such patterns draw.
+# `conv5_4` by 11 %: the deepest layer represents what is in the picture, and noise obscures it. A
+# generator that is rewarded for grain will make grain, and in a flat area, where all small pixels are
+# the same, it has only one way to make it: a pattern that repeats with every small pixel. Lesson 25
+# comes back to this mesh.
 #
 # ## Where 1/12.75 comes from
 #
 # The paper divides VGG19's features by 12.75 "to obtain VGG losses of a scale that is comparable to
 # the MSE loss", and says that this multiplies the loss by about 0.006. The square of 1/12.75 is
 # 0.00615, so 12.75 is a choice of units. Is it the size of the features themselves? It is not. With
-# the file at hand (blocks 4 and 5 in 8 bits), the features of `conv5_4` had a root mean square of
+# one file of weights (blocks 4 and 5 in 8 bits), the features of `conv5_4` had a root mean square of
 # 6.6. Between this photograph and its bicubic enlargement, the squared difference of the features
 # was 906 times that of the pixels; after scaling, 5.6 times. That is what "comparable" means here:
 # the two losses are within a factor of ten, so that neither is lost.
@@ -358,7 +359,7 @@ exercise(
 )
 exercise(
     2,
-    "In pixels' PSNR, how many dB is a texture in the wrong place behind grey, if there are very many "
+    "By PSNR, how many dB worse than grey is a texture in the wrong place, if there are very many "
     "possible places?",
     answer=None,
     check=lambda d: abs(d - 3.01) < 0.02,
@@ -370,7 +371,7 @@ exercise(
     "change to keep its effect?",
     answer=None,
     check=lambda f: abs(f - (10 / 12.75) ** 2) < 0.01,
-    hint="a loss of squares feels a scale twice",
+    hint="in a squared error, a scale counts twice",
 )
 
 # %% [markdown]

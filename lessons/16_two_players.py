@@ -12,7 +12,7 @@
 # Lives in: `npsrgan/losses.py`, `npsrgan/models/discriminator.py` and `npsrgan/ops/activations.py`.
 #
 # A generator $G$ makes pictures. A discriminator $D$ looks at a picture and answers with one number,
-# the *logit* $z$: positive for "a photograph", negative for "made". Its belief is
+# the *logit* $z$: positive for "a photograph", negative for "generated". Its belief is
 # $D = \sigma(z) = 1 / (1 + e^{-z})$, a number between 0 and 1. $D$ learns to tell the two apart, and
 # $G$ learns to fool it. Nobody ever shows $G$ a correct answer. All that $G$ learns from this game
 # reaches it through the gradient of $z$.
@@ -37,7 +37,7 @@ from npsrgan.tape import Tape, Tensor
 # ## What each player pays
 #
 # $D$ pays $-\log D$ for a photograph, which is 0 when it is sure and right, and grows without limit
-# when it is sure and wrong. For a made picture it pays $-\log(1 - D)$.
+# when it is sure and wrong. For a generated picture it pays $-\log(1 - D)$.
 #
 # For $G$ there is a choice. Both of these fall as $D$'s belief in $G$'s picture rises:
 #
@@ -85,15 +85,15 @@ for loss in (saturating, non_saturating):
     assert result.passed
 
 # %% [markdown]
-# Early in training, $D$ is sure that $G$'s pictures are made. Say $z = -10$.
+# Early in training, $D$ is sure that $G$'s pictures are generated. Say $z = -10$.
 
 # %%
 sure = 1 / (1 + np.exp(10))
 predict(
-    "How steep, without its sign, is the saturating loss at z = -10?",
+    "How steep (without the sign) is the saturating loss at z = -10?",
     guess=None,
     value=-float(slope(saturating, -10)),
-    because="it is D itself, and D is e^-10",
+    because="it is D itself, which is about e^-10",
 )
 predict(
     "How steep is the non-saturating loss there?",
@@ -105,7 +105,7 @@ assert np.isclose(slope(saturating, -10), -sure)
 assert np.isclose(slope(non_saturating, -10), -(1 - sure))
 
 # %% [markdown]
-# The saturating loss tells a beaten generator almost nothing: the worse its picture, the flatter the
+# The saturating loss tells a losing generator almost nothing: the worse its picture, the flatter the
 # slope. Hence the name. SRGAN uses the other one. The package's losses are these, averaged over a
 # batch, and $D$'s loss is the mean of its two halves:
 
@@ -122,10 +122,10 @@ print("losses.generator_adversarial and losses.discriminator_adversarial are the
 # Much code computes the sigmoid first and writes $-\log(D + 10^{-8})$, with the small number to keep
 # the logarithm finite. On paper nothing changes. On a computer two things do.
 #
-# First, when $D$ is far below $10^{-8}$, which is so from $z = -18.4$ down, the sum no longer
+# First, when $D$ is far below $10^{-8}$, which it reaches at $z = -18.4$, the sum no longer
 # depends on $D$, and the gradient vanishes in any precision. Second, on $D$'s side, $1 - D$ is
 # computed by a subtraction. Numbers of float32 just below 1 are $6 \cdot 10^{-8}$ apart, so from
-# $z = 14$ on, $1 - D$ is a dozen such steps or fewer, and from about 16.6 on it is exactly 0.
+# $z = 14$ on, $1 - D$ is only a dozen such steps or fewer, and from about 16.6 on it is exactly 0.
 
 
 # %%
@@ -135,7 +135,7 @@ def literal(z):
 
 
 def literal_made(z):
-    """-log(1 - D + 1e-8), what D pays for a made picture."""
+    """-log(1 - D + 1e-8), what D pays for a generated picture."""
     return -ops.log(1.0 - ops.sigmoid(z) + 1e-8)
 
 
@@ -177,7 +177,7 @@ for axis, (title, curves) in zip(axes, panels.items()):
         axis.plot(logits, slope(loss, logits, dtype), label=label, **style)
     axis.set(
         title=title,
-        xlabel="logit z: from sure of 'made' to sure of 'photograph'",
+        xlabel="logit z: from sure of 'generated' to sure of 'photograph'",
         ylabel="gradient with respect to z",
     )
     axis.legend(fontsize=8)
@@ -188,7 +188,7 @@ save(figure, "16_gradients")
 #
 # Here "photographs" are points in a plane, gathered in eight spots on a ring. $G$ turns four random
 # numbers into a point. Both players are three linear layers. $G$ begins with all its points near the
-# middle, and $D$ is allowed 150 steps alone, so that it is sure of itself when the game begins.
+# middle, and $D$ takes 150 steps alone, so that it is sure of itself when the game begins.
 #
 # | network | layers | shapes, for a batch of 128 |
 # |---|---|---|
@@ -310,7 +310,7 @@ figure, axes = plt.subplots(1, len(FRAMES), figsize=(12.5, 3), sharey=True, layo
 for axis, (step, (points, belief)) in zip(axes, games[0].items()):
     draw(axis, points, belief, f"step {step}: {spots_found(points)} of 8 found")
 figure.suptitle(
-    "Black: G's points. Green: photographs. D's belief: blue 'photograph', red 'made'", fontsize=10
+    "Black: G's points. Green: photographs. D's belief: blue 'photograph', red 'generated'", fontsize=10
 )
 save(figure, "16_ring")
 
@@ -324,9 +324,9 @@ print(
 assert misses[STEPS] < misses[0] / 2.5
 
 # %% [markdown]
-# Nobody showed $G$ the spots. It followed $D$'s slope, from red to blue, and arrived. Compare what a
-# squared error would have liked best: the mean of all photographs, which is the middle of the ring,
-# where no photograph lies.
+# Nobody showed $G$ the spots. It followed $D$'s slope, from red to blue, and found them. A squared
+# error would have preferred the mean of all photographs, which is the middle of the ring, where no
+# photograph lies.
 #
 # ## Mode collapse
 #
@@ -346,9 +346,9 @@ print("spots found after 1000 steps, by seed:", found)
 # Often one or two spots are left out, or hold only a few points. The counts differ from seed to seed
 # and, because rounding differs, from machine to machine.
 #
-# Why can $G$ afford that? Its loss is an average over its own points, and each point pays for being
-# found out, by itself. A point that sits on *any* spot pays little, and no term of the loss asks
-# whether all spots are visited. Only $D$ can object. On a spot where made points outnumber the
+# Why can $G$ afford that? Its loss is an average over its own points, and each point pays only for
+# being recognised itself. A point on *any* spot pays little, and no term of the loss asks
+# whether all spots are visited. Only $D$ can object. On a spot where generated points outnumber the
 # photographs, $D$ learns a belief below one half, and from then on the points there are pushed away.
 # So everything depends on $D$ keeping pace. Give it a tenth of its learning rate:
 
@@ -356,10 +356,10 @@ print("spots found after 1000 steps, by seed:", found)
 slow = {seed: play(seed, slower_d=10) for seed in SEEDS}
 found_slow = {seed: spots_found(slow[seed][STEPS][0]) for seed in SEEDS}
 predict(
-    "And with a discriminator that learns at a tenth of the rate?",
+    "How many does it find with a discriminator that learns at a tenth of the rate?",
     guess=None,
     value=float(np.mean(list(found_slow.values()))),
-    because="D's belief stays blunt, and G crowds where it is highest",
+    because="D's belief stays vague, and G's points gather where it is highest",
 )
 print("spots found with a slow D, by seed:", found_slow)
 assert np.mean(list(found.values())) >= np.mean(list(found_slow.values())) + 2
@@ -375,12 +375,12 @@ save(figure, "16_mode_collapse")
 # %% [markdown]
 # A generator that makes only some of the kinds of picture it should make has suffered *mode
 # collapse*: the photographs' distribution has eight modes, and $G$'s has fewer. In the lower row, $D$
-# only ever knows in which direction $G$'s points lie. $G$ moves to where $D$ does not look yet, all
-# its points together, and by the time $D$ has noticed, $G$ has moved on.
+# only knows in which direction $G$'s points lie. $G$ moves all its points together to where $D$ does
+# not object yet, and by the time $D$ has noticed, $G$ has moved on.
 #
-# SRGAN suffers less from this, because its generator does not choose freely among all photographs: it
-# must answer the small picture that it is given, and the pixel and feature losses hold it there. What
-# remains is a local collapse, such as one texture for every lawn.
+# SRGAN suffers less from this, because its generator does not choose freely among all photographs:
+# the pixel and feature losses tie it to the small picture that it is given. What remains is a local
+# collapse, such as one texture for every lawn.
 #
 # ## Exercises
 #
@@ -399,7 +399,7 @@ exercise(
 )
 exercise(
     2,
-    "What does D pay (losses.discriminator_adversarial) if it cannot tell at all, z = 0 for everything?",
+    "What does D pay (losses.discriminator_adversarial) if it cannot tell at all: z = 0 for everything?",
     answer=None,
     check=lambda a: abs(a - np.log(2)) < 1e-3,
     hint="softplus(0), twice, halved",
@@ -413,8 +413,8 @@ exercise(
 )
 
 # %% [markdown]
-# Write the test that notices mode collapse: `collapsed(points)` is given 800 points of shape
-# (800, 2) and returns True if one of the eight `spots` holds less than a quarter of its fair share.
+# Write a test that detects mode collapse: `collapsed(points)` takes an array of 800 points,
+# (800, 2), and returns True if one of the eight `spots` holds less than a quarter of its fair share.
 
 
 # %%

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Lesson 17: SRGAN
 #
-# **The question.** Two networks learn against each other. How can one see whether that goes well?
+# **The question.** Two networks learn against each other. How can you see whether that goes well?
 #
 # You should know: SRResNet (lesson 12), what a loss wants (lesson 15) and the two players
 # (lesson 16).
@@ -47,8 +47,8 @@ from npsrgan.trainer import Trainer
 #
 # SRGAN starts from an SRResNet that was trained on pixels alone. Here both are small, so that the
 # lesson takes seconds: 2 residual blocks of 24 channels, and a VGG19 with random weights, cut after
-# its first layer. The training images are *dead leaves*, drawn by the package; the photograph is only
-# looked at and measured on. (Lesson 18 shows where batches come from.)
+# its first layer. The training images are *dead leaves*, drawn by the package; the photograph is used
+# only for measuring. (Lesson 18 shows where batches come from.)
 
 # %%
 FIRST, SECOND = 600, 60  # steps of SRResNet on pixels alone, then of SRGAN, which starts from it
@@ -79,7 +79,7 @@ def new_trainer(**changes):
 
 
 # %% [markdown]
-# One step, in symbols. $G$ minimises a weighted sum of three losses, $D$ minimises its own:
+# This is one step, in symbols. $G$ minimises a weighted sum of three losses, and $D$ its own loss:
 #
 # $$L_G = w_1 |G(lr) - hr|^2 + w_2 |\phi(G(lr)) - \phi(hr)|^2 + w_3 s(-D(G(lr)))$$
 #
@@ -87,8 +87,8 @@ def new_trainer(**changes):
 #
 # Here $D$ stands for the logit and $s$ for the softplus (lesson 16). Both losses are recorded
 # on one tape, and the tape is asked twice: for the gradients of $L_G$ with respect to $G$'s
-# parameters, and for those of $L_D$ with respect to $D$'s. VGG19's parameters are in neither question,
-# so they get no gradient and cost nothing.
+# parameters, and for those of $L_D$ with respect to $D$'s. Neither question names VGG19's parameters,
+# so their gradients are never computed.
 #
 # | array | shape, for 4 patches of 12 x 12 |
 # |---|---|
@@ -137,11 +137,11 @@ print("the step by hand and the package's step leave the same two networks")
 # | name | what is different |
 # |---|---|
 # | healthy | nothing |
-# | pixels only | the weights of features and discriminator are 0: the SRResNet simply trains on |
+# | pixels only | the weights of features and discriminator are 0: SRResNet's training just continues |
 # | D shouts | the adversarial weight is 100 times as large |
 # | G is frozen | like "D shouts", but after half the steps $G$ stops learning, and $D$ plays on alone |
 #
-# Every tenth step is *diagnosed*: it also measures how strongly each loss pulls at the made picture.
+# Every tenth step is *diagnosed*: it also measures how strongly each loss pulls at the generated picture.
 
 
 # %%
@@ -195,37 +195,38 @@ for name, rows in games.items():
 # %% [markdown]
 # ## The health line, explained
 #
-# `pixel`, `perceptual`: how far the made picture is from the original, in pixels and in features.
+# `pixel`, `perceptual`: how far the generated picture is from the original, in pixels and in features.
 # Healthy: they fall slowly, or stay near SRResNet's. Sick: they climb, and keep climbing.
 #
-# `adversarial`: the mean of $-\log D(SR)$, what $G$ pays for being found out. Healthy: from 0.7 to 2,
+# `adversarial`: the mean of $-\log D(SR)$, what $G$ pays for being recognised. Healthy: from 0.7 to 2,
 # where $\log 2 = 0.69$ is a draw. Sick: far above 3, because $D$ has won.
 #
-# `discriminator`: what $D$ pays. Healthy: somewhat below 0.69. Sick: near 0 for long, because nobody is
-# left to play against.
+# `discriminator`: what $D$ pays. Healthy: somewhat below 0.69. Sick: near 0 for a long time, because
+# $G$ no longer offers any resistance.
 #
-# `D(HR)`, `D(SR)`: $D$'s mean belief in photographs and in made pictures. Healthy: HR above SR, both
-# away from 0 and 1. Sick: 1.00 and 0.00. (In games as short as these, a healthy $D$ has hardly begun
-# to tell the two apart.)
+# `D(HR)`, `D(SR)`: $D$'s mean belief for photographs and for generated pictures. Healthy: HR above SR,
+# both away from 0 and 1. Sick: 1.00 and 0.00. (In games as short as these, a healthy $D$ has hardly
+# begun to tell the two apart.)
 #
-# `gradients at SR`: how strongly each loss pulls at the made picture. Healthy: one leads, and none is
-# a hundred times another. Sick: one is alone.
+# `gradients at SR`: how strongly each loss pulls at the generated picture. Healthy: none is a hundred
+# times another. Sick: one dominates all others.
 #
-# `cosine`: of the angle between the adversarial pull and the others'. Healthy: near 0, each has its
-# own say. Sick: near -1, they undo each other's work.
+# `cosine`: of the angle between the adversarial pull and that of the other losses. Healthy: near 0,
+# they are independent. Sick: near -1, they undo each other's work.
 #
-# `PSNR`: of the validation images. Healthy: SRGAN's falls a little, and stays. Sick: it falls by
-# decibels.
+# `PSNR`: of the validation images. Healthy: SRGAN's falls a little and stays there. Sick: it falls by
+# several decibels.
 #
-# Check two of these against the games. First, how the loud $D$ pulls compared with the pixels:
+# Check two of these against the games. First, compare the pull of the loud $D$ with that of the
+# pixels:
 
 # %%
 pull = {
     name: rows[0]["gradient_adversarial"] / rows[0]["gradient_pixel"] for name, rows in games.items()
 }
 predict(
-    "D's weight is 100 times as large. How many times as large is its pull, measured against the "
-    "pixels', after ten steps?",
+    "D's weight is 100 times as large. How many times as large is its pull, relative to that of the "
+    "pixels, after ten steps?",
     guess=None,
     value=pull["D shouts"] / pull["healthy"],
     because="100 to begin with; within ten steps the pixel error has grown, and its pull with it",
@@ -245,7 +246,7 @@ predict(
     "D(HR) - D(SR) is between 0 and 1. What is it at the end of the game with the frozen G?",
     guess=None,
     value=gap["G is frozen"],
-    because="nobody plays against D any more",
+    because="G no longer plays against D",
 )
 print("D(HR) - D(SR) at the end:", {name: round(value, 2) for name, value in gap.items()})
 assert gap["G is frozen"] > gap["healthy"]
@@ -272,8 +273,8 @@ save(figure, "17_health")
 # %% [markdown]
 # ## What it costs, and what it gives
 #
-# SRGAN's PSNR against that of the SRResNet which it started from is not a fair comparison: SRGAN has
-# trained for longer. The fair rival is "pixels only", the same network after the same number of
+# Comparing SRGAN's PSNR with that of the SRResNet from which it started is not fair, because SRGAN has
+# trained for longer. The fair baseline is "pixels only", the same network after the same number of
 # steps.
 
 # %%
@@ -287,7 +288,7 @@ scores = {"bicubic": psnr(upscale(small, 4), photo)} | scores
 for name, score in scores.items():
     print(f"{name:30} {score:.2f} dB")
 difference = scores["SRGAN, healthy"] - scores["pixels only, as many steps"]
-print(f"SRGAN is {abs(difference):.2f} dB {'above' if difference > 0 else 'below'} its fair rival.")
+print(f"SRGAN is {abs(difference):.2f} dB {'above' if difference > 0 else 'below'} its fair baseline.")
 
 results = {
     "bicubic": upscale(small, 4),
@@ -302,8 +303,8 @@ save(picture_row(pictures, height=2.2), "17_small_srgan")
 
 # %% [markdown]
 # This network is too small, and its training too short, to draw convincing texture; what it shows is
-# the mechanics. The weights in `weights/` trained for hours. Where they are at hand, here is what
-# they make of the same small picture:
+# the mechanics. The networks in `weights/` were trained for hours. If the files are there, this is
+# what they make of the same small picture:
 
 # %%
 files = {"SRResNet": "srresnet.h5", "SRGAN": "srgan.h5"}
@@ -325,7 +326,7 @@ if all(file.exists() for file in files.values()):
         "17_srgan",
     )
 else:
-    print("the weights are not at hand, so this part is skipped")
+    print("the files in weights/ are missing, so this part is skipped")
 
 # %% [markdown]
 # Look closely at flat areas of SRGAN's picture, such as the forehead. Is its texture skin, or does it
@@ -347,8 +348,8 @@ exercise(
 )
 exercise(
     2,
-    "A sick line: D(HR) 1.00, D(SR) 0.00, adversarial 12. How large, without its sign, is the gradient "
-    "of the adversarial loss with respect to a logit of a made picture?",
+    "A sick line: D(HR) 1.00, D(SR) 0.00, adversarial 12. How large (without the sign) is the gradient "
+    "of the adversarial loss with respect to the logit of a generated picture?",
     answer=None,
     check=lambda a: abs(a - 1) < 0.01,
     hint="lesson 16: it is 1 - D; the loser still learns",
@@ -363,9 +364,9 @@ exercise(
 )
 
 # %% [markdown]
-# Write the alarm that a training run should ring. `sick(row)` is given a row of the log, a dictionary
-# with keys such as `d_hr`, `d_sr`, `adversarial`, `gradient_adversarial` and `gradient_pixel`, and
-# returns True if the run should be stopped.
+# Write an alarm for training runs. `sick(row)` takes a row of the log, a dictionary with keys such as
+# `d_hr`, `d_sr`, `adversarial`, `gradient_adversarial` and `gradient_pixel`, and returns True if the
+# run should be stopped.
 
 
 # %%

@@ -32,7 +32,7 @@ from npsrgan.trainer import Trainer
 # ## 1. Bicubic reduction by hand
 #
 # Training needs pairs: a large picture, and the small one that belongs to it. The large ones are
-# photographs. The small ones are made from them, by **bicubic reduction**.
+# photographs. The small ones are made from them by **bicubic reduction**.
 #
 # Each pixel of the result is a weighted mean of the pixels around its place. The weights are samples
 # of a curve of the distance $t$, Keys's cubic kernel:
@@ -41,8 +41,8 @@ from npsrgan.trainer import Trainer
 # k(t) = -\frac{1}{2}|t|^3 + \frac{5}{2}|t|^2 - 4|t| + 2 \quad (1 < |t| < 2)$$
 #
 # and 0 beyond. It is 1 at 0, and 0 at every other whole number, so at the original pixels nothing
-# changes. To shrink by the factor $s$, the curve is stretched: $k(t / s)$. A small pixel then takes
-# from $4s$ pixels along each axis, 16 for $s = 4$.
+# changes. To shrink by the factor $s$, the curve is stretched: $k(t / s)$. A small pixel is then
+# computed from $4s$ pixels along each axis, 16 for $s = 4$.
 #
 # Rows and columns are treated alike, one after the other. For one axis, the weights form a matrix
 # $A$ of shape (small, large), whose rows add up to 1:
@@ -117,11 +117,11 @@ def amplitude(image):
 with_stretch = amplitude(shrink(stripes, 4, stretch=4))
 without = amplitude(shrink(stripes, 4, stretch=1))
 predict(
-    "A wave of 5 pixels and amplitude 100 is reduced without the stretch. Which amplitude has the wave that "
-    "appears?",
+    "A wave of 5 pixels and amplitude 100 is reduced without the stretch. What is the amplitude of the wave "
+    "that appears?",
     guess=None,
     value=without,
-    because="Most of it: the fine wave comes back as a coarse one.",
+    because="Most of the amplitude is kept: the fine wave comes back as a coarse one.",
 )
 print(f"with the stretch: {with_stretch:.1f}")
 assert with_stretch < 0.1 * without
@@ -145,13 +145,13 @@ save(
 # %% [markdown]
 # The false rings in the two pictures in the middle look as real as the true ones. A network that was
 # trained on such pairs learns to turn false patterns back into fine ones, and does so in every
-# photograph. Room four of the bug museum (lesson 22) has the decibels.
+# photograph. Room four of the bug museum (lesson 22) measures the effect.
 #
 # ## 3. Patches
 #
 # A step does not need whole photographs. It takes **patches**: 24 x 24 small pixels and the 96 x 96
 # large ones they were made from, each pair from another photograph. The order is important: shrink,
-# then cut. Cut first, and the pixels at the patch's border would be made without their neighbours.
+# then cut. If you cut first, the pixels at the patch's border are made without their neighbours.
 # `patch_pair` cuts a little more than the patch, shrinks that, and drops the rest, so that a small
 # patch is a piece of the whole small picture, to the last bit.
 
@@ -168,7 +168,7 @@ assert np.any(different) and not np.any(different[3:-3, 3:-3])
 height, width = (n // 4 for n in photo.shape[:2])
 places = (height - 23) * (width - 23)
 predict(
-    "How many different 24 x 24 patches has this photograph, of 600 x 512 pixels?",
+    "How many different 24 x 24 patches does this photograph of 600 x 512 pixels have?",
     guess=None,
     value=places,
     because="127 places from top to bottom times 105 from left to right",
@@ -179,10 +179,10 @@ assert places == 127 * 105
 # ## 4. Augmentation
 #
 # A tree in the mirror is still a tree. **Augmentation** makes more patches by flipping them and
-# turning them by quarters: 8 versions of each. That is allowed because reduction does not care about
-# the direction: shrinking a turned picture gives the turned small picture. For mirroring and half
-# turns this holds to the last bit. A quarter turn exchanges rows and columns, and between the two the
-# levels are rounded and clipped, which shows at the strongest edges.
+# rotating them by quarter turns: 8 versions of each. That is allowed because reduction is the same in
+# every direction: shrinking a turned picture gives the turned small picture. For mirroring and half
+# turns this holds to the last bit. A quarter turn exchanges rows and columns, and between the two
+# passes the levels are rounded and clipped, which shows at the strongest edges.
 
 # %%
 def version(picture, flip, turns):
@@ -197,9 +197,9 @@ for flip in (False, True):
         assert apart.max() <= 4 * (turns % 2) and np.mean(apart > 1) < 0.002
 
 # %% [markdown]
-# Which photographs, which place, which version? All of it is drawn from a generator that is seeded
-# with the number of the step, `[_SAMPLE, self.seed, step, position]`. So batch 7 is the same batch
-# whoever asks for it: a thread that works ahead, or a run that was killed at step 6 and goes on.
+# Which photographs, which place, which version? All of it is drawn from a random generator that is
+# seeded with the number of the step, `[_SAMPLE, self.seed, step, position]`. So batch 7 is always the
+# same batch: for a thread that works ahead, and for a run that was killed at step 6 and resumes.
 
 # %%
 source = DeadLeaves(count=8, size=192, seed=18)
@@ -232,18 +232,17 @@ save(picture_row(gallery, columns=8, height=1.5), "18_batch")
 # * `losses = trainer.step(lr, hr, diagnose=logged)` The step of lesson 17. Only a logged step is diagnosed,
 #   because that asks the tape for more gradients.
 # * `losses = require_finite(losses, step)` A loss that is no longer a finite number ends the training.
-#   The last checkpoint is from before, and stays.
+#   The last checkpoint was saved before that and is kept.
 # * `validate(trainer, pairs, out, step)` The PSNR on pictures that were never trained on, and a sample
 #   picture to look at.
-# * `log.add(row)` and `say(report.health_line(row, total, s.generator))` The row of numbers goes into
-#   `log.csv`, and into one line of words.
+# * `log.add(row)` and `say(report.health_line(row, total, s.generator))` The row of numbers is written
+#   to `log.csv`, and printed as one line of text.
 # * `checkpoint.save(out / "checkpoint.h5", trainer)` Parameters, running statistics, Adam's moments and
 #   the number of steps. Nothing random needs to be saved: the next batch follows from the step.
 #
-# What else stands there handles Ctrl-C, full disks and too little memory.
+# The rest handles Ctrl-C, full disks and too little memory.
 #
-# The same loop without any of that fits on a postcard. (It does not validate: nothing stands behind
-# "PSNR".)
+# The same loop without all of that is short. (It does not validate, so its lines have no PSNR.)
 
 # %%
 settings = Settings(
@@ -275,7 +274,7 @@ predict(
     guess=None,
     value=np.mean(pixel[:3]) / np.mean(pixel[50:60]),
     within=0.5,
-    because="The first steps only learn how bright pictures are; that alone is worth a factor.",
+    because="The first steps learn little more than the mean brightness, and even that helps much.",
 )
 assert np.mean(pixel[50:60]) < 0.7 * np.mean(pixel[:3])
 figure, axis = plt.subplots(figsize=(7, 3), layout="constrained")
@@ -289,17 +288,17 @@ save(figure, "18_loop")
 # ## 6. Your own photographs
 #
 # **How many?** Patches are plenty: one photograph has thousands, eight times as many with
-# augmentation. What is scarce is variety. The weights in `weights/` were trained on 726 photographs,
-# the faces on 3,000, and `weights/README.md` shows what that gave. A few hundred sharp photographs of
-# what you want to enlarge are a sensible start. JPEG noise and blur in the originals are learned as
-# faithfully as everything else, so take the best you have, and shrink doubtful ones to half their size
-# first.
+# augmentation. Variety is scarce. The networks in `weights/` were trained on 726 photographs, those
+# for faces on 3,000, and `weights/README.md` shows the results. A few hundred sharp photographs of
+# what you want to enlarge are a sensible start. JPEG artefacts and blur in the originals are learned
+# like everything else, so take the best photographs you have, and shrink doubtful ones to half their
+# size first.
 #
 # **How large?** At least as large as a patch: 96 pixels for presets `paper` and `photo`, 176 for `seed`.
 # Smaller files are skipped, and the command says so.
 #
-# **Held out.** `--val FOLDER` names photographs that are measured and never trained on. Without it a
-# twentieth of `--data` is kept for that. Never mix frames of one film between the two.
+# **Held out.** `--val FOLDER` names photographs that are used for measuring and never for training.
+# Without it, a twentieth of `--data` is held out. Never put frames of the same film into both.
 #
 # **Which preset?** `demo` to see that everything works. `photo` for photographs as you find them,
 # together with `--degradation photo`: it also blurs, adds noise and compresses, because your small
@@ -308,8 +307,8 @@ save(figure, "18_loop")
 #
 #     python -m npsrgan.train --preset photo --data my_photos --vgg vgg19.h5 --degradation photo
 #
-# **How long?** Steps times the time of one step. Measure yours: it follows from the images per second in
-# the health line. The times of the shipped weights stand in `weights/README.md`.
+# **How long?** The number of steps times the time of one step, which follows from the images per
+# second in the health line. `weights/README.md` has the times of the shipped weights.
 
 # %%
 full = Trainer(Settings(steps=10, batch_size=1, patch_size=24).validate(), CPU)
@@ -324,22 +323,23 @@ print(f"SRResNet at full size, one patch a step: {min(times):.2f} s a step on th
 print(f"60,000 steps of 8 patches: about {60_000 * 8 * min(times) / 3600:.0f} hours")
 
 # %% [markdown]
-# **What the health line should look like.** Lesson 17 explains each number; this is what to look for,
-# and when.
+# **What the health line should look like.** Lesson 17 explains each number. This table says what to
+# look for, and when.
 #
 # | stage | look at | healthy | if not |
 # |---|---|---|---|
 # | first hundred steps | pixel loss | falls fast | a smaller rate |
 # | some hundred steps later | PSNR | SRResNet's passes bicubic's | train on |
 # | SRResNet, to its end | PSNR | rises, more and more slowly | if it falls: more photographs |
-# | SRGAN, first steps | adversarial, discriminator | near 0.7: nobody knows anything | |
-# | SRGAN, later | D(HR), D(SR) | D(HR) above D(SR), neither 0 or 1 | a smaller rate |
+# | SRGAN, first steps | adversarial, discriminator | near 0.7: D cannot tell them apart yet | |
+# | SRGAN, later | D(HR), D(SR) | D(HR) above D(SR), neither near 0 or 1 | a smaller rate |
 # | SRGAN, to its end | PSNR | a little below SRResNet's | a smaller adversarial weight |
 # | always | waiting for data | near 0 % | a larger `--cache` |
 #
 # The demo, `python -m npsrgan.train`, goes through these stages in minutes. On its photograph bicubic
 # has 25.94 dB. SRResNet had 23.78 dB at step 100, 25.79 at 300, 26.29 at 450 and 26.85 at step 1000. At
-# step 400 it had 22.81: one low line among good ones is no illness, as long as the rate is still high.
+# step 400 it had 22.81: one bad line among good ones is no cause for concern while the learning rate
+# is high.
 #
 # ## 7. Exercises
 
@@ -377,7 +377,7 @@ exercise(
 )
 exercise(
     3,
-    "How much does a pixel weigh that is half a pixel away, in the kernel that is not stretched?",
+    "In the kernel that is not stretched, what is the weight of a pixel that is half a pixel away?",
     answer=None,
     check=lambda weight: abs(weight - 0.5625) < 1e-6,
     hint="k(1/2)",

@@ -12,8 +12,8 @@
 #
 # **How to visit.** All exhibits were found in public SRGAN code. Each is a function with a switch
 # `bug`, and a test that fails with the bug and passes without. The decorator `exhibit` runs the test
-# both ways and prints what it said. The test is what to take home: it would have found the bug in an
-# afternoon. Each exhibit begins with the symptom, in the words of those who had it.
+# both ways and prints its message. Take the tests home: they would have found the bugs in an
+# afternoon. Each exhibit begins with the symptom, as users describe it.
 
 # %%
 import sys
@@ -64,9 +64,9 @@ def cosine(a, b):
 # ```
 #
 # $D$'s loss depends on $G$'s parameters too, through $D(sr)$. So the second line adds its gradient to
-# theirs, and $G$ descends on `loss_g + loss_d`: it helps $D$ to find it out.
+# theirs, and $G$ descends on `loss_g + loss_d`: it helps $D$ to recognise its own pictures.
 #
-# *How bad is it?* Compare the two slopes with respect to the logit of a made picture. With the
+# *How bad is it?* Compare the two slopes with respect to the logit of a generated picture. With the
 # adversarial weight $w$:
 #
 # | | loss | slope |
@@ -122,8 +122,8 @@ def test_d_loss_does_not_reach_g(bug):
 # `tape.gradient(loss_g, g.parameters(), keep=True)`, and nothing accumulates anywhere. In frameworks
 # that accumulate: detach `sr` for $D$'s loss, and clear the gradients between the two.
 #
-# Here is the game of lesson 16 with the leak and without, 700 steps each. With the leak, $G$
-# stays where $D$ can tell.
+# Here is the game of lesson 16 with the leak and without, 700 steps each. With the leak, $G$'s points
+# stay where $D$ recognises them.
 
 # %%
 angles = np.arange(8) * np.pi / 4
@@ -205,10 +205,10 @@ def test_a_beaten_generator_still_hears(bug):
 # *Symptom.* "D is right about everything after 50 steps, and on single images its accuracy falls to
 # chance."
 #
-# *The bug.* To save a pass, photographs and made pictures are joined into one batch:
+# *The bug.* To save a pass, photographs and generated pictures are joined into one batch:
 # `discriminator(np.concatenate([sr, hr]))`. Batch norm then measures the mean of a mixture. The
-# verdict on an image depends on its neighbours, and $D$ can tell the halves apart by where they lie
-# from their common mean, without looking at either.
+# logit of an image depends on its neighbours, and $D$ can tell the halves apart by their distance
+# from the common mean alone.
 #
 # *The cure.* Two passes. The tape records both, and both questions use them.
 
@@ -229,7 +229,7 @@ def test_verdict_on_photographs_does_not_depend_on_made_ones(bug):
 
 
 # %% [markdown]
-# ## 4. A loss that is attached to nothing
+# ## 4. A loss that is not connected to anything
 #
 # *Symptom.* "The content loss is printed and never falls. Whether its weight is 0 or 1000, the
 # pictures are the same."
@@ -268,23 +268,24 @@ def test_content_weight_matters(bug):
 # %%
 exercise(
     1,
-    "With the paper's adversarial weight, 1e-3: how many times the wanted gradient is the leak at D = 0.5?",
+    "With the paper's adversarial weight, 1e-3, how many times as long as the wanted gradient is the leak at "
+    "D = 0.5?",
     answer=None,
     check=lambda a: abs(a - 500) < 1,
     hint="0.25 against 1e-3 * 0.5",
 )
 exercise(
     2,
-    "And with the weight 1e-2 where D is nearly fooled, D(sr) = 0.9?",
+    "How many times with the weight 1e-2, where D is nearly fooled, D(sr) = 0.9?",
     answer=None,
     check=lambda a: abs(a - 450) < 1,
     hint="D / 2 against 1e-2 (1 - D)",
 )
 
 # %% [markdown]
-# Write another test that catches the first bug. It is given a function `reaches(weight)`, which
+# Write another test that catches the first bug. It takes a function `reaches(weight)`, which
 # returns the gradient that reaches $G$'s parameters from the game, as one vector, for a given
-# adversarial weight. It must raise an AssertionError, or return False, with the leak. (There is a
+# adversarial weight. With the leak, it must raise an AssertionError or return False. (There is a
 # weight for which you know the right answer without any calculation.)
 
 

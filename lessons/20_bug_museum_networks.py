@@ -52,11 +52,11 @@ lr = to_float(np.stack([downscale(tile, 2) for tile in tiles]))  # (16, 16, 16, 
 #
 # $$0.0024 / \sqrt{0.0024^2 + 10^{-5}} = 0.6$$
 #
-# where it should make 1. The loss adds up over the seven batch norms, and on the way back the small
-# last gamma multiplies the gradient once more. Lesson 09 takes the factors apart and measures
-# them on a photograph of 64 pixels. The factor below is for other pictures, of 16 pixels, and so it is
-# another number: what can be said in advance is that it is far above 100, the contribution of the last
-# gamma alone.
+# where it should make 1. This shrinking multiplies over the seven batch norms, and on the way back the
+# small last gamma multiplies the gradient once more. Lesson 09 separates the factors and measures
+# them on pictures of 64 x 64 pixels. The factor below is for pictures of 16 x 16 pixels, so it is
+# another number. All that is known in advance is that it is far above 100, the contribution of the
+# last gamma alone.
 
 
 # %%
@@ -70,7 +70,7 @@ def beginner(bug):
 
 
 def gradient_at_input(d):
-    """How long the gradient of the logits is at the images."""
+    """The length of the gradient of the logits with respect to the images."""
     x = Tensor(lr)
     with Tape() as tape:
         loss = ops.sum(d(x))
@@ -103,9 +103,9 @@ def test_signal_survives_initialisation(bug):
 # *Symptom.* "After a restart D's loss jumps, every time." "My 60 million parameters train as fast as 6
 # million."
 #
-# *The bug.* Layers are registered under names typed by hand, and two have the same. The second takes
-# the first one's place in the register. Both are used, but only the second is trained and saved. After
-# a restart the first is another random projection.
+# *The bug.* Layers are registered under names typed by hand, and two of them have the same name. The
+# second replaces the first in the register. Both are used, but only the second is trained and saved.
+# After a restart the first is another random projection.
 #
 # *The cure.* Names that cannot be equal, because they are the paths of attributes (`Layer.walk`), and a
 # test that saves and loads.
@@ -181,8 +181,8 @@ def test_an_average_is_calmer_than_its_values(bug):
 # *The bug.* `eval()` was never called. Batch norm measures the test batch, so an image's result depends on
 # its neighbours. (The running averages learn from the test images, too.)
 #
-# *The cure.* Call `eval()` before the test and `train()` after it; or `fold()` the network, which leaves no
-# other mode.
+# *The cure.* Call `eval()` before the test and `train()` after it; or `fold()` the network, which then
+# has no training mode.
 
 # %%
 generator = SRResNet(16, 2, scale=2)
@@ -221,7 +221,7 @@ for bug, style in ((False, "o-"), (True, "x-")):
     label = "swapped" if bug else "right"
     axes[0, 1].plot(averaged(noise[:150], bug), style[1:], lw=2 - bug, label=label, zorder=2 - bug)
 axes[0, 0].set(
-    title="1. Signal behind D's batch norms",
+    title="1. Signal after D's batch norms",
     xlabel="batch norm number",
     ylabel="standard deviation",
     yscale="log",
@@ -258,15 +258,15 @@ exercise(
 exercise(
     2,
     "A batch norm layer's gamma and beta are drawn from normal(0, 0.01), and its input becomes 100 times "
-    "as loud. How many times as loud is its output?",
+    "as large. How many times as large is its output?",
     answer=None,
     check=lambda a: abs(a - 1) < 1e-6,
     hint="batch norm divides by what?",
 )
 
 # %% [markdown]
-# Write a test that catches exhibit 2 without saving and loading anything. It is given a pair
-# `(network, register)`, as `classifier` returns it, and must raise an AssertionError, or return False,
+# Write a test that catches exhibit 2 without saving and loading anything. It takes a pair
+# `(network, register)`, as `classifier` returns it, and must raise an AssertionError or return False
 # if a layer of the network is not in the register.
 
 # %%

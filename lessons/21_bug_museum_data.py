@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Lesson 21: The bug museum, third room: files and data
 #
-# **The question.** Which bugs wait until the power fails?
+# **The question.** Which bugs hide in data and files, some of them until the power fails?
 #
 # You should know: batch norm (lesson 08) and Adam (lesson 11). Lesson 19 explains how
 # the museum works.
@@ -41,9 +41,10 @@ from npsrgan.models.vgg19 import random_vgg19
 # *The bug.* All crops of a batch are cut from one file. A face of CelebA is 178 x 218 pixels, and a
 # low-resolution patch of 44 pixels is one of $4 \cdot 44 = 176$ at high resolution. Along the shorter
 # side there are $\lfloor 178 / 4 \rfloor = 44$ low-resolution pixels, so there is just one place for
-# the patch. All sixteen crops are the same picture, and batch norm measures one face.
+# the patch, and along the longer side there are eleven. All sixteen crops show nearly the same
+# picture (in a square image, exactly the same), and batch norm measures one face.
 #
-# The stand-ins for faces here are drawn, 178 x 178 pixels each.
+# The stand-ins for faces here are dead leaves, 178 x 178 pixels each.
 
 # %%
 faces = DeadLeaves(20, 178)
@@ -80,7 +81,8 @@ def test_a_batch_holds_different_pictures(bug):
 
 
 # %% [markdown]
-# *The cure* is in `Batches`: each crop comes from another image, and has its own place, flip and turn.
+# *The cure* is in `Batches`: each crop comes from another image, and has its own place, flip and
+# rotation.
 
 # %%
 rows = {}
@@ -96,9 +98,9 @@ save(picture_row(rows, columns=5, height=2), "21_one_face")
 #
 # *The bug.* The new file is written over the old one.
 #
-# *The cure*, in `storage.write`: write beside the old file, flush, and rename. Renaming is one
-# operation of the file system. Whenever the process dies, either the old file is there or the new one,
-# and never half of one.
+# *The cure*, in `storage.write`: write a new file beside the old one, flush it, and rename it. Renaming
+# is one operation of the file system. Whenever the process dies, there is either the old file or the
+# new one, and never half of one.
 
 
 # %%
@@ -124,8 +126,8 @@ def test_dying_while_saving_leaves_a_whole_file(bug):
 #
 # *Symptom.* "It does not start, although a backup copy lies beside the broken file."
 #
-# *The bug.* The program loads the main file, and loads the backup if something in it is missing. A torn
-# main file raises an error on the first line, so the second is never reached.
+# *The bug.* The program loads the main file, and loads the backup if something in it is missing. But
+# loading a torn main file raises an error, so the line that loads the backup is never reached.
 #
 # *The cure.* Damage is what a backup is for, so expect it: try each file, and go on to the next when
 # reading raises `DamagedFile`.
@@ -187,9 +189,9 @@ def test_resumed_is_as_never_stopped(bug):
 # *Symptom.* "UserWarning: missing keys ...", and it scrolled away. "Training with VGG works, but no better
 # than with random weights."
 #
-# *The bug.* What the file lacks keeps its initial value.
+# *The bug.* Parameters that are missing from the file keep their initial values.
 #
-# *The cure.* `Layer.load_state_dict` raises an error that lists every name, and then nothing was changed.
+# *The cure.* `Layer.load_state_dict` raises an error that lists every missing name, and changes nothing.
 
 
 # %%
@@ -235,9 +237,9 @@ exercise(
 )
 
 # %% [markdown]
-# Write the test that catches exhibit 4. It is given a function `run(stop_at)`, which trains for ten
-# steps, is interrupted and resumed before step `stop_at` (None: never), and returns the parameters. It
-# must raise an AssertionError, or return False, with the bug.
+# Write a test that catches exhibit 4. It takes a function `run(stop_at)`, which trains for ten steps,
+# is interrupted and resumed before step `stop_at` (None: never), and returns the parameters. With the
+# bug, it must raise an AssertionError or return False.
 
 
 # %%

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Lesson 22: The bug museum, last room: pictures and numbers
 #
-# **The question.** Which bugs sit outside the network, where nobody looks?
+# **The question.** Which bugs hide outside the network, where nobody looks?
 #
 # You should know: images as arrays (lesson 01) and PSNR (lesson 00). Lesson 19
 # explains how the museum works.
@@ -35,8 +35,8 @@ bicubic = upscale(downscale(photo, 4), 4)
 # *Symptom.* "Black dots in white places, and coloured spots in the shadows. It will go away with more
 # training." It does not.
 #
-# *The bug.* `np.uint8` of a number outside 0 to 255 wraps: 256 becomes 0, and -1 becomes 255. A network
-# that is right within 2 levels oversteps wherever the picture is white or black.
+# *The bug.* `np.uint8` of a number outside 0 to 255 wraps: 256 becomes 0, and -1 becomes 255. Even a
+# network that is right within 2 levels leaves this range where the picture is white or black.
 #
 # *The cure*, in `images.to_uint8`: clip, then round. (What a bare cast of a negative float does depends
 # on the processor. Here the bug goes through int, so that it is the same everywhere.)
@@ -65,7 +65,7 @@ def test_a_little_too_bright_is_still_bright(bug):
 
 
 hr = images.to_float(photo)
-sharpened = hr + 0.5 * (hr - images.to_float(bicubic))  # oversteps at edges, as networks do
+sharpened = hr + 0.5 * (hr - images.to_float(bicubic))  # overshoots at edges, as networks do
 picture = {"HR": photo, "with the bug": to_uint8(sharpened, True), "clipped": to_uint8(sharpened, False)}
 save(
     picture_row({name: image[30:158, 60:188] for name, image in picture.items()}, height=3.4),
@@ -73,12 +73,12 @@ save(
 )
 
 # %% [markdown]
-# ## 2. Cut in place of rounded
+# ## 2. Truncated in place of rounded
 #
 # *Symptom.* "My output is a shade darker than the input, even where nothing was changed."
 #
-# *The bug.* `astype(np.uint8)` drops what is behind the decimal point, and float32 has 126.99999 for
-# 127. Lesson 01 shows which levels that happens to. *The cure* is `np.rint`.
+# *The bug.* `astype(np.uint8)` drops the fraction, and in float32 a level may come back as slightly less
+# than a whole number. Lesson 01 shows for which levels that happens. *The cure* is `np.rint`.
 
 
 # %%
@@ -140,13 +140,13 @@ def test_bicubic_is_not_better_than_bicubic(bug):
 #
 # ## 4. The wrong small picture
 #
-# *Symptom.* "25 dB on my validation set, and jagged, wobbly edges on real photographs." "The small and the
+# *Symptom.* "25 dB on my validation set, but jagged, wobbly edges on real photographs." "The small and the
 # large picture are shifted by half a pixel."
 #
 # *The bug.* The small picture is made by keeping every fourth pixel, or by a bilinear resize without
 # antialiasing, which looks at 2 x 2 of every 4 x 4 pixels. Detail finer than the new grid should
 # vanish. Here it comes back as coarse stripes that were never there: *aliasing*. The network then
-# learns to undo a lens that nobody has.
+# learns to undo a degradation that does not occur in practice.
 #
 # *How much comes back?* Take a wave of 3 pixels, sampled every 4. The mean of two neighbouring pixels
 # keeps $\cos(\pi / 3) = 1/2$ of its amplitude, and on the grid of 4 it appears as a wave of 12 pixels,
@@ -207,14 +207,14 @@ save(picture_row(pictures, height=3.4, vmin=0, vmax=255), "22_downscaling")
 # VGG."
 #
 # *The bug.* The published weights expect 0 to 255 minus a mean for each channel. Given [-1, 1], the
-# picture is 127 times too faint, and what a layer answers is mostly its biases.
+# picture has 127 times too little contrast, and the output of a layer is mostly its biases.
 #
-# *The cure.* The weights carry their normalisation with them (`input_gain` and `input_shift` of `VGG19`).
+# *The cure.* The normalisation is stored with the weights (`input_gain` and `input_shift` of `VGG19`).
 
 # %%
 vgg = random_vgg19(
     "conv2_1"
-)  # stands for published weights: with biases, and used to 0 to 255 minus a mean
+)  # stands for published weights: with biases, and for inputs of 0 to 255 minus a mean
 for name in ("conv1_1", "conv1_2", "conv2_1"):
     bias = getattr(vgg, name).bias.array
     bias[...] = 10 * np.random.default_rng([15, len(bias)]).standard_normal(bias.shape)
@@ -254,16 +254,16 @@ exercise(
 )
 exercise(
     3,
-    "Waves are p pixels long, and every 4th pixel is kept. From which p on can the small picture show "
-    "them?",
+    "Waves are p pixels long, and every 4th pixel is kept. What is the smallest p that the small picture "
+    "can show?",
     answer=None,
     check=lambda a: a == 8,
     hint="two samples for each wave",
 )
 
 # %% [markdown]
-# Write a test that catches exhibit 4. It is given a function `shrink(image)`, which takes uint8
-# (H, W, 3) to (H / 4, W / 4, 3), and must raise an AssertionError, or return False, if it aliases.
+# Write a test that catches exhibit 4. It takes a function `shrink(image)`, from uint8 (H, W, 3) to
+# (H / 4, W / 4, 3), and must raise an AssertionError or return False if that function aliases.
 # (Any image will do whose small version you know.)
 
 

@@ -11,9 +11,9 @@
 # Lives in: `npsrgan/device.py` and `npsrgan/fast/cuda/`.
 #
 # A graphics card computes with tens of thousands of threads at once. Nothing in `npsrgan/ops/` knows
-# of that. This lesson runs everywhere. Where there is no card, a C++ compiler plays its part, and
-# where there is none of those either, Python does. So the lesson *counts*: operations, bytes,
-# accesses, launches. It measures no card.
+# of that. This lesson runs everywhere: without a card, its kernels run as C++ on the CPU, and without
+# a C++ compiler, only as Python. So the lesson *counts* operations, bytes, accesses and launches. It
+# does not measure times.
 
 # %%
 import sys
@@ -46,7 +46,7 @@ print(remark or device.description)
 # which live in the card's memory, answer yes: through `__array_ufunc__` for elementwise functions, and
 # through `__array_function__` for the others. So `np.where` of a CuPy array runs on the card.
 #
-# Here is an array that notes what it is asked and lets NumPy do the work.
+# Here is an array that notes which functions are called, and lets NumPy do the work.
 
 
 # %%
@@ -85,10 +85,10 @@ assert np.allclose(to_numpy(on_device), seen.array)
 # %% [markdown]
 # ## Bytes or operations?
 #
-# What limits a card? Count both for one layer, in a training batch of 16 images of 44 x 44 pixels.
-# Take a card whose data sheet promises $20 \cdot 10^{12}$ operations and $1.5 \cdot 10^{12}$ bytes a
-# second. Below $20 / 1.5 = 13$ operations for each byte, it waits for its memory. (These two numbers
-# are an example. Put your card's in their place.)
+# What limits a card, bytes or operations? Count both for single layers, in a training batch of 16
+# images of 44 x 44 pixels. Take a card whose data sheet promises $20 \cdot 10^{12}$ operations and
+# $1.5 \cdot 10^{12}$ bytes a second. Below $20 / 1.5 = 13$ operations for each byte, it waits for its
+# memory. (These two numbers are an example. Replace them by those of your card.)
 
 # %%
 OPERATIONS, BYTES = 20e12, 1.5e12
@@ -119,10 +119,10 @@ assert (
 )
 
 # %% [markdown]
-# For those, the way to be fast is to move fewer bytes. The rest of the lesson does that to Adam, in
-# three steps. First the starting point, NumPy's (and CuPy's) way: each operation is one *kernel*, a
-# function that the card runs, and each makes one pass over memory. Count the arrays that are read and
-# written, operation by operation:
+# Those become faster only by moving fewer bytes. The rest of the lesson does that for Adam, in three
+# steps. The starting point is NumPy's (and CuPy's) way: each operation is one *kernel*, a function
+# that the card runs, and each makes one pass over memory. Count the arrays that are read and written,
+# operation by operation:
 #
 # | line | operations | floats moved for each parameter |
 # |---|---|---|
@@ -158,14 +158,14 @@ assert np.allclose(layer.flat, wanted, rtol=1e-5)
 print("13 operations of NumPy, and the package's Adam, agree")
 
 # %% [markdown]
-# ## Rung 1: three kernels, divided as among workers
+# ## Rung 1: three kernels, divided as among CPU cores
 #
-# A CUDA kernel is written as what *one* thread does. The card starts very many threads of it, in
-# blocks of, say, 256. `blockIdx` and `threadIdx` tell a thread where it stands, `blockDim` how large a
+# A CUDA kernel describes what *one* thread does. The card starts very many threads of it, in
+# blocks of, say, 256. `blockIdx` and `threadIdx` tell a thread its position, `blockDim` how large a
 # block is, and `gridDim` how many blocks there are.
 #
-# The obvious way to divide the work is to give each thread a piece of neighbouring entries, as one
-# would among the cores of a processor. One kernel for each of the three lines, written by hand:
+# The obvious way to divide the work is to give each thread a piece of neighbouring entries, as among
+# the cores of a CPU. Here is one kernel for each of the three lines, written by hand:
 
 # %%
 NAIVE = r"""
@@ -198,8 +198,9 @@ predict(
 
 # %% [markdown]
 # To run them without a card, a C++ compiler and two loops are enough, because no thread of these
-# kernels waits for another. The loops call the same text for every thread of every block. (The
-# package's kernels do wait for each other; its tests use a larger stand-in, `tests/gpu/emulate.py`.)
+# kernels waits for another. The loops call the same code for every thread of every block. (In the
+# package's kernels, threads do wait for each other; its tests use a larger emulator,
+# `tests/gpu/emulate.py`.)
 
 # %%
 GXX = shutil.which("g++")
@@ -265,7 +266,7 @@ def run_three(source, *last):
 piece = -(-size // (GRID * BLOCK))  # 8 entries for each of 128 threads
 p = run_three(NAIVE, np.int32(piece))
 if p is None:
-    print("there is neither a card nor g++: the kernels are read here, and not run")
+    print("there is neither a card nor g++, so the kernels are shown and not run")
 else:
     assert np.allclose(p, wanted, rtol=1e-4)
     print("rung 1 agrees with NumPy")
@@ -279,11 +280,11 @@ else:
 #
 # In rung 1, thread $t$ begins at entry $8t$. So the first read of a warp touches 32 sectors, 1024
 # bytes, of which it uses 128. The other floats of a sector are needed soon, in the next seven turns of
-# the loop, and a cache may keep them until then. Or it may not, with thousands of threads asking for
-# theirs.
+# the loop. A cache may keep them until then, but it may not, because thousands of other threads need
+# it as well.
 #
-# The cure is to deal the entries out like cards: thread $t$ takes $t$, then $t$ plus the number of all
-# threads, and so on. Only the loop changes.
+# The cure is to deal the entries out like playing cards: thread $t$ takes entry $t$, then $t$ plus the
+# number of all threads, and so on. Only the loop changes.
 
 # %%
 COALESCED = re.sub(
@@ -324,9 +325,9 @@ assert touched == {"in pieces": 32, "dealt out": 4}
 #
 # ## Rung 3: one kernel
 #
-# The three kernels read `g` twice, and `m` and `v` again right after they were written. A thread can
-# keep such numbers in *registers*, its own few places for numbers, if all three lines are in one
-# kernel. This is called *fusion*.
+# The three kernels read `g` twice, and `m` and `v` again right after they were written. If all three
+# lines are in one kernel, a thread can keep such numbers in *registers*, its own fast memory for a few
+# numbers. This is called *fusion*.
 
 # %%
 FUSED = r"""
@@ -355,8 +356,8 @@ predict(
 
 # %% [markdown]
 # The card promises no order: any thread may run before any other. So no thread may need what another
-# one writes. Here each entry belongs to exactly one thread. Play the card in Python, every thread once,
-# in random order, and let each note what it owns:
+# one writes. Here each entry belongs to exactly one thread. Emulate the card in Python: run every
+# thread once, in random order, and let each note which entries it owns:
 
 # %%
 owner = np.full(size, -1)
@@ -390,8 +391,8 @@ print("every entry has one owner, and the order does not matter")
 # parameter[j] = p[i], mean[j] = m[i], square[j] = v[i];
 # ```
 #
-# The gradients need not be gathered into a flat buffer first. The kernel is given a table that says
-# where each parameter's gradient lies, and finds its entry there:
+# The gradients do not have to be gathered into a flat buffer first. The kernel is given a table with
+# the address of each parameter's gradient, and finds its entry there:
 #
 # ```
 # // npsrgan/fast/cuda/adam.cu
@@ -403,9 +404,9 @@ print("every entry has one owner, and the order does not matter")
 #
 # ## One graph
 #
-# Every launch costs: Python decides, the driver is asked, the card begins. Small kernels are done
-# before Python has asked for the next one. How many are there? Count the operations on the tape of one
-# SRGAN step without VGG19. The networks here have their full depth, and are narrow to save time.
+# Every launch costs time in Python and in the driver. Small kernels are done before Python has launched
+# the next one. How many are there? Count the operations on the tape of one SRGAN step without VGG19.
+# The networks here have their full depth, but are narrow to save time.
 
 # %%
 generator, discriminator = SRResNet(4, 16), Discriminator(2, 16)
@@ -422,8 +423,8 @@ assert len(tape) == 16 * 6 + 12 + 2 * 27
 
 # %% [markdown]
 # A *CUDA graph* (`npsrgan/fast/cuda/graph.py`) records the launches once, with the addresses of their
-# arrays, and from then on starts all of them with one call. It is a tape for kernels. Because it holds
-# addresses, new inputs must be copied to where the old ones were. In Python:
+# arrays, and from then on starts all of them with one call. It is a tape for kernels. Because it stores
+# addresses, new inputs must be copied into the same arrays. In Python:
 
 # %%
 buffer, result = np.zeros(3), np.zeros(3)
@@ -437,10 +438,10 @@ def replay():
 
 
 new = np.array([1.0, 2.0, 3.0])
-assert replay() == [1, 1, 1]  # `new` lies somewhere else, and the graph does not see it
+assert replay() == [1, 1, 1]  # `new` is stored elsewhere, so the graph does not see it
 buffer[...] = new
 assert replay() == [3, 5, 7]
-print("the graph sees new inputs only where the old ones were")
+print("the graph sees new inputs only if they are copied into its own array")
 
 # %%
 figure, axes = plt.subplots(1, 3, figsize=(15, 4.2), layout="constrained", width_ratios=(3, 2, 2))

@@ -12,7 +12,7 @@
 # Lives in: `npsrgan/inference/` (`blend`), `npsrgan/metrics.py` and `npsrgan/evaluate/`.
 #
 # In every table of super-resolution, the network with the better PSNR makes the duller pictures. Is
-# that a fault of the networks, or of PSNR? It is neither. It can be calculated.
+# that a fault of the networks, or of PSNR? It is neither, and a calculation shows why.
 
 # %%
 import sys
@@ -36,11 +36,11 @@ from npsrgan.models.vgg19 import random_vgg19
 # ## A world in which the best answers are known
 #
 # Take pictures of stone: a sum of waves, each with a known strength (proportional to 1/frequency) and
-# a random phase. The small picture tells the long waves exactly. Of the short ones it says nothing,
-# so any phase is as likely as any other.
+# a random phase. The small picture determines the long waves exactly. It says nothing about the short
+# ones, so any phase is as likely as any other.
 #
 # Three pictures matter: the *truth*, the *mean* of all stones that have this small picture, in which
-# the short waves cancel, and a *sample*, one of these stones, as good a stone as the truth is.
+# the short waves cancel, and a *sample*, one of these stones, which is as good as the truth.
 
 # %%
 SIDE = 256
@@ -67,10 +67,10 @@ hr = picture(truth)
 
 # %% [markdown]
 # Call the unknown part of the truth $a$, and its variance $s$. The mean has 0 in place of $a$, so
-# its squared error is $E[a^2] = s$. No picture can do better, which is why a pixel loss learns this
-# one.
+# its squared error is $E[a^2] = s$. No picture can do better, so a network trained on a pixel loss
+# learns this one.
 #
-# The sample has a part $b$ of its own there, with the same variance and independent of $a$:
+# The sample has its own part $b$ in place of $a$, with the same variance and independent of $a$:
 #
 # $$E[(a - b)^2] = E[a^2] + E[b^2] - 2 E[ab] = s + s - 0 = 2s$$
 #
@@ -99,9 +99,10 @@ assert np.allclose(scores, calculated, atol=0.1)
 # ## Measuring what looks right
 #
 # LPIPS, the usual measure of how different two pictures look to people, needs weights that are not in
-# this repository. Here is a stand-in for textures: how strongly do the features of a random VGG19
-# answer, compared with the original's? It knows no meaning and no places, only how much of each kind
-# of detail there is. For the whole sample it should be near 0, and for the mean it should be largest.
+# this repository. Here is a stand-in for textures: it compares how strongly the features of a random
+# VGG19 vary in the picture and in the original. It measures only how much of each kind of detail there
+# is, not where it is or what it means. It should be near 0 for the whole sample, and largest for the
+# mean.
 
 # %%
 vgg = random_vgg19("conv2_2")
@@ -128,7 +129,7 @@ save(picture_row(rows, height=2.5, vmin=0, vmax=255), "24_mean_and_sample")
 
 # %% [markdown]
 # All along the way, what is gained in looks is lost in decibels. No network can escape this: the mean
-# is the most accurate picture, and it is no stone.
+# is the most accurate picture, and it does not look like stone.
 #
 # ## The same with networks
 #
@@ -149,19 +150,19 @@ if trained:
         value=loss,
     )
 else:
-    print("the weights are not at hand: the networks' part is skipped")
+    print("the files in weights/ are missing, so the networks' part is skipped")
 
 # %% [markdown]
-# It is another number than 3.01, and the calculation says why. Write $e = safe - hr$ for SRResNet's
+# It is not 3.01, and the calculation says why. Write $e = safe - hr$ for SRResNet's
 # error and $d = bold - safe$ for what SRGAN adds. Then SRGAN's error is $e + d$, and
 #
 # $$\frac{E[(e + d)^2]}{E[e^2]} = 1 + r + 2c\sqrt{r}, \qquad
 # r = \frac{E[d^2]}{E[e^2]}, \qquad c = \frac{E[ed]}{\sqrt{E[e^2] E[d^2]}}$$
 #
 # In the world of stone $r = t^2$, and $c = 0$ because the sample knows nothing of the truth. A real
-# network differs in both. It may add less than a whole sample: $r < 1$, its texture is timid. And
-# what it adds may be related to SRResNet's error: with $c < 0$ it points towards the truth more often
-# than chance, and costs less; with $c > 0$ it points away, and costs more.
+# network differs in both. It may add less than a whole sample: $r < 1$, its texture is weak. And
+# what it adds may be correlated with SRResNet's error: with $c < 0$ it points towards the truth more
+# often than by chance, and costs less; with $c > 0$ it points away, and costs more.
 
 # %%
 if trained:
@@ -183,16 +184,17 @@ if trained:
     assert abs(10 * np.log10(1 + r + 2 * c * np.sqrt(r)) - loss) < 0.01
 
 # %% [markdown]
-# So a small loss in PSNR is no merit of an SRGAN. It says that the network stayed close to SRResNet.
-# The paper's lost 2.65 dB on Set5 (32.05 against 29.40), near the price of a whole sample.
+# So a small loss in PSNR does not make a better SRGAN. It often says that the network stayed close to
+# SRResNet. The paper's SRGAN lost 2.65 dB on Set5 (32.05 against 29.40), near the price of a whole
+# sample.
 #
 # ## A path between two networks
 #
-# The choice need not be made once and for all. `blend(srresnet, srgan, amount)` makes a network whose
+# You do not have to choose once and for all. `blend(srresnet, srgan, amount)` makes a network whose
 # parameters are a mixture, `(1 - amount) * array + amount * second[name]`, and the mixture can be
 # chosen by eye, after training. It works because SRGAN started from SRResNet. Two networks that were
-# trained apart have no such path between them. (Weights are mixed here, not pictures as with the stone,
-# so the way need not be as straight: a mixture may be smoother than both of its ends.)
+# trained separately have no such path between them. (Here weights are mixed, not pictures as with the
+# stone, so the path may bend: a mixture may be smoother than both of its ends.)
 
 # %%
 curves = {"stone, calculated": (scores, odd)}
@@ -216,7 +218,7 @@ figure, axes = plt.subplots(1, 2, figsize=(10, 3.5), layout="constrained")
 for name, (x, y) in curves.items():
     axes[0].plot(np.array(x) - x[0], np.array(y) / y[0], "o-", label=name)
 axes[0].set(
-    title="Left costs accuracy, down looks natural",
+    title="Left: less accurate. Down: more natural.",
     xlabel="PSNR (Y) in dB, against the start",
     ylabel="strangeness, relative to the start",
 )
@@ -240,7 +242,7 @@ save(figure, "24_trade")
 # %%
 exercise(
     1,
-    "A pixel loss reaches 28 dB in a world like the stone's. What PSNR has a perfect sample?",
+    "A pixel loss reaches 28 dB in a world like the stone's. What is the PSNR of a perfect sample?",
     answer=None,
     check=lambda x: abs(x - 24.99) < 0.05,
     hint="3.01 dB less",
@@ -254,8 +256,8 @@ exercise(
 )
 
 # %% [markdown]
-# Write `price(e, d)`: the decibels that a picture loses whose error was `e` and to which `d` was added,
-# for arrays of any shape. Negative, if adding it was a gain.
+# Write `price(e, d)`, for arrays of any shape: a picture had the error `e`, and `d` was added to it. How
+# many decibels did it lose? The result is negative if it gained.
 
 
 # %%

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Lesson 25: What a number hides
 #
-# **The question.** When a table says that SRGAN's pictures are better, what may it not have noticed?
+# **The question.** When a table says that SRGAN's pictures are better, what may it have overlooked?
 #
 # You should know: reading the results (lesson 24) and checkerboards (lesson 10).
 #
@@ -47,11 +47,11 @@ def strangeness(image):
 
 
 # %% [markdown]
-# ## A rival that knows nothing
+# ## A baseline that knows nothing
 #
-# A measure of how natural a picture looks must tell texture from noise, or else noise will win. So
-# before believing that a network draws texture, let it compete with a random number generator: white
-# grey noise on top of SRResNet's picture.
+# A measure of how natural a picture looks must tell texture from noise; otherwise noise will win. So
+# before you believe that a network draws texture, let it compete with a random number generator: white
+# noise, equal in all channels, on top of SRResNet's picture.
 #
 # What does the noise cost in PSNR? Noise with a standard deviation of $\sigma$ levels, the same in all
 # three channels, moves luma by $\frac{219}{255} \sigma$, because Y spans 219 levels where RGB spans
@@ -72,7 +72,7 @@ base = psnr(smooth_answer, photo)
 squared_error = 255**2 / 10 ** (base / 10)
 calculated = 10 * np.log10(255**2 / (squared_error + (219 / 255 * 2) ** 2))
 predict(
-    f"Without noise the picture has {base:.2f} dB. What has it with noise of 2 levels?",
+    f"Without noise the picture has {base:.2f} dB. How many dB does it have with noise of 2 levels?",
     guess=None,
     value=psnr(noisy(2), photo),
     because=f"calculated: {calculated:.2f} dB",
@@ -89,16 +89,16 @@ for name, (decibels, odd) in table.items():
     print(f"{name:12} {decibels:7.2f} {odd:13.3f}")
 assert table["noise 2"][1] < table["no noise"][1]
 best = min((name for name in table if name.startswith("noise")), key=lambda name: table[name][1])
-print(f"The best of the random number generator is {best}.")
+print(f"The best noise is {best}.")
 if "SRGAN" in table:
     verdict = "better" if table["SRGAN"][1] < table[best][1] else "no better"
-    print(f"By this measure, the shipped SRGAN is {verdict} than that on this photograph.")
+    print(f"By this measure, the shipped SRGAN is {verdict} than this noise on this photograph.")
 
 # %% [markdown]
-# Noise made the measure better, and nobody would call it texture. LPIPS is not so easily pleased as
-# this stand-in, but it is pleased: the README of `npsrgan/evaluate/` has a table in which noise of 2 or
-# 3 levels earns nearly all that an earlier SRGAN earned. That is why the table of every evaluation has
-# a row "srresnet + noise". A network that does not beat this row has not been shown to draw texture.
+# Noise improved the measure, and nobody would call it texture. LPIPS is not fooled as easily as this
+# stand-in, but it is fooled: the README of `npsrgan/evaluate/` has a table in which noise of 3 levels
+# brings most of the gain that SRGAN brings. That is why the table of every evaluation has a row
+# "srresnet + noise". A network that does not beat this row has not been shown to draw texture.
 
 # %%
 close = np.s_[100:200, 190:290]
@@ -144,9 +144,9 @@ assert variation(4.0) < 1e-6
 assert min(variation(3.0), variation(5.0), variation(6.0)) > 0.5
 
 # %% [markdown]
-# So a pattern of period 4 is not invisible to LPIPS, but it is confounded with a change that is the
-# same everywhere, which it forgives easily. Earlier weights of this project drew such a mesh. LPIPS
-# preferred them to SRResNet all the same, and a reader of the table alone could not have noticed.
+# So a pattern of period 4 is not invisible to LPIPS, but it looks to LPIPS like a change that is the
+# same everywhere, which costs little. Earlier weights of this project drew such a mesh. LPIPS
+# preferred them to SRResNet all the same, and the table alone did not show it.
 #
 # ## A number for the mesh
 #
@@ -166,7 +166,7 @@ tile = np.array([[3.0, -1, 0, -1], [-1, 0, -1, 1], [0, -1, 2, -1], [-1, 1, -1, 1
 tile -= tile.mean()
 detail = np.tile(tile, (64, 64)) + 5 * np.random.default_rng(21).standard_normal((256, 256))
 predict(
-    "A tile of 4 x 4 numbers is repeated, and noise is added that is four times as strong. How strong is the "
+    "A tile of 4 x 4 numbers is repeated, and noise about four times as strong is added. How strong is the "
     "pattern in the sixteen means, relative to the tile?",
     guess=None,
     value=phase_means(detail).std() / tile.std(),
@@ -213,20 +213,20 @@ save(
 
 # %% [markdown]
 # The drawn mesh costs little PSNR and *improves* the strangeness, because any detail does. Only the
-# number that was made for it tells (and the eye: the picture shows the spot with its contrast
-# tripled). The cure is in the network: `constrain` forbids the mesh, by letting all phases of a pixel
+# number that was made for it reveals it (and the eye: the picture shows the spot with its contrast
+# tripled). The cure is in the network: `constrain` prevents the mesh by making all phases of a pixel
 # shuffle answer a flat area alike (lesson 10).
 #
-# Does this number hide nothing? It does. It asks what repeats in the same phase *everywhere*. Draw the
-# same tile again, but with its sign chosen at random for each square of 32 x 32 pixels, as a network
-# might whose pattern depends on the brightness below:
+# Does this number hide something, too? Yes. It finds what repeats in the same phase *everywhere*. Draw
+# the same tile again, but with its sign chosen at random for each square of 32 x 32 pixels, like a
+# network whose pattern depends on the brightness:
 
 # %%
 signs = np.kron(np.random.default_rng(22).choice([-1, 1], (19, 16)), np.ones((32, 32)))[:600]
 in_parts = np.rint(smooth_answer + (signs * np.tile(tile, (150, 128)))[..., None])
 in_parts = np.clip(in_parts, 0, 255).astype(np.uint8)
 predict(
-    "The mesh with one sign measures as above. Which share of that is left with random signs?",
+    "What share of the measured mesh is left with random signs?",
     guess=None,
     value=mesh(in_parts, smooth) / mesh(drawn, smooth),
     because="squares with opposite signs cancel in the means",
@@ -237,8 +237,8 @@ assert mesh(in_parts, smooth) < 0.4 * mesh(drawn, smooth)
 # The eye sees both patterns alike. (`evaluate` therefore has a column for LPIPS at three quarters of the
 # size, where a period of 4 becomes one of 3, and the README says what that one misses.)
 #
-# The lesson of all three experiments is the same. A number measures what it measures. Ask what the simplest
-# thing is that would please it, try that, and look at the picture.
+# The conclusion of all three experiments is the same: a number measures only what it was defined to
+# measure. Find the simplest thing that would improve it, try that, and look at the picture.
 #
 # ## Exercises
 #
@@ -255,17 +255,17 @@ exercise(
 )
 exercise(
     2,
-    "A network enlarges by 2. Of how many phases would its mesh have to be measured?",
+    "A network enlarges by 2. For how many phases must its mesh be measured?",
     answer=None,
     check=lambda n: n == 4,
     hint="row mod 2 and column mod 2",
 )
 
 # %% [markdown]
-# Write a measure that noise does not please: `my_measure(image, photo)`, two uint8 (H, W, 3) arrays to
-# a number, smaller for the better picture. It must prefer the original to everything, and must not
-# prefer the noisy picture to the one without noise. (It need not be a good measure of anything else.
-# That is the difficulty.)
+# Write a measure that noise does not improve: `my_measure(image, photo)`, from two uint8 (H, W, 3)
+# arrays to a number, smaller for the better picture. It must prefer the original to everything, and
+# must not prefer the noisy picture to the one without noise. (It does not have to be a good measure of
+# anything else. That would be the difficult part.)
 
 
 # %%
@@ -281,5 +281,5 @@ exercise(
     "Write my_measure(image, photo).",
     answer=None,
     check=noise_does_not_please,
-    hint="you know one since lesson 00",
+    hint="you have known one since lesson 00",
 )

@@ -3,8 +3,8 @@
 #
 # **The question.** What must super-resolution never be used for?
 #
-# You should know: what super-resolution is (lesson 00); what a matrix's pseudo-inverse is
-# helps.
+# You should know: what super-resolution is (lesson 00). It helps to know the pseudo-inverse of a
+# matrix.
 #
 # Paper: Menon et al. 2020 (PULSE), "Self-supervised photo upsampling via latent space exploration of
 # generative models", which shows how many different faces have one and the same small picture.
@@ -25,9 +25,9 @@ from npsrgan.data import downscale
 # %% [markdown]
 # ## What the small picture fixes
 #
-# Super-resolution invents. What it invents is likely, and has no other claim to be true. To see how
-# much freedom it has, take a number plate, 24 x 64 pixels, and reduce it by 4. That fixes 6 x 16
-# numbers of 24 x 64, one in sixteen. Everything else is free.
+# Super-resolution invents. What it invents is likely, but nothing makes it true. To see how much
+# freedom it has, take a number plate of 24 x 64 pixels, and reduce it by 4. That fixes 6 x 16 numbers
+# of 24 x 64, one in sixteen. Everything else is free.
 
 
 # %%
@@ -45,7 +45,7 @@ def rgb(x):
 a, other = plate("38B 601"), plate("86R 407")
 small_a = downscale(rgb(a), 4)
 predict(
-    "Which share of the plate's numbers does its small picture fix, at most?",
+    "What share of the plate's numbers does its small picture fix, at most?",
     guess=None,
     value=small_a[..., 0].size / a.size,
     because="6 x 16 of 24 x 64",
@@ -84,8 +84,8 @@ assert np.abs(K - K @ np.linalg.pinv(K) @ K).max() < 1e-5
 b = np.rint(a + (other - a) - seen(other - a))
 
 # %% [markdown]
-# Pixels have whole levels, and rounding moves the small picture a little. Where a pixel of it is one
-# level off, move the sixteen pixels above it by one level, and look again.
+# Pixels have whole levels, and rounding changes the small picture a little. Where one of its pixels is
+# one level off, change the sixteen large pixels that belong to it by one level, and check again.
 
 # %%
 for _ in range(20):
@@ -98,7 +98,7 @@ predict(
     value=float(np.abs(a - b).max()),
 )
 predict(
-    "And in how many of their numbers do the small pictures differ?",
+    "In how many of their numbers do the small pictures differ?",
     guess=None,
     value=int(np.sum(small_a != small_b)),
     because="not by a single level anywhere",
@@ -120,15 +120,15 @@ for axis, (title, page) in zip(axes.flat, panels.items()):
 save(figure, "26_two_plates")
 
 # %% [markdown]
-# Anybody can read both plates, and no program can tell from the small picture which of them was there.
-# Whoever "enhances" the small picture gets one of them, crisp, and perhaps the wrong one. The better
+# Anybody can read both plates, but no program can tell from the small picture which of them was there.
+# A program that "enhances" the small picture returns one of them, crisp and perhaps wrong. The better
 # the network, the more convincing the wrong answer looks.
 #
 # With faces it is the same. The network adds features of the faces it was trained on, and the result is
 # *a* face that fits, of somebody who may never have been there.
 #
-# So: use it for pictures that are to be looked at. Never use it to read a sign, to measure, to diagnose,
-# or to identify anybody.
+# So use super-resolution for pictures that people look at. Never use it to read a sign, to measure, to
+# diagnose, or to identify anybody.
 #
 # ## Exercises
 #
@@ -138,15 +138,15 @@ save(figure, "26_two_plates")
 # %%
 exercise(
     1,
-    "At scale 8, which share of a picture's numbers is free?",
+    "With scale factor 8, what share of a picture's numbers is free?",
     answer=None,
     check=lambda x: abs(x - 63 / 64) < 0.001,
     hint="one in 64 is fixed",
 )
 
 # %% [markdown]
-# Reduce by the mean of each 2 x 2 pixels. Write `invisible(shape)`: an array of that shape, not zero
-# anywhere, whose reduction is zero everywhere.
+# Here the reduction is the mean of each 2 x 2 pixels. Write `invisible(shape)`: it returns an array of
+# that shape which is zero nowhere, but whose reduction is zero everywhere.
 
 
 # %%

@@ -11,7 +11,7 @@
 # al. 2021 (Real-ESRGAN); Saharia et al. 2021 (SR3), "Image super-resolution via iterative refinement".
 #
 # Lives in: `npsrgan/models/vgg19.py` (`before_relu`), `npsrgan/losses.py`,
-# `npsrgan/data/degrade.py`. The network of this lesson is built in it.
+# `npsrgan/data/degrade.py`. The network is built in this lesson.
 
 # %%
 import sys
@@ -43,7 +43,7 @@ from npsrgan.tape import Tape
 # different functions, and where a test image's statistics are unlike the training images', its
 # brightness and contrast are wrong. ESRGAN leaves batch norm out. It saves memory and time as well.
 #
-# But batch norm also kept a deep network trainable: whatever the weights, each block began with a
+# But batch norm also keeps a deep network trainable: whatever the weights, each block begins with a
 # signal of the same size. Something must replace that. ESRGAN's answer is the *residual-in-residual
 # dense block* (RRDB):
 #
@@ -51,8 +51,8 @@ from npsrgan.tape import Tape
 #   before it. With $C$ channels and a growth of $g$, the $k$-th convolution takes $C + (k - 1) g$
 #   channels to $g$, and the last one takes all of them back to $C$.
 # - What a block computes is multiplied by 0.2 before it is added to its input. So at the beginning each
-#   block is nearly the identity, and the signal's size hardly grows. Two levels of this, three dense
-#   blocks in one RRDB, give the name.
+#   block is nearly the identity, and the signal's size hardly grows. This is done on two levels, which
+#   gives the name: an RRDB contains three dense blocks.
 #
 # | step | channels in | channels out |
 # |---|---|---|
@@ -62,8 +62,9 @@ from npsrgan.tape import Tape
 # | times 0.2, plus the input | $C$ | $C$ |
 #
 # (ESRGAN has five convolutions in a block, $C = 64$ and $g = 32$. Three are enough to see how it
-# works.) To enlarge, ESRGAN does without the pixel shuffle: it repeats every pixel 2 x 2 times, and
-# then convolves. Four phases that are equal to begin with draw no mesh (lesson 25).
+# works.) To enlarge, ESRGAN does not use pixel shuffle: it repeats every pixel 2 x 2 times, and
+# then convolves. The four copies are equal, and the convolution treats them alike, so a flat area
+# stays flat, without a mesh (lesson 10).
 #
 # Here is the whole generator, in some thirty lines:
 
@@ -118,9 +119,9 @@ predict(
 )
 
 # %% [markdown]
-# Nothing of its gradient needs to be written: the tape knows `concatenate`, `scale` and the rest. It
+# No gradient rule needs to be written: the tape knows `concatenate`, `scale` and the rest. The gradient
 # must be checked all the same. And the claim about the signal's size can be measured: send a signal
-# through twenty dense blocks, and through twenty that add without the 0.2.
+# through twenty dense blocks, and through twenty without the factor 0.2.
 
 # %%
 exact = RRDBNet(c=4, growth=2, blocks=1).to(lambda array: array.astype(np.float64))
@@ -153,8 +154,8 @@ print(f"with the 0.2: {grown[0.2]:.2f} times")
 assert grown[1.0] > 100 > 3 > grown[0.2]
 
 # %% [markdown]
-# It trains. A few hundred small steps on dead leaves, by the pixel loss of ESRGAN, which is absolute
-# error in place of squared error:
+# Now train it for a few hundred small steps on dead leaves, with the pixel loss of ESRGAN, which is
+# the absolute error in place of the squared error:
 
 # %%
 STEPS = 300
@@ -171,7 +172,7 @@ for step in tqdm(range(STEPS), "training", leave=False):
     adam.step(tape.gradient(loss, network.parameters()))
     history.append(float(loss))
 made = to_uint8(network(to_float(lr_photo)[None]).array[0])
-print(f"the loss: {np.mean(history[:10]):.3f} at first, {np.mean(history[-20:]):.3f} in the end")
+print(f"the loss: {np.mean(history[:10]):.3f} at first, {np.mean(history[-20:]):.3f} at the end")
 print(f"bicubic: {psnr(upscale(lr_photo, 4), photo):.2f} dB")
 print(f"RRDBNet after {STEPS} steps: {psnr(made, photo):.2f} dB")
 assert np.mean(history[-20:]) < np.mean(history[:10]) / 2
@@ -179,22 +180,21 @@ assert np.mean(history[-20:]) < np.mean(history[:10]) / 2
 # %% [markdown]
 # ## Second change: a discriminator that compares
 #
-# SRGAN's $D$ judges each picture by itself: is it a photograph? ESRGAN's judges pairs: is this
-# picture *more* of a photograph than those others are on average? With the logits $z_r$ of
-# photographs and $z_f$ of made pictures, the discriminator's belief is
+# SRGAN's $D$ judges each picture by itself: is it a photograph? ESRGAN's $D$ compares: is this
+# picture *more* like a photograph than the others are on average? With the logits $z_r$ of
+# photographs and $z_f$ of generated pictures, the discriminator's belief is
 #
 # $$D_r = \sigma(z_r - \overline{z_f}) \qquad D_f = \sigma(z_f - \overline{z_r})$$
 #
 # $D$ wants $D_r$ to be 1 and $D_f$ to be 0, and $G$ wants the opposite of *both*. So $G$'s loss has two
-# terms, where SRGAN's had one:
-#
-# (ESRGAN's paper writes their sum; the half keeps the loss as large as SRGAN's.)
+# terms, where SRGAN's has one:
 #
 # $$L_G = -\frac{1}{2} \overline{\log(1 - D_r)} - \frac{1}{2} \overline{\log D_f}$$
 #
-# What is it good for? Add the same number to every logit. SRGAN's losses change, and with them the
-# gradient. The relativistic ones do not: only differences count, and $D$ cannot win by calling
-# everything a photograph.
+# (ESRGAN's paper uses their sum; the factor 1/2 keeps the loss as large as SRGAN's.)
+#
+# What does that change? Add the same number to every logit: SRGAN's losses change, and so do their
+# gradients. The relativistic ones do not, because only differences count.
 
 
 # %%
@@ -227,11 +227,11 @@ assert abs(change["SRGAN"]) > 0.1
 # %% [markdown]
 # ## Third change: features before the ReLU
 #
-# SRGAN compares VGG19's features after the ReLU, where many are zero: in the deep layers, most. A
-# zero says nothing, and where both pictures have a zero no gradient flows. ESRGAN compares the
+# SRGAN compares VGG19's features after the ReLU, where many are zero, and in the deep layers most. A
+# zero says little, and where both pictures have a zero no gradient flows. ESRGAN compares the
 # numbers before the ReLU. (In the trained VGG19, blocks 4 and 5 stored in 8 bits, 85 % of `conv4_4`
 # and 97 % of `conv5_4` are zero for the picture below.) This package can do both: with several layers
-# in `--vgg-layer`, training calls `before_relu` and weighs them by `weighted_absolute_error`. Count
+# in `--vgg-layer`, training calls `before_relu` and weights them with `weighted_absolute_error`. Count
 # the zeros, with random weights:
 
 # %%
@@ -240,7 +240,7 @@ image = to_float(photo)[None, 64:192, 64:192]
 zeros = float(np.mean(vgg(image).array == 0))
 zeros_before = float(np.mean(vgg.before_relu(image, ["conv4_4"])[0].array == 0))
 predict(
-    "Which share of the features of conv4_4 is zero after the ReLU?",
+    "What share of the features of conv4_4 is zero after the ReLU?",
     guess=None,
     value=zeros,
     because="random filters answer below zero as often as above; in the trained VGG19 it is 85 %",
@@ -248,14 +248,14 @@ predict(
 assert zeros > 0.3 and zeros_before < 0.01
 
 # %% [markdown]
-# ## Real-ESRGAN: the other question
+# ## Real-ESRGAN: better training data
 #
-# A photograph from the web was not made small by a clean bicubic. It was blurred by a lens, has
-# noise, was compressed, resized, and compressed again. A network that has seen bicubic reductions
-# only sharpens all of this, or does nothing. Real-ESRGAN keeps ESRGAN's generator and changes the
+# A photograph from the web was not made by a clean bicubic reduction. It was blurred by a lens, has
+# noise, was compressed, resized, and compressed again. A network that has seen only bicubic reductions
+# sharpens all of this, or does nothing. Real-ESRGAN keeps ESRGAN's generator and changes the
 # *data*: each training image is blurred, resized, given noise and JPEG-compressed, with random
-# strengths, and then the same once more. The discriminator must now judge far more kinds of picture.
-# It becomes a U-Net that answers for every pixel, with spectral normalisation, which bounds how fast
+# strengths, and then the same once more. The discriminator must now judge many more kinds of pictures.
+# It becomes a U-Net that answers for every pixel, with spectral normalisation, which limits how fast
 # its answer can change. This package has one pass of such a degradation: `python -m npsrgan.train
 # --degradation photo`.
 #
@@ -302,11 +302,12 @@ save(picture_row({title: picture[close] for title, picture in shown.items()}, he
 # by asking many easy questions in place of one hard one.
 #
 # Blend the picture with noise, $x_\tau = \sqrt{1 - \tau}\, x + \sqrt{\tau}\, \epsilon$, and train a
-# network to tell the picture from $x_\tau$, $\tau$ and the small picture. Where $\tau$ is small, the
-# answer is nearly determined, and its mean is sharp. Where $\tau = 1$, it is all noise, and the best
-# answer is the blur that a pixel loss always gives. To draw a sample, begin with noise, take the
-# network's mean for this noise level, step a little towards it, and ask again. Each answer fixes some
-# of what was open. In the end nothing is open, and the result is one picture, not a mean.
+# network to predict the picture from $x_\tau$, $\tau$ and the small picture. Where $\tau$ is small, the
+# answer is nearly determined, and the mean of all answers is sharp. Where $\tau = 1$, $x_\tau$ is pure
+# noise, and the best answer is the blur that a pixel loss always gives. To draw a sample, begin with
+# noise, take the network's mean for this noise level, step a little towards it, and ask again. Each
+# answer decides some of what was undecided. At the end everything is decided, and the result is one
+# picture, not a mean.
 #
 # The smallest world in which this can be seen has two answers: -1 and +1, equally likely. There the
 # best answer is known exactly: the mean of the two, weighted by how well each explains $x_\tau$. It
@@ -334,7 +335,7 @@ def draw_samples(count, steps, seed=0):
 
 one_step, many = draw_samples(2000, 1)[-1], draw_samples(2000, 100)
 predict(
-    "Asked once, at full noise, the network answers near which number, on average over its size |x|?",
+    "Asked once, at full noise, how large is the network's answer on average, without its sign?",
     guess=None,
     value=float(np.abs(denoise(draw_samples(2000, 1)[0], 0.999)).mean()),
     because="the mean of -1 and +1 is 0",
@@ -357,11 +358,11 @@ axes[1].set(
 save(figure, "27_diffusion")
 
 # %% [markdown]
-# In this small world no mode is lost, and nobody has to be fooled. The price is time: one picture takes
-# tens or hundreds of passes of a large network, where SRGAN takes one. Much of what came since tries to
-# get by with fewer.
+# In this small world no mode is lost, and no second network has to be fooled. The price is time: one
+# picture takes tens or hundreds of passes of a large network, where SRGAN takes one. Much of the later
+# work tries to get by with fewer.
 #
-# What has not changed is everything in lesson 26. A better sample is still a sample.
+# Everything in lesson 26 still holds. A better sample is still a sample.
 #
 # ## Where to go from here
 #

@@ -46,9 +46,9 @@ def picture_row(pictures, columns=None, height=2.6, **options):
 
 
 def predict(question, guess=None, value=None, because="", unit="", within=0.1):
-    """Ask for a prediction, then show the value that was computed and compare.
+    """Ask for a prediction, show the value that was computed, and compare the two.
 
-    guess:   the reader's: a number, several numbers, a word.  None, as shipped, stands for no guess.
+    guess:   the reader's guess: a number, several numbers, a word.  None, as shipped, stands for no guess.
     value:   what the lesson computed.  Numbers count as equal within 10 % (`within`) or 1e-6; everything else must be the same.
     because: the reason, printed after the value.
     Returns True or False for a right or a wrong guess, None for none.  Never raises: a lesson runs to its end.
@@ -90,7 +90,7 @@ def _difference(guess, value):
 def exercise(number, question, answer=None, check=None, hint="look at the cells above again"):
     """Ask the reader something, and say whether the answer is right.
 
-    answer: the reader's: a number, an array, a function.  None, as shipped, is politely passed over.
+    answer: the reader's answer: a number, an array, a function.  None, as shipped, stands for no answer.
     check:  a function from the answer to True; or to False, which prints `hint`; or to a sentence that says what is different.
     Returns True for right, False for wrong, None for not yet answered.  Never raises: a lesson runs to its end.
     """
@@ -134,7 +134,7 @@ class Narrator:
 
 
 def _narrate():
-    """Let the lesson that imports this file print its headings; an editor's cells and notebooks show them themselves."""
+    """Let the lesson that imports this file print its headings.  Editors and notebooks show the headings themselves."""
     frame = sys._getframe()
     while frame:
         path = frame.f_code.co_filename

@@ -2,8 +2,8 @@
 
     python lessons/srgan_in_one_file.py
 
-draws its own training images, trains a network that enlarges images four times, sets a second
-network against it, and saves what came of it: about a minute on two cores.  NumPy does the
+draws its own training images, trains a network that enlarges images four times, trains a second
+network against it, and saves the result: about a minute on two cores.  NumPy does the
 arithmetic, Pillow draws and saves, and every gradient is written out.
 
 The paper is Ledig et al. 2017, arXiv 1609.04802.  Its perceptual loss needs VGG19, a network of 20
@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw
 TAPE = []
 
 class Tensor:
-    """An array with an identity: the tape can tell it from another one with the same values."""
+    """An array with an identity: the tape can tell it from another array with the same values."""
     def __init__(self, array):
         self.array = array
 
@@ -78,12 +78,12 @@ def conv2d(x, w, b, stride):
     frame = ((0, 0), (margin, margin), (margin, margin), (0, 0))
     image = np.pad(x, frame)
 
-    def d_x(dy):  # a convolution again, by the kernel turned by 180 degrees, from outputs to inputs
+    def d_x(dy):  # again a convolution, with the kernel turned by 180 degrees, from outputs to inputs
         spread = np.zeros((n, height, width, len(b)), dy.dtype)
         spread[:, ::stride, ::stride] = dy
         return slide(np.pad(spread, frame), w[::-1, ::-1].swapaxes(2, 3))
 
-    def d_w(dy):  # w[i, j] has met one window of the image, shifted by i and j
+    def d_w(dy):  # w[i, j] was multiplied by one window of the image, shifted by i and j
         met = [image[:, i:i + height:stride, j:j + width:stride] for i, j in np.ndindex(k, k)]
         return np.reshape([(window.swapaxes(2, 3) @ dy).sum((0, 1)) for window in met], w.shape)
 
@@ -121,7 +121,7 @@ def pixel_shuffle(x):
 
 @op
 def mean_squared_error(a, b):
-    """Mean of (a - b)^2; b is the goal and needs no gradient."""
+    """Mean of (a - b)^2; b is the target and needs no gradient."""
     return np.mean((a - b) ** 2), lambda dy: dy * 2 * (a - b) / a.size
 
 @op
@@ -183,15 +183,15 @@ class SRResNet(Network):
         return self.conv(x, 3, size=9, gain=0.3)
 
     def constrain(self):
-        """Without a mesh: before a shuffle, the four channels that become neighbouring pixels must
-        answer a flat image alike (Sugawara et al. 2019).  Their differences are taken out."""
+        """Prevent a mesh: before a shuffle, the four channels that become neighbouring pixels must
+        answer a flat image alike (Sugawara et al. 2019).  Their differences are removed."""
         for k, taps in (-8, 9), (-7, 1), (-5, 9), (-4, 1):  # weight, bias; weight, bias
             phases = self.parameters[k].array.reshape(taps, -1, 4, self.channels)
             answer = phases.mean(0)
             phases -= answer - answer.mean(1, keepdims=True)
 
 class Discriminator(Network):
-    """The critic (figure 4, bottom): (N, H, W, 3) -> N logits, positive for "an original"."""
+    """The second network (figure 4, bottom): (N, H, W, 3) -> N logits, positive for "an original"."""
     def forward(self, x):
         c = self.channels
         x = prelu(self.conv(x, c), 0.2)
@@ -218,7 +218,7 @@ class Adam:
             p.array = p.array - rate * m / (np.sqrt(v) + 1e-8)  # new: the tape keeps the old one
 
 def pixel_step(adam, low, high, rate):
-    """The generator learns to come near the original in every pixel (equation 4)."""
+    """The generator learns to match the original in every pixel (equation 4)."""
     TAPE.clear()
     pixel = mean_squared_error(adam.network(low), high)
     adam.descend(pixel, rate)
@@ -226,11 +226,11 @@ def pixel_step(adam, low, high, rate):
     return {"pixel": pixel}
 
 def game_step(adam_g, adam_d, low, high, rate, weight=1e-2):  # the paper's weight is 1e-3
-    """The discriminator learns to tell, the generator to deceive it (equations 2, 3 and 6).
+    """The discriminator learns to tell originals from made images, the generator to deceive it
+    (equations 2, 3 and 6).
 
     One pass gives both losses.  Each player asks for the gradients of its own loss with respect to
-    its own parameters, so that neither learns the other's goal.
-    """
+    its own parameters, so that neither learns the other's goal."""
     TAPE.clear()
     made = adam_g.network(low)
     real, fake = adam_d.network(high), adam_d.network(made)
@@ -246,7 +246,7 @@ def resize(image, factor, how=Image.Resampling.BICUBIC):
     return image.resize((round(image.width * factor), round(image.height * factor)), how)
 
 def dead_leaves(random, side):
-    """Leaves fallen on one another: edges and corners at every scale, as in photographs."""
+    """Random shapes on top of each other: edges and corners at every scale, as in photographs."""
     image = Image.new("RGB", (2 * side, 2 * side))
     pen = ImageDraw.Draw(image)
     smallest = 2 * math.exp(random.uniform(1, 2.7))
