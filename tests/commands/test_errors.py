@@ -443,11 +443,11 @@ DEVICES = {
     "old driver": (cupy(count_error=RuntimeError("insufficient"), driver=11080),
                    r"the NVIDIA driver is too old: it supports CUDA 11\.8, but this CuPy needs CUDA 12\.9; install a newer driver"),
     "a driver of the same generation": (cupy(count_error=RuntimeError("insufficient"), driver=12020), "no usable NVIDIA driver"),
-    "full memory": (cupy(product_error=MemoryError()), "the GPU's memory is full: end other programs that use the GPU, or use --device cpu"),
+    "full memory": (cupy(product_error=MemoryError()), "the GPU's memory is full: end other programs that use the GPU, or"),
     "no GPU": (cupy(count=0), "no NVIDIA GPU found"),
     "no libraries": (cupy(product_error=OSError("libcublas.so.12: cannot open")),
-                     r'the GPU does not compute \(libcublas.so.12: cannot open\).*pip install "cupy-cuda12x\[ctk\]"'),
-    "wrong product": (cupy(product=2.0), "the GPU does not compute"),
+                     r'the GPU does not work \(libcublas.so.12: cannot open\).*pip install "cupy-cuda12x\[ctk\]"'),
+    "wrong product": (cupy(product=2.0), "the GPU does not work"),
 }
 
 
