@@ -236,8 +236,8 @@ def load_vgg19(settings, say):
     deepest = max(settings.vgg_weights or [settings.vgg_layer], key=LAYERS.index)
     if settings.vgg:
         return storage.load_vgg19(settings.vgg, deepest, settings.feature_scale)
-    say(f"no --vgg file given: a VGG19 with random weights, cut at {deepest}, compares the features "
-        "(it does for a demonstration; real training needs the real weights)")
+    say(f"no --vgg file given: the perceptual loss uses a VGG19 with random weights, cut at {deepest} "
+        "(enough for a demonstration; real training needs the real weights)")
     return random_vgg19(deepest, settings.seed, settings.feature_scale or 1.0)
 
 

@@ -22,60 +22,61 @@ def option(default, text, choices=None):
 class Settings:
     """Everything that determines what a run computes.  Sizes are in low-resolution pixels unless stated otherwise."""
 
-    preset: str = option("demo", "the preset that supplies all other settings", ("demo", "seed", "paper", "photo"))
+    preset: str = option("demo", "all settings that you do not give; demo: a small demonstration; seed: faces of CelebA; paper: as in the "
+                                 "paper; photo: photographs, as for weights/ (default: demo)", ("demo", "seed", "paper", "photo"))
     data: str | None = option(None, "training images: a folder, searched recursively, a zip archive, or a pack of python -m npsrgan.data; "
                                     "without them, dead-leaves images are generated")
-    val: str | None = option(None, "held-out images, likewise; without them, those that CelebA's list_eval_partition.txt beside --data "
-                                   "names, or a twentieth of --data, chosen by file name; with no --data either, one photograph")
-    val_count: int = option(16, "held-out images that are measured during training")
-    final_count: int = option(500, "held-out images that are measured at the end, spread evenly over all of them")
+    val: str | None = option(None, "held-out images, as for --data; without them, those that CelebA's list_eval_partition.txt beside --data "
+                                   "names, or a twentieth of --data, chosen by file name; without --data, one photograph")
+    val_count: int = option(16, "number of held-out images that are measured during training")
+    final_count: int = option(500, "number of held-out images that are measured at the end, spread evenly over all of them")
     out: str | None = option(None, "folder for the results (default: runs/PRESET-N)")
-    init: str | None = option(None, "weights of a generator that both generators start from")
-    steps: int = option(0, "training steps of SRResNet (in preset seed: of SRResNet and SRGAN, together)")
-    gan_steps: int = option(0, "training steps of SRGAN, which starts from the trained SRResNet")
-    together: bool = option(False, "train SRResNet and SRGAN side by side on the same batches, from the same first weights")
-    batch_size: int = option(16, "crops in a batch, each from another image")
-    batch_norm: str = option("whole", "what batch norm normalises where several processes train: the whole batch, as one process would, "
-                                      "or local, the part of each process by itself, which saves messages", ("whole", "local"))
-    patch_size: int = option(24, "side of the low-resolution crops")
-    generator: str = option("SRResNet", "the generator's architecture", GENERATORS)
-    scale: int = option(4, "enlargement", (2, 3, 4, 8))
-    degradation: str = option("clean", "how small images are made: clean (bicubic, as papers do) or photo (blur, noise and JPEG of random "
-                                       "strength, as photographs are found)", ("clean", "photo"))
-    channels: int = option(64, "width of the generator")
+    init: str | None = option(None, "weights file of a generator from which both generators start (default: random initial weights)")
+    steps: int = option(0, "training steps of SRResNet (with --together: of SRResNet and SRGAN)")
+    gan_steps: int = option(0, "training steps of SRGAN, which starts from the trained SRResNet; 0: no SRGAN, or --together")
+    together: bool = option(False, "train SRResNet and SRGAN side by side on the same batches, from the same initial weights")
+    batch_size: int = option(16, "patches in a batch, each from another image")
+    batch_norm: str = option("whole", "statistics of batch norm when several processes train: of the whole batch, as in one process, or "
+                                      "local, of each process's part, which saves messages", ("whole", "local"))
+    patch_size: int = option(24, "side of a low-resolution patch in pixels; times --scale, it must be divisible by 16")
+    generator: str = option("SRResNet", "architecture of the generator", GENERATORS)
+    scale: int = option(4, "scale factor in width and height", (2, 3, 4, 8))
+    degradation: str = option("clean", "how low-resolution images are made; clean: bicubic, as in papers; photo: blur, noise and JPEG of "
+                                       "random strength, as in everyday photographs", ("clean", "photo"))
+    channels: int = option(64, "channels of the generator")
     blocks: int = option(16, "residual blocks of the generator")
-    discriminator_channels: int = option(64, "width of the discriminator's first layer")
+    discriminator_channels: int = option(64, "channels of the discriminator's first layer")
     leaky_slope: float = option(0.2, "slope of the discriminator's LeakyReLU below zero")
-    weight_init: str = option("he", "initial weights: he, or normal with deviation 0.01", INITIALISATIONS)
-    equal_phases: bool = option(True, "keep the generators free of checkerboard patterns: all phases of a pixel shuffle answer a flat "
-                                      "image alike; the paper's network has no such constraint")
-    learning_rate: float = option(1e-4, "Adam's learning rate for SRResNet")
-    gan_learning_rate: float = option(1e-4, "Adam's learning rate for SRGAN's generator and discriminator")
-    schedule: str = option("constant", "SRResNet's learning rate over time: drop is a tenth in the second half", SCHEDULES)
-    gan_schedule: str = option("constant", "the same for SRGAN", SCHEDULES)
-    average: float = option(0.999, "decay per step of the average of SRGAN's weights, and of SRResNet's at a constant rate, "
-                                   "that is validated and saved; 0: no average")
+    weight_init: str = option("he", "initial weights; normal: of standard deviation 0.01 in every layer", INITIALISATIONS)
+    equal_phases: bool = option(True, "prevent checkerboard patterns: all phases of a pixel shuffle answer a flat image alike; the "
+                                      "paper's network has no such constraint")
+    learning_rate: float = option(1e-4, "Adam's learning rate for SRResNet, between 0 and 1")
+    gan_learning_rate: float = option(1e-4, "Adam's learning rate for SRGAN's generator and discriminator, between 0 and 1")
+    schedule: str = option("constant", "SRResNet's learning rate over time; drop: a tenth in the second half", SCHEDULES)
+    gan_schedule: str = option("constant", "SRGAN's learning rate over time", SCHEDULES)
+    average: float = option(0.999, "decay per step of the moving average of SRGAN's weights, and of SRResNet's at a constant rate; the "
+                                   "average is validated and saved; 0: no average")
     pixel_weight: float = option(1.0, "weight of the mean squared error of pixels in SRGAN's loss")
     perceptual_weight: float = option(1.0, "weight of the mean squared error of VGG19's features in SRGAN's loss")
     adversarial_weight: float = option(1e-3, "weight of the adversarial loss in SRGAN's loss")
-    vgg: str | None = option(None, "HDF5 file of VGG19's weights; without one, a VGG19 with random weights is used")
+    vgg: str | None = option(None, "HDF5 file of VGG19's weights, for the perceptual loss (npsrgan/train/README.md says where to get it); "
+                                   "without it, random weights are used")
     vgg_layer: str = option("conv5_4", "convolution of VGG19 whose output after ReLU is compared, by squared error as in the paper; or "
                                        "several with weights, conv2_2:0.3,conv5_4:18: their outputs before ReLU, by absolute error")
     feature_scale: float | None = option(None, "factor on VGG19's features (default: the file's own; 1/12.75 for Keras's)")
-    leaves: int = option(250, "dead-leaves images in the pool, where there is no --data")
+    leaves: int = option(250, "number of dead-leaves images, if there is no --data")
     seed: int = option(0, "random seed")
-    device: str = option("auto", "where to compute", ("auto", "cpu", "gpu"))
-    precision: str = option("tf32", "how convolutions on a GPU multiply: tf32, as PyTorch does, rounds factors to 10 bits after the point; "
+    device: str = option("auto", "where to compute; auto: on the GPU if there is one that works", ("auto", "cpu", "gpu"))
+    precision: str = option("tf32", "precision of convolutions on a GPU; tf32, as in PyTorch, rounds factors to 10 bits after the point; "
                                     "no effect on a CPU", ("tf32", "float32"))
     graph: bool = option(True, "launch the whole training step on a GPU at once, as a CUDA graph; no effect on a CPU")
-    reference: bool = option(False, "run the operations as npsrgan/ops/ defines them, without their faster versions: many times slower, "
-                                    "for reading along with breakpoints, and for comparison")
-    cache: int = option(1024, "megabytes of memory for decoded training images, which are then not decoded again")
-    threads: int = option(0, "CPU threads; 0: one for each core")
-    log_every: int = option(100, "steps between log lines, validations and sample pictures; on a GPU, losses are read, and required "
-                                 "to be finite, only then and before checkpoints")
+    reference: bool = option(False, "run the reference operations in npsrgan/ops/, for breakpoints and comparison; many times slower")
+    cache: int = option(1024, "memory for decoded training images in MB; images in it are not decoded again")
+    threads: int = option(0, "number of CPU threads; 0: one per core")
+    log_every: int = option(100, "steps between log lines, validations and sample pictures; on a GPU, losses are checked only then and "
+                                 "before checkpoints")
     save_minutes: float = option(10.0, "minutes between checkpoints")
-    save_every: int = option(0, "steps between checkpoints, besides those that --save-minutes asks for; 0: none")
+    save_every: int = option(0, "steps between additional checkpoints; 0: none")
 
     @property
     def image_size(self):
@@ -146,6 +147,15 @@ PRESETS = {
                       gan_schedule="cosine", average=0.99, pixel_weight=4.0, perceptual_weight=1e-3, adversarial_weight=2e-3,
                       vgg_layer="conv1_2:0.75,conv2_2:0.3,conv3_4:1.2,conv4_4:1.3,conv5_4:18"),
 }
+# Groups of --help, the most important first.
+GROUPS = {
+    "start here": "preset data vgg out",
+    "data": "val degradation leaves",
+    "networks": "generator scale channels blocks discriminator_channels leaky_slope weight_init equal_phases init",
+    "training": "steps gan_steps together batch_size patch_size learning_rate gan_learning_rate schedule gan_schedule average seed",
+    "losses of SRGAN": "pixel_weight perceptual_weight adversarial_weight vgg_layer feature_scale",
+    "hardware": "device threads cache precision graph batch_norm reference",
+    "validating and saving": "log_every val_count final_count save_minutes save_every"}
 # Settings that --resume may change.
 CHANGEABLE = ("steps", "gan_steps", "batch_size", "save_minutes", "save_every", "log_every", "final_count", "cache", "device",
               "precision", "graph", "reference", "data", "val", "vgg", "out")
@@ -154,17 +164,26 @@ CHANGEABLE = ("steps", "gan_steps", "batch_size", "save_minutes", "save_every", 
 def parse(arguments=None):
     """Parse the command line.  Returns (settings, resume, force, given); given: the names of the settings that the user gave."""
     parser = argparse.ArgumentParser(
-        prog="python -m npsrgan.train", argument_default=argparse.SUPPRESS,
-        description="Train SRResNet and SRGAN.  With no options: a small demonstration that needs no data, no GPU and a few minutes.",
-        epilog="Example: python -m npsrgan.train --preset seed --data celeba/train --val celeba/val --vgg vgg19.h5 --out runs/faces")
-    parser.add_argument("--resume", action="store_true", default=False,
-                        help="go on from the checkpoint in --out (default: the newest runs/PRESET-N); its settings hold, and only "
-                             + ", ".join("--" + name.replace("_", "-") for name in CHANGEABLE[:-1])
-                             + " may differ; of images and VGG19, only the place")
-    parser.add_argument("--force", action="store_true", default=False,
-                        help="with --resume: go on although the images or VGG19 are not what they were")
-    for item in dataclasses.fields(Settings):
-        parser.add_argument("--" + item.name.replace("_", "-"), help=_help(item).replace("%", "%%"), **_kind(item))
+        prog="python -m npsrgan.train", usage="%(prog)s [options]", argument_default=argparse.SUPPRESS, description="""\
+Train SRResNet and SRGAN.  Without options, a small demonstration runs, which
+takes a few minutes and needs neither data nor a GPU.
+
+Examples:
+  python -m npsrgan.train
+  python -m npsrgan.train --preset photo --data photos/ --vgg vgg19.h5 --out runs/mine
+  python -m npsrgan.train --resume --out runs/mine""", formatter_class=argparse.RawDescriptionHelpFormatter)
+    fields = {item.name: item for item in dataclasses.fields(Settings)}
+    groups = {title: parser.add_argument_group(title) for title in GROUPS}
+    for title, names in GROUPS.items():
+        for name in names.split():
+            groups[title].add_argument("--" + name.replace("_", "-"), help=_help(fields[name]).replace("%", "%%"), **_kind(fields[name]))
+    groups["start here"].add_argument(
+        "--resume", action="store_true", default=False,
+        help="continue from the checkpoint in --out (default: the newest runs/PRESET-N), with its settings; you can change only "
+             + ", ".join("--" + name.replace("_", "-") for name in CHANGEABLE[:-1])
+             + "; images and VGG19 may move, but not change")
+    groups["validating and saving"].add_argument("--force", action="store_true", default=False,
+                                                 help="with --resume: continue even if the images or VGG19 have changed")
     given = vars(parser.parse_args(arguments))
     resume, force = given.pop("resume"), given.pop("force")
     for name in ("data", "val", "out", "init", "vgg"):
@@ -182,7 +201,7 @@ def _help(item):
     if item.default is None or item.name == "preset":
         return item.metadata["help"]
     if len(set(values.values())) == 1:
-        return f"{item.metadata['help']} ({item.default})"
+        return f"{item.metadata['help']} (default: {item.default})"
     return f"{item.metadata['help']} ({', '.join(f'{name}: {value}' for name, value in values.items())})"
 
 

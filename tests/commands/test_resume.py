@@ -308,7 +308,8 @@ def test_two_processes_do_not_share_a_folder(tiny, photos, tmp_path, capsys):
             time.sleep(0.05)
         for flags in ([], ["--resume"]):
             assert tiny(tmp_path / "run", *flags) == 2
-            assert re.search(r"^error: another process is training in .*run: wait until it ends, or choose another --out$", capsys.readouterr().err, re.M)
+            sentence = r"^error: another process is training in .*run: wait until it ends, or choose another --out$"
+            assert re.search(sentence, capsys.readouterr().err, re.M)
         assert process.is_alive()
     finally:
         process.kill()

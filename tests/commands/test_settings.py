@@ -5,7 +5,7 @@ import re
 import pytest
 
 from npsrgan.system.errors import UserError
-from npsrgan.train.settings import PRESETS, Settings, merge, parse
+from npsrgan.train.settings import GROUPS, PRESETS, Settings, merge, parse
 
 
 def test_layers_of_vgg19_and_their_weights():
@@ -163,12 +163,13 @@ def test_help_tells_every_setting_and_its_defaults(capsys, monkeypatch):
         parse(["--help"])
     assert caught.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
-    described = text[text.index(" --preset {demo,seed,paper,photo} the"):]
+    described = text[text.index(" --preset {demo,seed,paper,photo} all"):]
     for item in dataclasses.fields(Settings):
         flag, values = "--" + item.name.replace("_", "-"), [getattr(preset, item.name) for preset in PRESETS.values()]
-        entry = described[re.search(rf" {flag}(,| [A-Z{{])", described).start():][:700]
+        entry = described[[*re.finditer(rf" {flag}(,| [A-Z{{])", described)][-1].start():][:700]
         assert item.metadata["help"] in entry
         if item.name != "preset" and item.default is not None:
-            defaults = f"({values[0]})" if len(set(values)) == 1 else ", ".join(f"{n}: {v}" for n, v in zip(PRESETS, values))
+            defaults = f"(default: {values[0]})" if len(set(values)) == 1 else ", ".join(f"{n}: {v}" for n, v in zip(PRESETS, values))
             assert defaults in entry, flag
-    assert " --resume go on from the checkpoint" in text and "%" not in described
+    assert " --resume continue from the checkpoint" in text and "%" not in described
+    assert sorted(" ".join(GROUPS.values()).split()) == sorted(item.name for item in dataclasses.fields(Settings))

@@ -343,7 +343,8 @@ def test_a_file_that_another_program_has_locked(tmp_path):
 KINDS = {"a Git LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 80142336\n",
          "a web page": b"<!DOCTYPE html><html>", "is empty": b"", "PyTorch": b"PK\3\4" + bytes(100),
          "safetensors": (100).to_bytes(8, "little") + b"{}" + bytes(100), "a pickle, as Paddle": b"\x80\4" + bytes(100),
-         "not a weights file of a known kind": b"hello", "a file of npsrgan|npsrgan did not write it|damaged": b"\x89HDF\r\n\x1a\n" + bytes(500)}
+         "not a weights file of a known kind": b"hello",
+         "a file of npsrgan|npsrgan did not write it|damaged": b"\x89HDF\r\n\x1a\n" + bytes(500)}
 
 
 @pytest.mark.parametrize("words", KINDS)
