@@ -37,7 +37,7 @@ class OnGPUs(Workers):
     def _means(self, arrays):
         """The means of several arrays, in one flat buffer.  A group: NCCL sends them together, without copying them first."""
         flat = np.empty_like(arrays[0], shape=sum(array.size for array in arrays))
-        arrays = [np.ascontiguousarray(array) for array in arrays]
+        arrays = [array.ravel() for array in arrays]
         stream = self.cupy.cuda.get_current_stream().ptr
         self.nccl.groupStart()
         for array, total in zip(arrays, views(flat, [array.shape for array in arrays])):
