@@ -26,8 +26,8 @@ class Settings:
                                  "paper; photo: photographs, as for weights/ (default: demo)", ("demo", "seed", "paper", "photo"))
     data: str | None = option(None, "training images: a folder, searched recursively, a zip archive, or a pack of python -m npsrgan.data; "
                                     "without them, dead-leaves images are generated")
-    val: str | None = option(None, "held-out images, as for --data; without them, those that CelebA's list_eval_partition.txt beside --data "
-                                   "names, or a twentieth of --data, chosen by file name; without --data, one photograph")
+    val: str | None = option(None, "held-out images, as for --data; without them, those that CelebA's list_eval_partition.txt beside "
+                                   "--data names, or a twentieth of --data, chosen by file name; without --data, one photograph")
     val_count: int = option(16, "number of held-out images that are measured during training")
     final_count: int = option(500, "number of held-out images that are measured at the end, spread evenly over all of them")
     out: str | None = option(None, "folder for the results (default: runs/PRESET-N)")

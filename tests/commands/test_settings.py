@@ -166,7 +166,7 @@ def test_help_tells_every_setting_and_its_defaults(capsys, monkeypatch):
     described = text[text.index(" --preset {demo,seed,paper,photo} all"):]
     for item in dataclasses.fields(Settings):
         flag, values = "--" + item.name.replace("_", "-"), [getattr(preset, item.name) for preset in PRESETS.values()]
-        entry = described[[*re.finditer(rf" {flag}(,| [A-Z{{])", described)][-1].start():][:700]
+        entry = described[[*re.finditer(rf" {flag}(, --no| [A-Z{{])", described)][-1].start():][:700]
         assert item.metadata["help"] in entry
         if item.name != "preset" and item.default is not None:
             defaults = f"(default: {values[0]})" if len(set(values)) == 1 else ", ".join(f"{n}: {v}" for n, v in zip(PRESETS, values))
