@@ -267,7 +267,7 @@ def small_trainer():
     trainer = Trainer(settings.validate(), DOUBLE, say=lambda line: None)
     for network in (*trainer.networks.values(), trainer.vgg):
         weights = {name: array.copy() for name, array in fill(type(network)(**network.settings)).state_dict().items()}
-        network.load_state_dict(weights)
+        network.pack().load_state_dict(weights)         # VGG19 was frozen
     return trainer
 
 

@@ -71,7 +71,10 @@ def kernel(name, function, shared=0, **defines):
         for arg, (_, room, view) in zip(args, held):
             if room is not None:
                 assert _untouched(room, view), f"{function} wrote beyond the end of an array"
-                arg[...] = view
+                if arg.flags.writeable:
+                    arg[...] = view
+                else:
+                    assert np.array_equal(arg, view), f"{function} wrote into frozen weights"
     return launch
 
 
