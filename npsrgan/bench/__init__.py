@@ -8,4 +8,5 @@
     pytorch.py    PyTorch equivalents of our networks and training step
     methods.py    times every convolution method
     profile.py    times every operation of a training step
+    loader.py     times the preparation of training patches
 """

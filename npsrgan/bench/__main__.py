@@ -1,6 +1,6 @@
 """Measure our speed and memory on the CPU or the GPU, compared with PyTorch if torch is installed.
 
-    python -m npsrgan.bench [--device gpu] [--quick] [--json FILE] [--profile] [--methods] [--threads N] [--channels-last]
+    python -m npsrgan.bench [--device gpu] [--quick] [--json FILE] [--profile] [--methods] [--loader] [--threads N] [--channels-last]
 
 rows.py says what is measured, driver.py how, and cpu.py and gpu.py by which clock.
 """
@@ -13,6 +13,7 @@ import numpy as np
 
 from npsrgan import fast
 from npsrgan.bench.driver import Process, close, compare, find_limits, measure, row_line
+from npsrgan.bench.loader import print_loader
 from npsrgan.bench.methods import print_methods
 from npsrgan.bench.profile import print_profile
 from npsrgan.bench.rows import CONVOLUTIONS, QUICK
@@ -34,6 +35,8 @@ def main(arguments=None):
     parser.add_argument("--profile", action="store_true", help="print where the time of our SRGAN step goes, and nothing else")
     parser.add_argument("--methods", action="store_true", help="print the time of every convolution method (on a GPU: in "
                         "every tile that is tried), and nothing else")
+    parser.add_argument("--loader", nargs="?", const="", metavar="FOLDER", help="print how many training patches a second are prepared "
+                        "from a folder of images, a zip archive and a pack of them, and nothing else (default: crops of a photograph)")
     parser.add_argument("--threads", type=int, help="threads of both sides (default: one for each core)")
     parser.add_argument("--channels-last", action="store_true", help="let torch keep images as we do; it may be faster")
     arguments = parser.parse_args(arguments)
@@ -41,6 +44,8 @@ def main(arguments=None):
         raise UserError("--pairs and --threads must be at least 1")
     if arguments.profile and arguments.device == "gpu":
         raise UserError("--profile looks at the step on a CPU: leave out --device gpu")
+    if arguments.loader is not None:
+        return print_loader(arguments.loader)
     fast.set_threads(arguments.threads)
     machine = importlib.import_module(f"npsrgan.bench.{arguments.device}")
     facts = {**machine.facts(arguments), "threads": fast.get_threads(), "python": platform.python_version(), "numpy": np.__version__}
