@@ -51,7 +51,7 @@ def seconds_per_pair(batches):
     for _ in range(2 * batches.ahead):
         next(stream)
     start, cpu = time.perf_counter(), time.process_time()
-    while time.perf_counter() - start < SECONDS:
+    while not count or time.perf_counter() - start < SECONDS:
         next(stream)
         count += batches.batch_size
     stream.close()

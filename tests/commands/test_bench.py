@@ -10,7 +10,7 @@ import pytest
 
 from npsrgan import fast
 from npsrgan.bench import __main__ as bench
-from npsrgan.bench import cpu, driver, profile
+from npsrgan.bench import cpu, driver, loader, profile
 from npsrgan.bench import rows as bench_rows
 from npsrgan.bench.methods import METHODS, print_cpu_methods
 from npsrgan.fast.blocks import any_size
@@ -220,3 +220,13 @@ def test_the_command_as_it_is_called():
     done = subprocess.run([sys.executable, "-m", "npsrgan.bench", "--only", "pixel_shuffle", "--pairs", "1", "--threads", "1"],
                           capture_output=True, text=True, timeout=200, cwd=Path(__file__).parents[2])
     assert done.returncode == 0 and "pixel_shuffle" in done.stdout and " ms" in done.stdout, done.stderr[-2000:]
+
+
+def test_the_loader_is_measured_from_every_source(monkeypatch, capsys):
+    monkeypatch.setattr(loader, "SECONDS", 0)
+    monkeypatch.setattr(loader.os, "cpu_count", lambda: 2)
+    bench.main(["--loader"])
+    out = capsys.readouterr().out
+    rows = [line.split() for line in out.splitlines() if line.split()[:1] and line.split()[0] in ("folder", "zip", "pack")]
+    assert [(source, threads) for source, threads, *_ in rows] == [(s, t) for s in ("folder", "zip", "pack") for t in "12"]
+    assert "from 200 images" in out and all(float(number) > 0 for row in rows for number in row[2:5])

@@ -67,12 +67,10 @@ def test_over_many_steps(tmp_path):
     grown = growth(TRAIN, warm, steps, "--data", pictures(tmp_path / "in", 40, 48), "--out", tmp_path / "run", "--steps", steps,
                    "--together", "--gan-steps", 0, "--batch-size", batch, "--patch-size", patch, "--channels", 2, "--blocks", 0,
                    "--discriminator-channels", 2, "--perceptual-weight", 0, "--log-every", 1000, "--val-count", 1, "--device", "cpu")
-    print("grown", grown, (steps - warm) * batch * 3 * patch**2 * (1 + scale**2) / 2)
     assert grown < (steps - warm) * batch * 3 * patch**2 * (1 + scale**2) / 2
 
 
 def test_over_many_images(tmp_path):
     side, warm, images = 96, 50, 250
     grown = growth(EVALUATE, warm, images, pictures(tmp_path / "in", images, side), "--weights", "--json", tmp_path / "scores.json")
-    print("grown", grown, (images - warm) * 3 * side**2 / 2)
     assert grown < (images - warm) * 3 * side**2 / 2
