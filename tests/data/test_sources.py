@@ -294,7 +294,7 @@ def test_evaluate_measures_what_the_list_keeps_for_testing(celeba, tmp_path, cap
     assert measured()[0] == set(NAMES)
     (tmp_path / "list_eval_partition.txt").write_text(LIST)
     names, printed = measured()
-    assert names == {NAMES[2], NAMES[4]} and "2 of 6 images are for testing, and only they are measured" in printed
+    assert names == {NAMES[2], NAMES[4]} and "2 of 6 images are for testing, and only these are measured" in printed
 
 
 def test_evaluate_reads_an_archive_as_its_folder(celeba, tmp_path, capsys):
