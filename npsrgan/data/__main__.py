@@ -18,7 +18,7 @@ def main(arguments=None):
     try:
         left_out = pack(source, options.file)
     except KeyboardInterrupt:
-        say("what is packed so far is kept: give the same command again to go on")
+        say("the images packed so far are kept: give the same command again to continue")
         raise
     say(f"{len(source) - left_out} images are packed in {options.file}; to use it: python -m npsrgan.train --data {options.file}")
     if left_out:

@@ -64,7 +64,7 @@ def pack(source, path):
     """
     path, partial, journal = (Path(f"{path}{suffix}") for suffix in ("", ".partial", ".journal"))
     if path.exists():
-        raise UserError(f"{path} exists already: name another file, or delete it")
+        raise UserError(f"{path} exists already: give another file, or delete it")
     files.require_writable(path)
     heading = json.dumps(source.contents())
     done = _intact(partial, journal, heading)

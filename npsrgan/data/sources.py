@@ -21,7 +21,7 @@ def open_images(path, cache=0):
     try:
         archive = ZipFile(path)
     except (BadZipFile, NotImplementedError):
-        raise UserError(f"{path} is a file, but no complete zip archive and no pack: give the folder that holds the images") from None
+        raise UserError(f"{path} is neither a folder, a complete zip archive nor a pack: give the folder that holds the images") from None
     return Pack(archive) if INDEX in archive.NameToInfo else ImageArchive(archive, cache)
 
 
@@ -49,7 +49,7 @@ def split(source, fraction=0.05, most=1000):
     Raises UserError if there are fewer than two images.
     """
     if len(source) < 2:
-        raise UserError(f"{source.root} has one image only: give more, or give others for validation with --val")
+        raise UserError(f"{source.root} has one image only: add more, or give other images for validation with --val")
     hashes = {name: zlib.crc32(name.encode("utf-8", "surrogateescape")) / 2**32 for name in source.names}
     while fraction * len(source) > most:
         fraction /= 2

@@ -55,7 +55,7 @@ def run(settings, resume, force, given, out, held, workers):
         for name in ("data", "val", "vgg"):
             path = getattr(settings, name)
             if path and not Path(path).exists():
-                raise UserError(f"{path}: no such file or folder any more; give its new place with --{name}")
+                raise UserError(f"{path} does not exist any more: give its new path with --{name}")
     settings.validate()
     if settings.batch_size % workers.size:
         raise UserError(f"a batch of {settings.batch_size} cannot be divided equally among {workers.size} processes: "
@@ -73,7 +73,7 @@ def run(settings, resume, force, given, out, held, workers):
         from npsrgan.fast.cuda.nccl import on_gpus
         cuda.set_precision(settings.precision)
         workers = on_gpus(workers, device, say)
-        say("the first steps are slow: kernels are compiled for this GPU, once")
+        say("the first steps are slow, because the kernels are compiled for this GPU once")
 
     trainer = Trainer(settings, device, say, fresh=not saved, workers=workers)
     attributes = {}
@@ -82,9 +82,9 @@ def run(settings, resume, force, given, out, held, workers):
         checkpoint.restore(trainer, *state)
         del saved, state        # they take as much memory as all networks and Adam's moments
         if trainer.steps >= settings.total_steps and (out / "result.json").exists():
-            say(f"this run is finished ({trainer.steps} steps); to train on, give a larger --steps or --gan-steps")
+            say(f"this run is finished ({trainer.steps} steps); to continue, give a larger --steps or --gan-steps")
             return 0
-        say(f"going on from step {trainer.steps} of {settings.total_steps}")
+        say(f"continuing from step {trainer.steps} of {settings.total_steps}")
     training, validation = sources(settings)
     trainer.inputs = {"data": training.contents(), "val": validation.contents(), "vgg": checkpoint.vgg_contents(trainer)}
     require_same(attributes, trainer.inputs, force)
@@ -118,7 +118,7 @@ def require_same(attributes, inputs, force):
         if before and now and before != now:
             change = f"--{name} is not what this run was saved with ({now}; it had {before})"
             if not force:
-                raise UserError(f"{change}: give the same, wherever it is now, or go on with --force")
+                raise UserError(f"{change}: give the same one, or continue with --force")
             say(change)
 
 
@@ -288,7 +288,7 @@ def finish(trainer, validation, out):
             report.comparison_picture(out / "result.png", lr, named, hr, f"{name}, which training never saw")
         count += 1
     result = report.write_result(out / "result.json", scores, count, dataclasses.asdict(s))
-    say("", f"on {count} held-out image{'s' * (count > 1)}, Y channel, {s.scale} pixels of border left out:")
+    say("", f"on {count} held-out image{'s' * (count > 1)}, Y channel, without a border of {s.scale} pixels:")
     for method, score in result.items():
         say(f"  {labels[method]:9} PSNR {score['psnr_y']:6.2f} dB   SSIM {score['ssim_y']:.4f}")
     say(f"in {folder.shown(out)}: result.png to look at, loss.png, log.csv, result.json, and the weights "

@@ -46,15 +46,15 @@ def load(path):
     """(settings, arrays, attributes) that `save` wrote.  Raises UserError for a file that is missing, damaged or no checkpoint."""
     arrays, attributes = storage.read(path)
     if "srresnet_steps" not in attributes:
-        raise UserError(f"{path} is no checkpoint")
+        raise UserError(f"{path} is not a checkpoint: give the folder of a run with --out")
     settings = storage.decode(attributes.get("settings"), path)
     storage.require_plausible(settings, Settings, sum(array.size for array in arrays.values()), path)
     if any(type(value) is not int or value < 0 for name, value in attributes.items() if name.endswith("_steps")):
-        raise storage.DamagedFile(f"{path} is damaged: it has taken a number of steps that is none")
+        raise storage.DamagedFile(f"{path} is damaged: its number of steps is invalid")
     try:
         return Settings(**_ABSENT | settings).validate(), arrays, attributes
     except TypeError:
-        raise UserError(f"{path} was written by another version of npsrgan") from None
+        raise UserError(f"{path} was written by another version of npsrgan: continue it with that version, or start a new run") from None
 
 
 def restore(trainer, arrays, attributes):

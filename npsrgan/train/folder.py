@@ -24,7 +24,7 @@ def find_checkpoint(path, resume):
     older = storage.previous(path)
     if not resume:
         if path.exists() or older.exists():
-            raise UserError(f"{shown(path.parent)} holds a checkpoint: go on with --resume, or give another --out for a new run")
+            raise UserError(f"{shown(path.parent)} holds a checkpoint: continue it with --resume, or start a new run in another --out")
         return None
     if not path.exists() and not older.exists():
         say(f"no checkpoint in {shown(path.parent)} yet: starting from the beginning")
@@ -37,7 +37,7 @@ def find_checkpoint(path, resume):
         found = checkpoint.load(older)
     except UserError as error:
         raise UserError(f"{damage}, and {error}: start a new run in another --out") from None
-    say(f"{damage}; going on from the one before")
+    say(f"{damage}; continuing from the checkpoint before it")
     os.replace(older, os.path.realpath(path))     # so that the next save does not put the damaged file in its place
     return found
 

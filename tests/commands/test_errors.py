@@ -66,7 +66,7 @@ def junk(tmp_path, photos):
 BAD_INPUT = {
     "no such folder": ({"data": "nowhere"}, r"nowhere: no such folder"),
     "no such folder to validate on": ({"val": "nowhere"}, r"nowhere: no such folder"),
-    "a file as folder": ({"data": "file"}, r"file is a file, but .*: give the folder"),
+    "a file as folder": ({"data": "file"}, r"file is neither a folder, .*: give the folder"),
     "no images": ({"data": "empty"}, r"empty holds no image"),
     "all corrupt": ({"data": "corrupt"}, r"none of 2 images can be used: 2 cannot be read, 0 are too small; the first: .*[ab]\.png"),
     "all too small": ({"data": "small"}, r"all 2 images are too small for patches of 16 pixels: give larger images or a smaller"),

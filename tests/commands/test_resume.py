@@ -214,7 +214,7 @@ def test_damaged_checkpoint(tiny, tmp_path, stopped, damage, capsys):
     capsys.readouterr()
     assert tiny(stopped, "--resume", gan_steps=4) == 0
     said = capsys.readouterr().out
-    assert "going on from the one before" in said and "checkpoint.h5" in said and "going on from step 2 of 8" in said
+    assert "continuing from the checkpoint before it" in said and "checkpoint.h5" in said and "continuing from step 2 of 8" in said
     assert differences(outcome(whole), outcome(stopped)) == []
 
 
@@ -274,7 +274,7 @@ def test_everything_may_move(tiny, elsewhere, tmp_path, capsys):
     (tmp_path / "now" / "first.h5").unlink()            # was needed once
     capsys.readouterr()
     assert tiny(elsewhere, "--resume", gan_steps=4) == 2
-    assert f"{tmp_path / 'then/photos/train'}: no such file or folder any more; give its new place with --data" in capsys.readouterr().err
+    assert f"{tmp_path / 'then/photos/train'} does not exist any more: give its new path with --data" in capsys.readouterr().err
     assert tiny(elsewhere, "--resume", gan_steps=4, **moved(tmp_path / "now")) == 0
     places = ("'data'", "'val'", "'vgg'", "result.json")
     assert [key for key in differences(outcome(tmp_path / "whole"), outcome(elsewhere)) if not any(name in key for name in places)] == []
@@ -447,7 +447,7 @@ def test_a_log_of_an_earlier_version_goes_on(tiny, stopped):
 def test_a_new_run_never_overwrites_a_checkpoint(tiny, stopped, capsys):
     before = (stopped / "checkpoint.h5").read_bytes()
     assert tiny(stopped) == 2
-    assert "holds a checkpoint: go on with --resume, or give another --out" in capsys.readouterr().err
+    assert "holds a checkpoint: continue it with --resume, or start a new run in another --out" in capsys.readouterr().err
     (stopped / "checkpoint.h5").rename(stopped / "checkpoint.previous.h5")
     assert tiny(stopped) == 2
     assert before == (stopped / "checkpoint.previous.h5").read_bytes()
