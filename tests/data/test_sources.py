@@ -145,7 +145,7 @@ def test_what_is_neither_folder_nor_archive_nor_pack_is_a_user_error(celeba, tmp
     (tmp_path / "half.zip").write_bytes(celeba.with_suffix(".zip").read_bytes()[:3000])
     with zipfile.ZipFile(tmp_path / "texts.zip", "w") as archive:
         archive.writestr("a.txt", "no image")
-    for name, words in [("file.jpg", "a complete zip archive"), ("half.zip", "no complete zip archive"), ("nowhere", "no such folder"),
+    for name, words in [("file.jpg", "a complete zip archive"), ("half.zip", "a complete zip archive"), ("nowhere", "no such folder"),
                         ("texts.zip", "holds no image")]:
         with pytest.raises(UserError, match=words):
             open_images(tmp_path / name)
