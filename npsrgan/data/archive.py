@@ -20,7 +20,7 @@ class ImageArchive(ImageFolder):
         self._archive, self._one_reader = archive, Lock()
         root, names, others = archive.filename, [], []
         for entry in progress(archive.infolist(), "searching", unit=" files", delay=2, leave=False):
-            hidden = entry.filename.startswith((".", "__MACOSX/")) or "/." in entry.filename
+            hidden = entry.filename.startswith(".") or "/." in entry.filename
             if not entry.is_dir():
                 (others if hidden or not self._is_image(entry) else names).append(entry.filename)
         names = sorted_names(root, set(names), others)
