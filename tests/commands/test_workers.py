@@ -1,6 +1,8 @@
 """Training on two processes, started by mpiexec: the same run as on one, and an end for both when one fails.
 
 This file is also what mpiexec runs: see `as_a_process`.
+
+By hand:  mpiexec -n 2 python tests/commands/test_workers.py measure     times steps of preset seed with batch 4, and their messages.
 """
 import csv
 import dataclasses
@@ -10,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,16 +22,18 @@ if __name__ == "__main__":
 import numpy as np
 import pytest
 import runs
-from comparisons import DOUBLE
+from comparisons import DOUBLE, wave
 
 from npsrgan.data import Batches, DeadLeaves
+from npsrgan.device import CPU
+from npsrgan.fast import set_threads
 from npsrgan.fast.blocks import any_size
 from npsrgan.images import ImageError
 from npsrgan.ops.operation import reference_only
 from npsrgan.system.errors import UserError
 from npsrgan.system.workers import ALONE, connect, ending_all
 from npsrgan.train import __main__ as train
-from npsrgan.train.settings import Settings
+from npsrgan.train.settings import PRESETS, Settings
 from npsrgan.trainer import Trainer, numbers
 
 MPIEXEC = shutil.which("mpiexec", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
@@ -73,6 +78,8 @@ def as_a_process(mode, *words):
             found = {name.replace("/", "|"): value for name, value in steps(case, workers).items()}
             np.savez(Path(words[0], f"{case} {workers.rank}.npz"), **found)
         return 0
+    if mode == "measure":
+        return measure(connect())
     if mode == "without mpi4py":
         sys.modules["mpi4py"] = None
     runs.leave_out_pictures(setattr)
@@ -83,6 +90,33 @@ def as_a_process(mode, *words):
         return HARM[mode](row) if self.workers.rank == 1 and self.steps == 3 and mode in HARM else row
     Trainer.step = step
     return train.main(list(words))
+
+
+def measure(workers, count=4):
+    """Print the seconds of each step, one thread a process, and the number, megabytes and seconds of its large and small messages."""
+    set_threads(1)
+    settings = dataclasses.replace(PRESETS["seed"], batch_size=4)
+    trainer, messages, mean = Trainer(settings, CPU, say=lambda line: None, workers=workers), [], workers.mean
+
+    def timed(array):
+        workers.highest(0)          # wait for the others first
+        start = time.perf_counter()
+        result = mean(array)
+        messages.append((array.nbytes / 1e6, time.perf_counter() - start))
+        return result
+    if workers.size > 1:
+        workers.mean = timed
+    lr, hr = (wave(4 // workers.size, side, side, 3).astype(np.float32) for side in (settings.patch_size, settings.image_size))
+    for _ in range(count):
+        messages.clear()
+        wall, cpu = time.perf_counter(), time.process_time()
+        trainer.step(lr, hr)
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        parts = [[part for part in messages if (part[0] > 1) == large] for large in (True, False)]
+        told = [f"{len(part)} messages, {sum(size for size, _ in part):.2f} MB, {sum(time for _, time in part):.2f} s" for part in parts]
+        if workers.rank == 0:
+            print(f"{wall:.2f} s, of CPU {cpu:.2f} s", *told, sep="; ", flush=True)
+    return 0
 
 
 def fail(error):
