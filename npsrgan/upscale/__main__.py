@@ -214,7 +214,7 @@ def enlarge_file(source, target, weights, generator, device, options):
             label = LABELS.get(name, name) if options.blend is None else f"SRResNet to SRGAN, {options.blend:g}"
             compare(comparison(target), original, result, label, source.name)
     say(f"{source} -> {target}{' (replaced)' * replaced}: {result.width}x{result.height}, {time.perf_counter() - start:.1f} s"
-        + f", with {weights}" * (options.weights == "auto"),
+        + f", with {weights}" * (options.weights == "auto" and options.blend is None),
         *(f"  {remark}" for remark in remarks))
 
 
