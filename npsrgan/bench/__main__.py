@@ -24,26 +24,28 @@ from npsrgan.system.terminal import progress, say
 @command
 def main(arguments=None):
     """The command: measure and print every row, and write the JSON file after each."""
-    parser = argparse.ArgumentParser(prog="python -m npsrgan.bench", description="Our speed and memory, against PyTorch's.")
-    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="where to compute (default: cpu); the GPU measures "
-                        "whole training steps at batch 16 and 64, and their pieces at batch 16")
-    parser.add_argument("--quick", action="store_true", help="a few rows only, about a minute")
-    parser.add_argument("--pairs", type=int, default=5, help="times each side is measured (default: 5)")
-    parser.add_argument("--only", metavar="WORD", help="only the rows whose name contains this")
-    parser.add_argument("--json", metavar="FILE", help="also write the results here")
+    parser = argparse.ArgumentParser(
+        prog="python -m npsrgan.bench", usage="%(prog)s [options]", description="Measure the speed and memory of npsrgan, and of PyTorch if "
+        "it is installed.", epilog="Example: python -m npsrgan.bench --quick")
+    parser.add_argument("--quick", action="store_true", help="measure only a few rows, in about a minute")
+    parser.add_argument("--only", metavar="WORD", help="measure only the rows whose name contains this word, such as srgan_step")
+    parser.add_argument("--pairs", type=int, default=5, metavar="N", help="number of measurements of each side (default: 5)")
+    parser.add_argument("--json", metavar="FILE", help="also write the results to this file")
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="where to compute; on a GPU, whole training steps are "
+                        "measured at batch sizes 16 and 64, and their parts at 16 (default: cpu)")
     parser.add_argument("--precision", choices=("tf32", "float32"), default="tf32", help="of convolutions on a GPU (default: tf32)")
-    parser.add_argument("--profile", action="store_true", help="print where the time of our SRGAN step goes, and nothing else")
-    parser.add_argument("--methods", action="store_true", help="print the time of every convolution method (on a GPU: in "
-                        "every tile that is tried), and nothing else")
-    parser.add_argument("--loader", nargs="?", const="", metavar="FOLDER", help="print how many training patches a second are prepared "
-                        "from a folder of images, a zip archive and a pack of them, and nothing else (default: crops of a photograph)")
-    parser.add_argument("--threads", type=int, help="threads of both sides (default: one for each core)")
-    parser.add_argument("--channels-last", action="store_true", help="let torch keep images as we do; it may be faster")
+    parser.add_argument("--threads", type=int, metavar="N", help="number of CPU threads of both sides (default: one per core)")
+    parser.add_argument("--channels-last", action="store_true", help="let PyTorch store images as npsrgan does, which may be faster")
+    other = parser.add_argument_group("other measurements, in place of the comparison")
+    other.add_argument("--profile", action="store_true", help="where the time of our SRGAN step goes, on a CPU")
+    other.add_argument("--methods", action="store_true", help="the time of each convolution method; on a GPU, of each tile that is tried")
+    other.add_argument("--loader", nargs="?", const="", metavar="FOLDER", help="training patches per second from a folder of images, a zip "
+                       "archive and a pack of them (default: crops of a photograph)")
     arguments = parser.parse_args(arguments)
     if arguments.pairs < 1 or (arguments.threads or 1) < 1:
         raise UserError("--pairs and --threads must be at least 1")
     if arguments.profile and arguments.device == "gpu":
-        raise UserError("--profile looks at the step on a CPU: leave out --device gpu")
+        raise UserError("--profile measures the step on a CPU: leave out --device gpu")
     if arguments.loader is not None:
         return print_loader(arguments.loader)
     fast.set_threads(arguments.threads)
