@@ -25,8 +25,8 @@ from npsrgan.system.terminal import progress, say
 def main(arguments=None):
     """The command: measure and print every row, and write the JSON file after each."""
     parser = argparse.ArgumentParser(
-        prog="python -m npsrgan.bench", usage="%(prog)s [options]", description="Measure the speed and memory of npsrgan, and of PyTorch if "
-        "it is installed.", epilog="Example: python -m npsrgan.bench --quick")
+        prog="python -m npsrgan.bench", usage="%(prog)s [options]", description="Measure the speed and memory of npsrgan, and of PyTorch "
+        "if it is installed.", epilog="Example: python -m npsrgan.bench --quick")
     parser.add_argument("--quick", action="store_true", help="measure only a few rows, in about a minute")
     parser.add_argument("--only", metavar="WORD", help="measure only the rows whose name contains this word, such as srgan_step")
     parser.add_argument("--pairs", type=int, default=5, metavar="N", help="number of measurements of each side (default: 5)")
