@@ -191,7 +191,7 @@ class SRResNet(Network):
             phases -= answer - answer.mean(1, keepdims=True)
 
 class Discriminator(Network):
-    """The second network (figure 4, bottom): (N, H, W, 3) -> N logits, positive for "an original"."""
+    """The player against it (figure 4, bottom): (N, H, W, 3) -> N logits, positive for "original"."""
     def forward(self, x):
         c = self.channels
         x = prelu(self.conv(x, c), 0.2)
