@@ -78,7 +78,7 @@ def conv2d(x, w, b, stride):
     frame = ((0, 0), (margin, margin), (margin, margin), (0, 0))
     image = np.pad(x, frame)
 
-    def d_x(dy):  # again a convolution, with the kernel turned by 180 degrees, from outputs to inputs
+    def d_x(dy):  # a convolution again, with the kernel turned by 180 degrees, from O to C
         spread = np.zeros((n, height, width, len(b)), dy.dtype)
         spread[:, ::stride, ::stride] = dy
         return slide(np.pad(spread, frame), w[::-1, ::-1].swapaxes(2, 3))
@@ -191,7 +191,7 @@ class SRResNet(Network):
             phases -= answer - answer.mean(1, keepdims=True)
 
 class Discriminator(Network):
-    """The player against it (figure 4, bottom): (N, H, W, 3) -> N logits, positive for "original"."""
+    """The second player (figure 4, bottom): (N, H, W, 3) -> N logits, positive for "original"."""
     def forward(self, x):
         c = self.channels
         x = prelu(self.conv(x, c), 0.2)
