@@ -1,4 +1,6 @@
 """A photograph that is always available, for viewing and evaluation, never for training."""
+from pathlib import Path
+
 from npsrgan import images
 
 
@@ -18,6 +20,6 @@ class Photograph:
 
     def load(self, index):
         """uint8 (600, 512, 3).  Raises images.ImageError if Matplotlib was installed without its sample data."""
-        from matplotlib.cbook import get_sample_data  # slow to import, and only needed here
+        from matplotlib import get_data_path  # slow to import; threads may import the package at once, but no module in it
 
-        return images.read(get_sample_data(self.name(index), asfileobj=False))
+        return images.read(Path(get_data_path(), "sample_data", self.name(index)))

@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -442,3 +443,12 @@ def test_broken_validation_images_are_reported_and_none_at_all_is_a_user_error()
     assert [name for name, _, _ in pairs] == ["1"] and len(said) == 2 and "broken" in said[0] and "107x20" in said[1]
     with pytest.raises(UserError, match="none of 2 validation images"):
         list(validation_pairs(Memory([None, None]), 4, report=said.append))
+
+
+def test_several_threads_may_be_the_first_to_load_the_photograph():
+    """Two threads that import Matplotlib's modules at once may each wait for the other; then one goes on with half a module."""
+    code = ("import sys\nfrom concurrent.futures import ThreadPoolExecutor\nfrom npsrgan.data import Photograph\n"
+            "sys.setswitchinterval(1e-5)\n"
+            "with ThreadPoolExecutor(8) as pool: print({p.shape for p in pool.map(Photograph().load, range(8))})")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.stdout.strip() == "{(600, 512, 3)}", done.stderr[-1000:]
