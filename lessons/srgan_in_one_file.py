@@ -183,12 +183,12 @@ class SRResNet(Network):
         return self.conv(x, 3, size=9, gain=0.3)
 
     def constrain(self):
-        """Prevent a mesh: before a shuffle, the four channels that become neighbouring pixels must
-        answer a flat image alike (Sugawara et al. 2019).  Their differences are removed."""
-        for k, taps in (-8, 9), (-7, 1), (-5, 9), (-4, 1):  # weight, bias; weight, bias
-            phases = self.parameters[k].array.reshape(taps, -1, 4, self.channels)
-            answer = phases.mean(0)
-            phases -= answer - answer.mean(1, keepdims=True)
+        """Prevent a mesh: all phases of a shuffle answer constant inputs alike (lesson 10)."""
+        for k, taps in (-8, 3), (-7, 1), (-5, 3), (-4, 1):  # weight, bias; weight, bias
+            phases = self.parameters[k].array.reshape(taps, taps, -1, 2, 2, self.channels)
+            for tap, phase in (0, 3), (1, 4):  # rows, columns
+                answer = phases.mean(tap, keepdims=True)
+                phases -= answer - answer.mean(phase, keepdims=True)
 
 class Discriminator(Network):
     """The second player (figure 4, bottom): (N, H, W, 3) -> N logits, positive for "original"."""

@@ -56,19 +56,21 @@ class SRResNet(Generator):
         return 4 * self.settings["channels"]
 
     def constrain(self):
-        """With `equal_phases`, project the weights, in place, onto those for which a flat image stays flat.
+        """With `equal_phases`, project the weights, in place, onto those that draw no pattern of their own.
 
-        The r*r channels that a pixel shuffle interleaves are the phases of the enlarged image.  For a constant input, a
-        convolution returns one number per output channel: the sum of its taps times the input, plus the bias.  If it differs
-        between phases, the output has a pattern with a period of r pixels.  Therefore the deviation of each phase's sum, and bias, from
-        the mean over all phases is subtracted, spread evenly over the taps.  Call it after every update of the weights.
-        The condition is from Sugawara, Shiota and Kiya 2019, "Checkerboard artifacts free convolutional neural networks".
+        The r*r channels that a pixel shuffle interleaves are the phases (row, column) of the enlarged image.  Along an axis on which
+        its input is constant, a convolution only sees the sums of its taps along that axis.  If they differ between the phases on
+        that axis, the output repeats every r pixels: a mesh in flat areas, beads along straight edges.  Therefore the deviation of
+        each phase's sum from the mean over the axis's phases is subtracted, spread evenly over the taps; for the bias, likewise.
+        The projections for the two axes commute, so both conditions hold afterwards.  Call this after every update of the weights.
+        Sugawara, Shiota and Kiya 2019, "Checkerboard artifacts free convolutional neural networks", state the condition for images
+        that are flat on both axes at once.
         """
         if "equal_phases" not in self.settings:
             return
         for convolution, shuffle, _ in (stage.steps for stage in self.upsampling.steps):
-            weight, bias, phases = convolution.weight.array, convolution.bias.array, shuffle.r ** 2
-            for array, taps in ((weight, weight.shape[0] * weight.shape[1]), (bias, 1)):
-                by_phase = array.reshape(taps, -1, phases, array.shape[-1] // phases)       # a view: taps, inputs, phases, outputs
-                gain = by_phase.mean(0)
-                by_phase -= gain - gain.mean(1, keepdims=True)
+            for array, k in ((convolution.weight.array, convolution.weight.shape[0]), (convolution.bias.array, 1)):
+                view = array.reshape(k, k, -1, shuffle.r, shuffle.r, array.shape[-1] // shuffle.r ** 2)     # taps, inputs, phases, outputs
+                for tap, phase in ((0, 3), (1, 4)):     # rows, columns
+                    gain = view.mean(tap, keepdims=True)
+                    view -= gain - gain.mean(phase, keepdims=True)
