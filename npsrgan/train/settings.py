@@ -48,8 +48,8 @@ class Settings:
     discriminator_channels: int = option(64, "channels of the discriminator's first layer")
     leaky_slope: float = option(0.2, "slope of the discriminator's LeakyReLU below zero")
     weight_init: str = option("he", "initial weights; normal: of standard deviation 0.01 in every layer", INITIALISATIONS)
-    equal_phases: bool = option(True, "prevent checkerboard patterns: all phases of a pixel shuffle answer a flat image alike; the "
-                                      "paper's network has no such constraint")
+    equal_phases: bool = option(True, "prevent checkerboard patterns: all phases of a pixel shuffle answer alike to what is constant "
+                                      "along an axis; the paper's network has no such constraint")
     learning_rate: float = option(1e-4, "Adam's learning rate for SRResNet, between 0 and 1")
     gan_learning_rate: float = option(1e-4, "Adam's learning rate for SRGAN's generator and discriminator, between 0 and 1")
     schedule: str = option("constant", "SRResNet's learning rate over time; drop: a tenth in the second half", SCHEDULES)
