@@ -337,9 +337,9 @@ print(f"60,000 steps of 8 patches: about {60_000 * 8 * min(times) / 3600:.0f} ho
 # | always | waiting for data | near 0 % | a larger `--cache` |
 #
 # The demo, `python -m npsrgan.train`, goes through these stages in minutes. On its photograph bicubic
-# has 25.94 dB. SRResNet had 23.78 dB at step 100, 25.79 at 300, 26.29 at 450 and 26.85 at step 1000. At
-# step 400 it had 22.81: one bad line among good ones is no cause for concern while the learning rate
-# is high.
+# has 25.94 dB. SRResNet had 24.29 dB at step 100, 25.61 at 200, 26.48 at 450 and 27.19 at step 1000. At
+# step 300 it had 25.43, less than the 26.14 of step 250: one bad line among good ones is no cause for
+# concern while the learning rate is high.
 #
 # ## 7. Exercises
 
