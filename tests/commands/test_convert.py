@@ -443,7 +443,7 @@ def with_eps(value):
 
 
 def test_eps_is_found_by_trying(capsys):
-    best, _ = read(trained(change=with_eps(0.8)))
+    best, _ = read(trained("srresnet-faces", with_eps(0.8)))      # with srresnet, other units are within 0.4 dB, so the command asks
     assert best.choice.eps == (0.8, 0.8) and (best.choice.input, best.choice.output) == ("symmetric", "symmetric")
     assert "eps 0.8" in best.choice.words
 
