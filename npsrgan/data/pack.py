@@ -1,8 +1,8 @@
 """A pack: many images, decoded, in one file that is mapped into memory, so that a crop costs no decoding.
 
 The file holds the pixels of all images, uint8 (H, W, 3), one after another, and then a zip archive with their index: a line
-of JSON for each, [name, bytes of the original file, H, W, CRC-32 of the pixels].  HDF5 would hold the same, but takes 20 times
-as long for a crop as a view of mapped memory.
+of JSON for each, [name, bytes of the original file, H, W, CRC-32 of the pixels].  HDF5 with a dataset for each image takes some
+20 times as long for a crop as a view of mapped memory, and one large dataset would need its size before writing.
 """
 import json
 import os
