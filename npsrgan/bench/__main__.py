@@ -1,6 +1,6 @@
 """Measure our speed and memory on the CPU or the GPU, compared with PyTorch if torch is installed.
 
-    python -m npsrgan.bench [--device gpu] [--quick] [--json FILE] [--profile] [--methods] [--loader] [--threads N] [--channels-last]
+    python -m npsrgan.bench [--device gpu] [--quick] [--json FILE] [--profile] [--methods] [--loader] [--threads N]
 
 rows.py says what is measured, driver.py how, and cpu.py and gpu.py by which clock.
 """
@@ -28,14 +28,14 @@ def main(arguments=None):
         prog="python -m npsrgan.bench", usage="%(prog)s [options]", description="Measure the speed and memory of npsrgan, and of PyTorch "
         "if it is installed.", epilog="Example: python -m npsrgan.bench --quick")
     parser.add_argument("--quick", action="store_true", help="measure only a few rows, in about a minute")
-    parser.add_argument("--only", metavar="WORD", help="measure only the rows whose name contains this word, such as srgan_step")
+    parser.add_argument("--only", nargs="+", default=[""], metavar="WORD", help="measure only the rows whose name contains one of these "
+                        "words, such as srgan_step")
     parser.add_argument("--pairs", type=int, default=5, metavar="N", help="number of measurements of each side (default: 5)")
     parser.add_argument("--json", metavar="FILE", help="also write the results to this file")
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="where to compute; on a GPU, whole training steps are "
                         "measured at batch sizes 16 and 64, and their parts at 16 (default: cpu)")
     parser.add_argument("--precision", choices=("tf32", "float32"), default="tf32", help="of convolutions on a GPU (default: tf32)")
     parser.add_argument("--threads", type=int, metavar="N", help="number of CPU threads of both sides (default: one per core)")
-    parser.add_argument("--channels-last", action="store_true", help="let PyTorch store images as npsrgan does, which may be faster")
     other = parser.add_argument_group("other measurements, in place of the comparison")
     other.add_argument("--profile", action="store_true", help="where the time of our SRGAN step goes, on a CPU")
     other.add_argument("--methods", action="store_true", help="the time of each convolution method; on a GPU, of each tile that is tried")
@@ -52,9 +52,9 @@ def main(arguments=None):
     machine = importlib.import_module(f"npsrgan.bench.{arguments.device}")
     facts = {**machine.facts(arguments), "threads": fast.get_threads(), "python": platform.python_version(), "numpy": np.__version__}
     rows = [row for row in machine.rows(arguments.quick)
-            if (not arguments.only or arguments.only in row.name) and row.precision != arguments.precision]
+            if any(word in row.name for word in arguments.only) and row.precision != arguments.precision]
     if not rows:
-        raise UserError(f"no row's name contains {arguments.only!r}")
+        raise UserError(f"no row's name contains {' or '.join(arguments.only)}")
     processes = {side: Process(arguments.device, side, arguments) for side in (machine.SIDES if "torch" in facts else ["ours"])}
     try:
         limits = find_limits(machine.ceilings(), processes["ours"], arguments.precision)

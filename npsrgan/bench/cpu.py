@@ -1,4 +1,9 @@
-"""The benchmark's sides on a CPU: ours, as `train` runs, and PyTorch with the same number of threads.
+"""The benchmark's sides on a CPU:
+
+    ours            as `train` runs
+    torch           PyTorch with images in its default layout, (N, C, H, W)
+    channels_last   PyTorch with images in our layout, (N, H, W, C), which is sometimes faster and sometimes slower
+All sides have the same number of threads, and all keep freed memory (`fast.keep_memory`).
 
 Memory is the peak resident memory of the side's process.
 """
@@ -9,6 +14,7 @@ import platform
 import resource
 import sys
 import time
+from functools import partial
 
 from npsrgan import fast
 from npsrgan.bench import driver
@@ -50,27 +56,28 @@ class Torch(Ours):
 
     name = "torch"
 
-    def __init__(self, options):
+    def __init__(self, options, channels_last=False):
         from npsrgan.bench import pytorch
-        fast.set_threads(options.threads)
-        pytorch.configure(fast.get_threads(), options.channels_last)
+        super().__init__(options)
+        pytorch.configure(fast.get_threads(), channels_last)
 
 
-SIDES = {"ours": Ours, "torch": Torch}
+SIDES = {"ours": Ours, "torch": Torch, "channels_last": partial(Torch, channels_last=True)}
 
 
 def rows(quick):
     """Yield every Row, or a few of them."""
     yield from operations(quick)
     yield Row("srresnet_infer_small", inference(44, 54))
-    yield Row("srresnet_step", training("srresnet_step"))
+    yield Row("srresnet_step batch 4", training("srresnet_step", 4))
     if not quick:
         yield Row("adam_step discriminator", adam_step)
         yield Row("srresnet_infer_large", inference(256, 256))
-        yield Row("srgan_step", training("step"))
-        for name, method in (("srresnet_step", "srresnet_step"), ("srgan_step", "step")):
-            for batch in (1, 2, 8):
-                yield Row(f"{name} batch {batch}", training(method, batch))
+        for batch in (1, 2, 8):
+            yield Row(f"srresnet_step batch {batch}", training("srresnet_step", batch))
+        yield Row("srresnet_step batch 16 of 24x24", training("srresnet_step", 16, 24))
+        for batch in (1, 2, 4, 8):
+            yield Row(f"srgan_step batch {batch}", training("step", batch))
 
 
 def ceilings():

@@ -6,7 +6,7 @@ memory.  A side that fails is reported, and the others are measured.
 A device's module, cpu.py or gpu.py, has
 
     SIDES           {name: a subclass of Side}
-    TURNS           True: the sides take turns (A B A B), in new processes for each row.  False: each measures a row completely before
+    TURNS           True: the sides take turns (A B C A B C), in new processes for each row.  False: each measures a row completely before
                     the next, in a process that it keeps.
     rows(quick)     yields every Row, or a few of them
     ceilings()      yields rows that measure the device's limits
@@ -148,14 +148,16 @@ def find_limits(ceilings, process, precision):
 
 
 def compare(row, first, limits):
-    """Add to row.result the ratios of our side to the others, and of its speed to the limits; images per second; and the relative
-    difference between the first results."""
+    """Add to row.result the ratios of our side to the others, and the name of the fastest of these; the ratio of our speed to the
+    limits; images per second; and the relative difference between the first results."""
     r = row.result
     if "ours_s" not in r:
         return
-    for other in ("torch", "best"):
-        if f"{other}_s" in r:
-            r[f"ratio_{other}"], r[f"memory_ratio_{other}"] = r["ours_s"] / r[f"{other}_s"], r["ours_mb"] / r[f"{other}_mb"]
+    others = [side for side in first if side != "ours"]
+    for other in others:
+        r[f"ratio_{other}"], r[f"memory_ratio_{other}"] = r["ours_s"] / r[f"{other}_s"], r["ours_mb"] / r[f"{other}_mb"]
+    if others:
+        r["fastest"] = min(others, key=lambda other: r[f"{other}_s"])
     if first["ours"] is not None and first.get("torch") is not None:
         r["difference"] = float(np.linalg.norm(first["ours"] - first["torch"]) / np.linalg.norm(first["torch"]))
     if row.step and "batch" in row.name:
@@ -166,12 +168,14 @@ def compare(row, first, limits):
 def row_line(row):
     """A measured row as one line."""
     r, parts = row.result, [f"{row.name:36}"]
-    for side in ("ours", "torch", "best"):
+    for side in ("ours", "torch", "channels_last", "best"):
         if f"{side}_s" in r:
             parts.append(f"{side} {r[f'{side}_s'] * 1e3:9.3f} ms ±{r[f'{side}_spread_s'] * 1e3:6.3f} {r[f'{side}_mb']:6.0f} MB")
         elif f"{side}_error" in r:
             parts.append(f"{side} {r[f'{side}_error'][:60]}")
-    texts = {"ratio_torch": "ratio torch {:5.2f}", "ratio_best": "ratio best {:5.2f}", "share_of_flops": "{:.0%} of GEMM",
+    if "fastest" in r:
+        parts.append(f"ratio {r['ratio_' + r['fastest']]:5.2f} to {r['fastest']}, memory {r['memory_ratio_' + r['fastest']]:5.2f}")
+    texts = {"share_of_flops": "{:.0%} of GEMM",
              "share_of_bytes": "{:.0%} of bandwidth", "images_per_s": "{:.0f} images/s", "difference": "difference {:.0e}",
              "ours_note": "ours {}"}
     return "  ".join(parts + [text.format(r[name]) for name, text in texts.items() if name in r])

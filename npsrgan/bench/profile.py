@@ -49,7 +49,7 @@ def print_profile(gemm, steps=3):
 
     Flops are counted by the definition of a convolution, so methods that save multiplications may exceed 100 %.
     """
-    step = training("step")("ours")
+    step = training("step", 4)("ours")
     step()
     seconds, calls, flops = defaultdict(float), Counter(), Counter()
     with timed_operations(seconds, calls, flops):

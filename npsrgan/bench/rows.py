@@ -142,12 +142,15 @@ def _moved(network):
     return network if _device.module is np else network.to(upload)
 
 
-def training(method, batch=4):
-    """A step of preset `seed`, 44x44 -> 176x176: `srresnet_step`, or `step`, which is SRResNet and SRGAN with VGG19."""
+def training(method, batch, patch=44):
+    """A step of preset `seed`, 44x44 -> 176x176: `srresnet_step`, or `step`, which is SRResNet and SRGAN with VGG19.
+
+    batch: the number of low-resolution patches of patch x patch pixels.
+    """
     def prepare(side):
-        settings = replace(PRESETS["seed"], batch_size=batch, together=method == "step")
+        settings = replace(PRESETS["seed"], batch_size=batch, patch_size=patch, together=method == "step")
         trainer = Trainer(settings, CPU if side == "torch" else _device, say=lambda line: None)
-        lr, hr = (np.tanh(draw(batch, size, size, 3)) for size in (44, 176))
+        lr, hr = (np.tanh(draw(batch, size, size, 3)) for size in (patch, 4 * patch))
         if side == "torch":
             from npsrgan.bench import pytorch
             trainer, lr, hr = pytorch.Trainer(trainer), pytorch.tensor(lr), pytorch.tensor(hr)

@@ -19,7 +19,8 @@ from npsrgan.models.vgg19 import VGG19
 from npsrgan.ops import operation
 from npsrgan.trainer import Trainer
 
-NAMES = {"srgan_step", "srresnet_step", "srresnet_infer_small", "srresnet_infer_large"}
+NAMES = {"srgan_step batch 4", "srgan_step batch 8", "srresnet_step batch 1", "srresnet_step batch 4", "srresnet_step batch 16 of 24x24",
+         "srresnet_infer_small", "srresnet_infer_large", "batch_norm 64 at 44 +gradients", "prelu 64 at 44", "conv 3x3 64->64 at 176/2"}
 
 
 @pytest.fixture(autouse=True)
@@ -29,15 +30,19 @@ def own_threads():
 
 
 def test_the_report(tmp_path, capsys):
-    bench.main(["--quick", "--pairs", "2", "--threads", "1", "--only", "infer_small", "--json", str(tmp_path / "report.json")])
+    bench.main(["--quick", "--pairs", "2", "--threads", "1", "--only", "nothing", "infer_small", "--json", str(tmp_path / "report.json")])
     report = json.loads((tmp_path / "report.json").read_text())
     (row,) = report["rows"]
     assert report["machine"]["threads"] == 1 and report["machine"]["flops_per_s"] > 1e8
     assert row["name"] == "srresnet_infer_small" and row["ours_s"] > 0 and row["ours_spread_s"] >= 0 and 20 < row["ours_mb"] < 2000
-    if "torch_s" in row:
-        assert row["ratio_torch"] == row["ours_s"] / row["torch_s"] and row["torch_mb"] > 20 and row["difference"] < 1e-3
-        assert row["memory_ratio_torch"] == row["ours_mb"] / row["torch_mb"] and report["machine"]["torch"][0].isdigit()
-    assert "srresnet_infer_small" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    if "torch" in report["machine"]:
+        for side in ("torch", "channels_last"):
+            assert row[f"ratio_{side}"] == row["ours_s"] / row[f"{side}_s"] and row[f"{side}_mb"] > 20
+            assert row[f"memory_ratio_{side}"] == row["ours_mb"] / row[f"{side}_mb"]
+        assert row["fastest"] == min(("torch", "channels_last"), key=lambda side: row[f"{side}_s"])
+        assert f" to {row['fastest']}, memory " in out and row["difference"] < 1e-3 and report["machine"]["torch"][0].isdigit()
+    assert "srresnet_infer_small" in out
 
 
 def test_without_torch_our_times_alone(monkeypatch, capsys):
@@ -64,14 +69,45 @@ class Answers:
         self.asked.append((self.answers["name"], "close"))
 
 
+def test_both_layouts_of_torch_run_as_our_side_does(monkeypatch):
+    """The same number of threads and the same setting of malloc in each side's process."""
+    bench_torch = pytest.importorskip("npsrgan.bench.pytorch", reason="torch is not installed")
+    torch, kept, options = bench_torch.torch, [], SimpleNamespace(threads=1)
+    monkeypatch.setattr(fast, "keep_memory", lambda: kept.append(1))
+    try:
+        for count, (side, last) in enumerate([("ours", False), ("torch", False), ("channels_last", True)], 1):
+            torch.set_num_threads(2)
+            fast.set_threads(None)
+            made = cpu.SIDES[side](options)
+            asked_for = made.prepare(bench_rows.Row("a row that returns which side it is prepared for", lambda name: name))
+            assert len(kept) == count and fast.get_threads() == 1 and asked_for == ("ours" if side == "ours" else "torch")
+            if side != "ours":
+                image = bench_torch.tensor(np.zeros((2, 4, 4, 3)))
+                assert torch.get_num_threads() == 1 and image.is_contiguous(memory_format=torch.channels_last) == last
+    finally:
+        bench_torch.configure(1, channels_last=False)
+
+
+def test_the_ratio_is_to_the_fastest_side():
+    for torch_s, channels_last_s, fastest, ratio in [(1.0, 2.0, "torch", " 0.50"), (2.0, 0.4, "channels_last", " 1.25")]:
+        row = bench_rows.Row("conv", None)
+        sides = {name: Answers([], name=name, begin=np.ones(2), time=[seconds], finish=(peak, None)) for name, seconds, peak in
+                 (("ours", 0.5, 3e6), ("torch", torch_s, 4e6), ("channels_last", channels_last_s, 6e6))}
+        driver.compare(row, driver.measure(row, sides, 1), {})
+        memory = "0.75" if fastest == "torch" else "0.50"
+        assert row.result["fastest"] == fastest and f"ratio {ratio} to {fastest}, memory  {memory}" in driver.row_line(row)
+        assert f"channels_last {channels_last_s * 1e3:9.3f} ms" in driver.row_line(row)
+
+
 def test_the_sides_take_turns():
     asked, row = [], bench_rows.Row("conv", None)
     sides = {name: Answers(asked, name=name, begin=np.ones(2), time=[seconds], finish=(5e6, None))
-             for name, seconds in (("ours", 0.5), ("torch", 1.0))}
+             for name, seconds in (("ours", 0.5), ("torch", 1.0), ("channels_last", 2.0))}
     first = driver.measure(row, sides, 2)
     assert asked == [(side, *request) for request in (("begin", "conv"), ("time",), ("time",), ("finish",)) for side in sides]
-    assert list(first) == ["ours", "torch"] and row.result == {
-        "ours_s": 0.5, "ours_mb": 5, "ours_spread_s": 0, "torch_s": 1, "torch_mb": 5, "torch_spread_s": 0}
+    assert list(first) == ["ours", "torch", "channels_last"] and row.result == {
+        "ours_s": 0.5, "ours_mb": 5, "ours_spread_s": 0, "torch_s": 1, "torch_mb": 5, "torch_spread_s": 0,
+        "channels_last_s": 2, "channels_last_mb": 5, "channels_last_spread_s": 0}
 
 
 @pytest.mark.parametrize("request_that_fails", ["begin", "time", "finish"])
@@ -98,7 +134,8 @@ def test_what_is_made_of_the_answers():
     assert r["ratio_torch"] == 0.5 and r["ratio_best"] == 2 and r["memory_ratio_torch"] == 1.5 and r["memory_ratio_best"] == 2
     assert r["difference"] == pytest.approx(0.1) and r["images_per_s"] == pytest.approx(16 / 0.003)
     assert r["share_of_flops"] == pytest.approx(0.5) and r["share_of_bytes"] == pytest.approx(2 / 3)
-    for words in ("ours     3.000 ms", "best     1.500 ms", "ratio torch  0.50", "50% of GEMM", "67% of bandwidth", "5333 images/s"):
+    for words in ("ours     3.000 ms", "best     1.500 ms", "ratio  2.00 to best, memory  2.00", "50% of GEMM",
+                  "67% of bandwidth", "5333 images/s"):
         assert words in driver.row_line(row)
 
 
@@ -179,7 +216,7 @@ def test_torch_gets_the_channels_in_its_own_order():
 
 
 def test_profile_accounts_for_the_step(monkeypatch, capsys):
-    monkeypatch.setattr(profile, "training", lambda method: lambda side: lambda: SRResNet(8, 1)(np.zeros((1, 6, 6, 3), np.float32)))
+    monkeypatch.setattr(profile, "training", lambda method, batch: lambda side: lambda: SRResNet(8, 1)(np.zeros((1, 6, 6, 3), np.float32)))
     profile.print_profile(gemm=1e9, steps=1)
     out = capsys.readouterr().out
     assert "conv 9x9 3->8 at 6" in out and "of GEMM" in out and "one step" in out and "batch_norm_prelu" not in out
