@@ -10,14 +10,14 @@ from npsrgan.ops.operation import with_twins
 def update(p, gradients, m, v, rate, count, beta1, beta2, eps):
     """One step of Adam, in place.
 
-        m <- beta1 m + (1 - beta1) g             a running mean of the gradient
-        v <- beta2 v + (1 - beta2) g^2           and of its square, both starting at 0; hence the
-        m^ = m / (1 - beta1^t)                   bias correction in step t = 1, 2, 3, ...
-        v^ = v / (1 - beta2^t)
+        m <- beta1 m + (1 - beta1) g             running mean of the gradient
+        v <- beta2 v + (1 - beta2) g^2           running mean of its square
+        m^ = m / (1 - beta1^t)                   bias correction in step t = 1, 2, 3, ...,
+        v^ = v / (1 - beta2^t)                   since m and v start at 0
         p <- p - rate * m^ / (sqrt(v^) + eps)
 
-    p, m, v: flat arrays.  gradients: one array per parameter, in their order in p.  rate, count (t): numbers, or arrays with
-    one entry that a CUDA graph reads again in every step.
+    p, m, v: flat arrays of the same size.  gradients: one array per parameter, in the parameters' order in p.
+    rate, count (t): numbers, or arrays with one entry that a CUDA graph reads again in every step.
     Raises ValueError if the gradients do not have as many entries as p.
     """
     g = np.concatenate([gradient.ravel() for gradient in gradients])
@@ -58,10 +58,10 @@ SCHEDULES = ("constant", "drop", "cosine")
 
 
 def schedule(kind, rate, steps):
-    """A function from the number of steps taken to the learning rate, for a run of `steps` steps.
+    """A function from the number of steps taken to the next step's learning rate, for a run of `steps` steps.
 
     "constant": `rate` throughout.  "drop": one tenth of it in the second half (Ledig et al. 2017, section 3.2).
-    "cosine": from `rate` down to one hundredth of it along half a cosine period.
+    "cosine": from `rate` down to one hundredth of it along half a cosine period.  Raises ValueError for any other kind.
     """
     if kind == "constant":
         return lambda t: rate

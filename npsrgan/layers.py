@@ -22,7 +22,7 @@ class Parameter(Tensor):
 
 
 class Layer:
-    """Base class of everything with parameters, state and a `forward`.  Subclasses set attributes in `__init__` and define `forward`."""
+    """Base class of layers and networks.  Subclasses set parameters, state and inner layers in `__init__`, and define `forward`."""
 
     training = True
     _flat = None
@@ -69,7 +69,8 @@ class Layer:
     def load_state_dict(self, arrays):
         """Write `arrays` {name: NumPy array} into the parameters and state, in place, converted to their dtype.
 
-        Raises ValueError, without changing anything, that lists every name that is missing, unexpected or of another shape.
+        Raises ValueError if a name is missing or unexpected, or an array has another shape.  The message lists all of these,
+        and nothing is changed.
         """
         mine = self.state_dict()
         wrong = [f"missing {name}" for name in mine if name not in arrays]
@@ -93,7 +94,7 @@ class Layer:
 
     @property
     def flat(self):
-        """All parameters in one buffer, of which each parameter is a view: one array to update, save or reduce.
+        """All parameters in one buffer (total size,), which can be updated, saved or reduced as one array.  Each parameter is a view of it.
 
         Packs again if a parameter is no longer a view, as after a deep copy or after an inner layer was packed on its own.
         """
@@ -174,7 +175,7 @@ def views(flat, shapes):
 
 
 class Conv2d(Layer):
-    """Convolution with a square kernel; weight (k, k, in, out), bias (out,).  See `ops.conv2d`."""
+    """Convolution with a square kernel and padding k // 2; weight (k, k, in, out), bias (out,).  See `ops.conv2d`."""
 
     def __init__(self, in_channels, out_channels, kernel_size, stride=1):
         self.weight = Parameter(np.zeros((kernel_size, kernel_size, in_channels, out_channels), np.float32))
@@ -212,7 +213,7 @@ class BatchNorm(Layer):
 
 
 class PReLU(Layer):
-    """ReLU whose slope below zero is learned, one per channel, starting at 0.25."""
+    """ReLU with a learned slope below zero for each channel, initially 0.25.  See `ops.prelu`."""
 
     def __init__(self, channels):
         self.slope = Parameter(np.full(channels, 0.25, np.float32))
@@ -222,7 +223,7 @@ class PReLU(Layer):
 
 
 class LeakyReLU(Layer):
-    """ReLU with a constant slope below zero."""
+    """ReLU with a constant slope below zero.  See `ops.leaky_relu`."""
 
     def __init__(self, slope=0.2):
         self.slope = slope
@@ -249,7 +250,7 @@ class Flatten(Layer):
 
 
 class Sequential(Layer):
-    """Layers one after another, named 0, 1, 2, ..."""
+    """Applies layers one after another.  They are named 0, 1, 2, ..."""
 
     def __init__(self, *steps):
         self.steps = steps
@@ -279,9 +280,9 @@ def initialise(network, seed=0, method="he"):
     """Draw the weights of every convolution and linear layer from `seed`; biases stay 0, PReLU 0.25, gamma 1, beta 0.
 
     method "he":     normal with variance 2 / fan_in, which keeps the signal's size through ReLUs (He et al. 2015, eq. 10).
-    method "normal": normal(0, 0.01), as small as in the tutorial; only weights, never batch norm's gamma.
+    method "normal": normal with standard deviation 0.01.
 
-    Returns the network, packed.
+    Returns the network, packed.  Raises ValueError for any other method.
     """
     if method not in INITIALISATIONS:
         raise ValueError(f"there is no initialisation {method!r}: choose one of {', '.join(INITIALISATIONS)}")

@@ -1,19 +1,20 @@
-"""The losses of SRResNet and SRGAN.  Logits in, scalars out; D(x) = sigmoid(logit)."""
+"""The losses of SRResNet and SRGAN (Ledig et al. 2017), as scalar tensors.  Logits are (N, 1); D(x) = sigmoid(logit)."""
 from npsrgan.ops import absolute, mean, scale, softplus, square
 from npsrgan.ops.operation import composite
 
 
 @composite
 def mean_squared_error(a, b):
-    """Mean of (a - b)^2 over all entries: the pixel loss on images (Ledig et al. 2017, eq. 4), the perceptual loss on
-    VGG19 features (eq. 5)."""
+    """Mean of (a - b)^2 over all entries of two arrays of the same shape: the pixel loss of images (eq. 4), the perceptual
+    loss of VGG19 features (eq. 5)."""
     return mean(square(a - b))
 
 
 def weighted_absolute_error(a, b, weights):
     """The sum over layers of weight * mean |a - b|: the perceptual loss on several layers of VGG19.
 
-    a, b: lists of features, one per layer, of `VGG19.before_relu`.  weights: numbers, one per layer.
+    a, b: lists of features from `VGG19.before_relu`, one entry per layer.  weights: numbers, one per layer.
+    Raises ValueError if the lists differ in length.
     Wang et al. 2018 (ESRGAN), section 3.3, use one layer; Wang et al. 2021 (Real-ESRGAN), section 3.3, use five.
     """
     return sum(scale(mean(absolute(x - y)), weight) for x, y, weight in zip(a, b, weights, strict=True))

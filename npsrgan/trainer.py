@@ -19,9 +19,9 @@ from npsrgan.tape import Tape
 class Trainer:
     """The networks by name, an Adam optimiser for each, and the number of steps taken.
 
-    settings: a settings.Settings.   device: a device.Device.   say: called with one line if a substitute is used.
+    settings: a settings.Settings.   device: a device.Device.   say: called with one line of text if random weights replace VGG19's.
     fresh: False for a resumed run, which does not need its initial weights.
-    workers: the processes of this run, a workers.Alone or Workers; each takes its part of every batch.
+    workers: the processes of this run, a workers.Alone or workers.Workers.  Each process trains on its part of every batch.
 
     A step returns a row of the log: {name: loss}.  On a CPU the losses are numbers.  On a GPU they are arrays in its memory, which the
     next step overwrites: `numbers(row)` waits until they are computed.
@@ -62,11 +62,11 @@ class Trainer:
         return self.srresnet_steps if self.settings.together else self.srresnet_steps + self.srgan_steps
 
     def trained(self, name):
-        """The network of this name as it is validated, saved and passed on: with averaged weights, if an average is kept."""
+        """The network that is validated and saved under this name: with averaged weights, if an average is kept."""
         return self.averages.get(name, self.networks[name])
 
     def feed(self, batches):
-        """Iterate over `batches`, (step, lr, hr) as `Batches` gives them; lr and hr become float32 in [-1, 1] on the device.
+        """Iterate over `batches`, (step, lr, hr) as `Batches` yields them.  lr and hr become float32 in [-1, 1] on the device.
         See data.feed.Feed."""
         if not self.device.cuda:
             return Feed(batches)
@@ -74,8 +74,8 @@ class Trainer:
         return Upload(batches, self.device.module, self._run.stream)
 
     def step(self, lr, hr, diagnose=False):
-        """Take the next step of the run, on a batch from `feed` or from main memory.  Returns a row of the log.  diagnose:
-        see `srgan_step`."""
+        """Take the next step of the run, on a batch from `feed` or from main memory; see `srresnet_step` for its shapes.
+        Returns a row of the log.  diagnose: see `srgan_step`."""
         lr, hr = (self.device.array(array) if isinstance(array, np.ndarray) else array for array in (lr, hr))
         if self.settings.together:
             return self.srresnet_step(lr, hr) | self.srgan_step(lr, hr, diagnose)
@@ -203,7 +203,7 @@ class Trainer:
 
 
 def call(work, *arrays, record=True):
-    """Run a step on a CPU.  On a GPU it runs as a CUDA graph: see fast/cuda/graph.py."""
+    """Run the work of a step on a CPU.  Graphs in fast/cuda/graph.py is the GPU's equivalent."""
     return work(*arrays)
 
 
@@ -223,7 +223,7 @@ def _gradient_norms(tape, parts, sr, workers):
     gradients = {name: tape.gradient(part, sr, keep=True) for name, part in parts.items()}
     content = sum(gradient for name, gradient in gradients.items() if name != "adversarial")
 
-    def dot(a, b):      # over the SR of all workers.  The loss is the mean of theirs: so for each, 1 / size of its own gradient
+    def dot(a, b):      # over all workers.  The run's loss is the mean of their losses, so each gradient counts 1 / size
         return float(workers.mean((a * b).sum())) / workers.size
 
     norms = {f"gradient_{name}": math.sqrt(dot(gradient, gradient)) for name, gradient in gradients.items()}

@@ -1,7 +1,7 @@
 """Measures rows, on a CPU and on a GPU in the same way.
 
-All sides compute the same with the same weights, each in its own process, so that none inherits another's settings, threads or
-memory.  A side that fails is reported, and the others are measured.
+All sides do the same computation with the same weights, each in its own process, so that none inherits another's settings, threads
+or memory.  If a side fails, its error is reported and the others are measured.
 
 A device's module, cpu.py or gpu.py, has
 
@@ -10,7 +10,7 @@ A device's module, cpu.py or gpu.py, has
                     the next, in a process that it keeps.
     rows(quick)     yields every Row, or a few of them
     ceilings()      yields rows that measure the device's limits
-    facts(options)  {name: value} about the machine; with "torch", PyTorch's version, if it can be compared
+    facts(options)  {name: value} about the machine.  "torch" is PyTorch's version, and is absent if PyTorch cannot be measured.
 """
 import importlib
 import multiprocessing
@@ -51,11 +51,11 @@ class Side:
 
 
 class Failed(Exception):
-    """A side gave no answer; the reason in one line."""
+    """A side gave no answer.  The message is the reason, in one line."""
 
 
 def serve(pipe, device, side, options):
-    """A side's process: call the method of the side that each request names, and send what it returns, or a Failed."""
+    """The loop of a side's process: call the side's method that each request names, and send its result, or a Failed."""
     module, made = importlib.import_module(f"npsrgan.bench.{device}"), None
     found = {row.name: row for row in [*module.rows(quick=False), *module.ceilings()]}
     while True:
@@ -74,7 +74,7 @@ class Process:
         self.arguments, self.pipe = (device, side, options), None
 
     def ask(self, *request):
-        """What the side's method returns.  request: "begin" and a row's name, "time", or "finish".  Raises Failed."""
+        """The result of the side's method.  request: "begin" and a row's name, "time", or "finish".  Raises Failed."""
         if self.pipe is None:
             context = multiprocessing.get_context("spawn")
             self.pipe, far_end = context.Pipe()
@@ -137,7 +137,7 @@ def measure(row, processes, repeats):
 
 
 def find_limits(ceilings, process, precision):
-    """{"flops": per second, "bytes": per second} as the ceilings have them; precision: of the product that counts."""
+    """{"flops": per second, "bytes": per second}, measured on the ceilings; precision: of the matrix product to use."""
     limits = {}
     for row in ceilings:
         measure(row, {"ours": process}, 5)

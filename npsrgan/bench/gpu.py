@@ -3,7 +3,7 @@
     ours    as `train` runs: the training step as a CUDA graph
     torch   PyTorch as it is commonly run: eager, cudnn.benchmark on, TF32 convolutions
     best    PyTorch at its best: channels_last, fused Adam, everything as a CUDA graph
-On all sides single operations are replayed from CUDA graphs, several times per graph, to time the kernels without Python's overhead.
+On all sides, single operations run from CUDA graphs, several times per graph, to time the kernels without Python's overhead.
 Their inputs may still be in the GPU's cache, which is rare in a training step.
 
 Times are measured between CUDA events after a warm-up.  Memory is the peak that the side's allocator reserved on the GPU, without
@@ -28,7 +28,7 @@ IN_A_GRAPH = 10             # repetitions of a single operation in a graph
 
 
 class Side(driver.Side):
-    """What ours and PyTorch's have in common.  Subclasses set `event`, a class, and `elapsed`: milliseconds between two."""
+    """Base class of our side and PyTorch's.  Subclasses set `event`, a class, and `elapsed`: the milliseconds between two events."""
 
     def release_trials(self):
         """Free memory used to try convolution algorithms, and reset the peak."""

@@ -31,14 +31,14 @@ def convolution_name(size, k, c, o, stride):
 
 @dataclass
 class Row:
-    """One thing to measure.  prepare("ours") and prepare("torch") return functions to be timed, whose results `plain` compares."""
+    """One thing to measure.  prepare("ours") and prepare("torch") return functions to be timed.  `plain` makes their results comparable."""
 
     name: str
     prepare: Callable
-    flops: float = 0            # additions and multiplications, counted by the definition
-    bytes: float = 0            # of all inputs and outputs, each moved once
-    step: bool = False          # a training step or a part of one?
-    precision: str | None = None    # of convolutions on a GPU, if not the requested one
+    flops: float = 0            # additions and multiplications by the definition of the operation
+    bytes: float = 0            # total size of all inputs and outputs
+    step: bool = False          # whether it is a training step or Adam's part of one
+    precision: str | None = None    # of convolutions on a GPU, if it is not the requested one
     result: dict = field(default_factory=dict)
 
 
@@ -63,7 +63,7 @@ def plain(result):
 
 
 def draw(*shape, seed=0):
-    """Standard normal float32 entries, the same for the same shape and seed."""
+    """Standard normal float32 entries, determined by shape and seed."""
     return np.random.default_rng([seed, *shape]).standard_normal(shape, np.float32)
 
 

@@ -29,7 +29,7 @@ def relu(x):
 
 @twin(ops.leaky_relu)
 def leaky_relu(x, slope=0.2):
-    """x where positive, slope * x elsewhere: the larger of the two where slope <= 1, else the smaller."""
+    """x where positive, slope * x elsewhere: the larger of the two if slope <= 1, else the smaller."""
     if not large(x):
         return NotImplemented
     slope = float(slope)
@@ -50,7 +50,7 @@ def leaky_relu(x, slope=0.2):
 
 @twin(ops.prelu)
 def prelu(x, slope):
-    """The larger of x and slope * x where all slopes are at most 1, as in every trained network; else max(x, 0) + slope * min(x, 0)."""
+    """The larger of x and slope * x if all slopes are at most 1, as they usually are; else max(x, 0) + slope * min(x, 0)."""
     if not large(x) or not supported(x, slope) or slope.shape not in ((1,), x.shape[-1:]):
         return NotImplemented
     y, c = np.empty_like(x, order="C"), x.shape[-1]

@@ -1,7 +1,7 @@
 """The twin of linear: processes the weights a few rows at a time, on all threads.
 
-When x has few rows (a batch of images, not of pixels), reading or writing the weights dominates the products.  Small products
-take OpenBLAS's path without repacking, which is two to three times as fast here.
+When x has few rows (a batch of images, not of pixels), reading or writing the weights takes longer than the arithmetic.  OpenBLAS
+computes small products without copying their operands first, which is two to three times as fast here.
 """
 import numpy as np
 

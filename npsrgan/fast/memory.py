@@ -6,11 +6,11 @@ M_MMAP_MAX, M_TRIM_THRESHOLD = -4, -1       # of glibc's <malloc.h>
 
 
 def keep_memory():
-    """Let this process keep freed memory for its next arrays.  For commands that repeat the same work for hours.
+    """Let this process keep freed memory for its next arrays.  Meant for commands that repeat the same work for hours.
 
     By default the C library returns a large array to the system as soon as it is freed.  The next array then gets new pages,
-    which the system must first fill with zeros.  A training step frees and allocates thousands of arrays.  The process still
-    never holds more than its peak.  Only glibc (Linux) has this setting; elsewhere nothing happens.  Returns whether it was set.
+    which the system must first fill with zeros.  A training step frees and allocates thousands of arrays.  Only glibc (Linux) has
+    this setting; elsewhere nothing happens.  Returns whether it was set.
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -12,7 +12,7 @@ from functools import wraps
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-SMALL_PRODUCT = 10**6       # multiplications: up to this size OpenBLAS skips the initial copy and is faster
+SMALL_PRODUCT = 10**6       # multiplications: up to this size OpenBLAS does not copy the operands first, and is faster
 
 _lock = threading.Lock()
 _local = threading.local()          # .inside: this thread is running a pool's jobs; .buffers: its scratch memory
@@ -85,7 +85,7 @@ def shares(count, parts=None):
 
 
 def scratch(role, shape, dtype):
-    """Uninitialised memory for this thread and role.  Reuse avoids page faults and keeps it warm in the cache."""
+    """Uninitialised memory for this thread and role.  It is reused, which avoids page faults and keeps it in the cache."""
     buffers = _local.__dict__.setdefault("buffers", {})
     size = math.prod(shape) * np.dtype(dtype).itemsize
     if role not in buffers or buffers[role].nbytes < size:

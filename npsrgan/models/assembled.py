@@ -11,7 +11,7 @@ from npsrgan.tape import Tensor
 
 
 class Affine(Layer):
-    """gain * x + shift for each channel: a change of units, or a batch norm that follows no convolution."""
+    """gain * x + shift with gain and shift (C,): a change of units, or a batch norm that cannot be folded into a convolution."""
 
     def __init__(self, channels):
         self.gain, self.shift = Parameter(np.ones(channels, np.float32)), Parameter(np.zeros(channels, np.float32))
@@ -27,7 +27,7 @@ def _cubic(x):
 
 
 class Enlarge(Layer):
-    """Interpolation to r times the size, with half-pixel centres and replicated edge pixels.
+    """Interpolation to r times the size, with half-pixel centres and replicated edge pixels: (N, h, w, C) -> (N, r*h, r*w, C).
 
     The same as interpolate(..., align_corners=False) in PyTorch and UpSampling2D in Keras.  kind: "nearest", "bilinear" or "bicubic".
     """
@@ -54,7 +54,7 @@ class Enlarge(Layer):
 
 
 class Squash(Layer):
-    """tanh or sigmoid."""
+    """kind: "tanh" or "sigmoid"."""
 
     def __init__(self, kind):
         self.kind = kind
@@ -70,10 +70,11 @@ LAYERS = {"conv": Conv2d, "prelu": PReLU, "leaky": LeakyReLU, "shuffle": PixelSh
 class Assembled(Generator):
     """A generator assembled from steps, as `convert` writes it for networks other than the paper's.  It is not for training.
 
-    (N, h, w, 3) in [-1, 1] -> (N, scale*h, scale*w, 3), about [-1, 1].  (Parts of a generator may have other channels and units.)
+    (N, h, w, 3) in [-1, 1] -> (N, scale*h, scale*w, 3), about [-1, 1].  While a file is converted, parts of a generator may have
+    another number of channels and other units.
 
-    scale: of the whole network.   inputs: channels of the image.
-    steps: [[kind, argument, ...], ...].  Each takes the previous step's value; value 0 is the image, value k the output of step k.
+    scale: of the whole network.   inputs: number of channels of the image.
+    steps: [[kind, argument, ...], ...].  Each step takes the previous value.  Value 0 is the image, value k the output of step k.
 
         conv in out kernel   prelu channels   leaky slope   shuffle r   affine channels   enlarge r kind   squash kind
         recall k             value k
@@ -99,7 +100,7 @@ class Assembled(Generator):
             channels.append(arguments[1] if kind == "conv" else channels[k] // arguments[0]**2 if kind == "shuffle" else channels[k])
             self.size.append(self.size[k] * (arguments[0] if kind in ("shuffle", "enlarge") else 1))
             self.last.append(number + 1)
-        # The second half starts with the convolution before the first enlargement.  The first half passes on every value it needs.
+        # The second half starts with the convolution before the first enlargement.  The first half returns every value it needs.
         larger = next((k for k, size in enumerate(self.size) if size > 1), len(steps) + 1)
         self.cut = max(larger - 2, 0)
         self.live = {k: channels[k] for k in range(self.cut + 1) if self.last[k] >= self.cut}

@@ -10,6 +10,8 @@ class Discriminator(Layer):
     channels:   width of the first layer; the last has 8 times as many.
     image_size: side of the square images, divisible by 16, because four convolutions halve it.
     slope:      of LeakyReLU below zero (0.2 in the paper).     seed, init: see `layers.initialise`.
+
+    Raises ValueError for any other image_size.
     """
 
     def __init__(self, channels=64, image_size=176, slope=0.2, seed=0, init="he"):

@@ -12,9 +12,9 @@ class Generator(Layer):
         features(lr)            the first half, at low resolution: (N, h, w, 3) -> (N, h, w, C)
         enlarge(features)       the second half: (N, h, w, C) -> (N, scale*h, scale*w, 3)
         second_half             the layers of `enlarge` in the order in which they run, for `radius`
-        live_channels           channels of all arrays that `features` holds at once, for the tile size
+        live_channels           number of channels of all arrays that `features` holds at once, which limits the tile size
 
-    and defines its layers in the order in which they run.  `radius`, the overlap of tiles, is correct for convolutions of stride 1
+    and defines its layers in the order in which they run.  `radius`, the overlap of tiles, supports convolutions of stride 1
     and pixel shuffles.
     """
 
@@ -22,7 +22,7 @@ class Generator(Layer):
         return self.enlarge(self.features(lr))
 
     def radius(self, half=False):
-        """The receptive radius, in input pixels; half: of `enlarge` alone, in pixels of the features.  See `receptive_radius`."""
+        """The receptive radius in low-resolution pixels; with `half`, of `enlarge` alone.  See `receptive_radius`."""
         return receptive_radius(*(self.second_half if half else [self]))
 
     def constrain(self):
@@ -30,9 +30,9 @@ class Generator(Layer):
 
 
 def receptive_radius(*layers):
-    """How many input pixels an output pixel depends on in each direction, in evaluation mode: 40 for 16 blocks.
+    """How many input pixels an output pixel depends on in each direction, in evaluation mode: 40 for SRResNet with 16 blocks.
 
-    For networks without strides whose layers are defined in the order in which they run.  Counted backward from the output:
+    Supports networks without strides whose layers are defined in the order in which they run.  Counted backward from the output:
     a k x k convolution adds k // 2 pixels at its own resolution, and a pixel shuffle by r divides the radius by r, rounded up.
     """
     radius = 0

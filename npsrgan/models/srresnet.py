@@ -9,9 +9,10 @@ class SRResNet(Generator):
     (N, h, w, 3) in [-1, 1] -> (N, scale*h, scale*w, 3), about [-1, 1], since no activation bounds the output.
 
     channels: width of every hidden layer.       blocks: number of residual blocks.
-    scale:    2, 3, 4 or 8, in steps of SHUFFLES.   seed, init: see `layers.initialise`.
+    scale:    2, 3, 4 or 8; see SHUFFLES.        seed, init: see `layers.initialise`.
 
     equal_phases: keep the convolutions before the pixel shuffles free of checkerboard patterns; see `constrain`.
+    Raises ValueError for any other scale.
     """
 
     SHUFFLES = {2: [2], 3: [3], 4: [2, 2], 8: [2, 2, 2]}        # scale: the factors of the pixel shuffles, one after another
@@ -52,17 +53,17 @@ class SRResNet(Generator):
 
     @property
     def live_channels(self):
-        """The body's last sum, a block's sum, a convolution's input and its output."""
+        """`features` holds four arrays at once: the head's output, and a block's input, a convolution's input and its output."""
         return 4 * self.settings["channels"]
 
     def constrain(self):
-        """With `equal_phases`, project the weights, in place, onto those that draw no pattern of their own.
+        """With `equal_phases`, project the weights, in place, onto those that add no periodic pattern.
 
         The r*r channels that a pixel shuffle interleaves are the phases (row, column) of the enlarged image.  Along an axis on which
         its input is constant, a convolution only sees the sums of its taps along that axis.  If they differ between the phases on
-        that axis, the output repeats every r pixels: a mesh in flat areas, beads along straight edges.  Therefore the deviation of
-        each phase's sum from the mean over the axis's phases is subtracted, spread evenly over the taps; for the bias, likewise.
-        The projections for the two axes commute, so both conditions hold afterwards.  Call this after every update of the weights.
+        that axis, the output has a pattern of period r: a mesh in flat areas, beads along straight edges.  Therefore the deviation
+        of each phase's sum from the mean over the axis's phases is subtracted, spread evenly over the taps.  The bias is projected in
+        the same way.  The projections for the two axes commute, so both conditions hold afterwards.
         Sugawara, Shiota and Kiya 2019, "Checkerboard artifacts free convolutional neural networks", state the condition for images
         that are flat on both axes at once.
         """

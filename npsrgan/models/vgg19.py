@@ -18,9 +18,9 @@ class VGG19(Layer):
 
     layer:         "conv1_1" to "conv5_4".
     feature_scale: factor on the features, 1/12.75 for the original weights (Ledig et al. 2017, section 2.2.1).
-    The input normalisation that the weights expect is stored with them: x -> input_gain * x + input_shift, per RGB channel (3,).
+    The input normalisation that the weights expect is stored with them: x -> input_gain * x + input_shift, both (3,), for RGB.
 
-    Frozen: gradients of its parameters are never requested, so none are computed.
+    Training never requests gradients of its parameters, so none are computed.  Raises ValueError for any other layer.
     """
 
     def __init__(self, layer="conv5_4", feature_scale=1.0):
@@ -46,7 +46,7 @@ class VGG19(Layer):
     def before_relu(self, image, names):
         """The outputs of several convolutions before their ReLU, from shallow to deep: a list of tensors (N, H', W', C).
 
-        ReLU discards information: Wang et al. 2018 (ESRGAN), section 3.3.  names: layers, the deepest of which is `layer`.
+        They keep the information that ReLU discards: Wang et al. 2018 (ESRGAN), section 3.3.  names: of layers up to `layer`.
         """
         x, found = image * self.input_gain + self.input_shift, []
         for name in self._names:

@@ -1,4 +1,4 @@
-"""Activation functions, elementwise."""
+"""Activation functions, elementwise on arrays of any shape."""
 import numpy as np
 
 from npsrgan.ops.arithmetic import unbroadcast
@@ -7,23 +7,23 @@ from npsrgan.ops.operation import op
 
 @op
 def relu(x):
-    """max(x, 0)."""
+    """max(x, 0).  At 0, where the derivative does not exist, the rule returns 0."""
     def d_x(dy): return np.where(x > 0, dy, 0)
     return np.maximum(x, 0), (d_x,)
 
 
 @op
 def leaky_relu(x, slope=0.2):
-    """x where positive, slope * x elsewhere; the slope is a constant."""
+    """x where positive, slope * x elsewhere, with a constant slope.  Maas, Hannun and Ng 2013, section 2."""
     def d_x(dy): return np.where(x > 0, dy, slope * dy)
     return np.where(x > 0, x, slope * x), (d_x,)
 
 
 @op
 def prelu(x, slope):
-    """Parametric ReLU: x where positive, slope * x elsewhere, and the slope is learned.
+    """Parametric ReLU: x where positive, slope * x elsewhere, with a learned slope.
 
-    x (..., C); slope (C,), one per channel, or (1,), one for all.  He et al. 2015, "Delving Deep into Rectifiers", eq. 1.
+    x (..., C); slope (C,), one per channel, or (1,), shared by all.  He et al. 2015, "Delving Deep into Rectifiers", eq. 1.
     """
     def d_x(dy):     return np.where(x > 0, dy, slope * dy)
     def d_slope(dy): return unbroadcast(np.where(x > 0, 0, x * dy), slope)

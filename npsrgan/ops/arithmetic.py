@@ -5,7 +5,7 @@ from npsrgan.ops.operation import op
 
 
 def unbroadcast(dy, x):
-    """Sum `dy` over the axes along which `x` was broadcast: the gradients of all uses of a value add up."""
+    """Sum `dy` over the axes along which `x` was broadcast, since the gradients of all uses of a value add up."""
     shape = getattr(x, "shape", ())
     leading = dy.ndim - len(shape)
     axes = tuple(axis for axis in range(dy.ndim) if axis < leading or shape[axis - leading] != dy.shape[axis])

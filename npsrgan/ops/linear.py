@@ -4,7 +4,7 @@ from npsrgan.ops.operation import op
 
 @op
 def linear(x, w, b=None):
-    """x @ w + b.  x (N, in), w (in, out), b (out,) or None -> (N, out)."""
+    """x @ w + b.  x (N, in), w (in, out), b (out,) or None -> (N, out).  Raises ValueError if shapes do not match."""
     if x.ndim != 2 or x.shape[1] != w.shape[0]:
         raise ValueError(f"linear: an input of shape {x.shape} does not fit weights of shape {w.shape}")
 

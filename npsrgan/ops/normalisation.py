@@ -6,7 +6,7 @@ import numpy as np
 
 from npsrgan.ops.operation import op
 
-# The processes that share a batch: how many, and the mean of an array over all of them.  system/workers.py has those that are several.
+# The processes that share a batch: their number, and the mean of an array over all of them.  For several, see system/workers.py.
 ONE_PROCESS = SimpleNamespace(size=1, mean=lambda array: array)
 sharing = ContextVar("sharing", default=ONE_PROCESS)
 
@@ -30,8 +30,8 @@ def batch_norm(x, gamma, beta, running_mean=None, running_var=None, training=Tru
 
     x (..., C): statistics are taken over every axis but the last; gamma, beta, running_mean, running_var (C,).
 
-    In training, the mean and variance are those of the batch, so every output depends on every input of its channel: this
-    gives the two extra terms of d_x.  The running arrays are updated in place to momentum * old + (1 - momentum) * batch,
+    In training, the mean and variance are those of the batch, so every output depends on every input of its channel.  The two
+    extra terms of d_x follow from this.  The running arrays are updated in place to momentum * old + (1 - momentum) * batch,
     with the unbiased variance.  In evaluation, the running arrays are used as constants.
 
     If several processes share the batch, with as many samples each, statistics and sums are those of the whole batch.
@@ -39,7 +39,7 @@ def batch_norm(x, gamma, beta, running_mean=None, running_var=None, training=Tru
     axes, m, group = tuple(range(x.ndim - 1)), x.size // x.shape[-1], sharing.get()
     if training:
         mean = group.mean(mean_of_rows(x))
-        mean = mean + group.mean(mean_of_rows(x - mean))        # float32 sums large numbers coarsely, their deviations exactly
+        mean = mean + group.mean(mean_of_rows(x - mean))        # the sum of small deviations corrects the rounding of the first
         var = group.mean(mean_of_rows((x - mean) ** 2))
         if running_mean is not None:
             keep_running(running_mean, mean, momentum)

@@ -1,6 +1,6 @@
 """Operations: functions on arrays with gradient rules, turned into functions on tensors that the tape records.
 
-A new operation is a function with `@op`, and a line in `CASES` of gradcheck.py.  `composite` and `twin` are for faster versions: see fast/.
+To add an operation, write a function with `@op`, and add a line to `CASES` in gradcheck.py.  `composite` and `twin` serve fast/.
 """
 import inspect
 from contextlib import contextmanager
@@ -37,7 +37,8 @@ def composite(function):
 
 
 def with_twins(function):
-    """Allow twins for any other function: one that changes arrays in place, or a layer's `forward`.  It is not recorded on a tape.
+    """Allow twins for a function that is not an operation: one that changes arrays in place, or a layer's `forward`.  The call itself
+    is not recorded on a tape.
 
     `call.reference` is the function itself.
     """
@@ -119,6 +120,6 @@ def reference_only():
 
 
 def may_overwrite():
-    """Whether an operation may overwrite an input that nothing else refers to: not while a tape records, because the rules need
-    the input's values, and not in `reference_only`, which requires the plain operation."""
+    """Whether an operation may overwrite an input that nothing else uses.  It may not while a tape records, because the rules need
+    the input's values, nor in `reference_only`, where only the functions in ops/ run."""
     return active_tape.get() is None and _twins_enabled.get()

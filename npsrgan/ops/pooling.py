@@ -6,7 +6,7 @@ from npsrgan.ops.operation import op
 
 @op
 def max_pool2d(x, size=2, stride=2):
-    """The largest value of each size x size window, windows `stride` apart; a remainder at the right or bottom edge is ignored.
+    """The largest value of each size x size window.  Windows are `stride` apart; a remainder at the right or bottom edge is ignored.
 
     x (N, H, W, C) -> (N, (H - size) // stride + 1, (W - size) // stride + 1, C).  Among equal values, only
     the first in row-major order receives the gradient.

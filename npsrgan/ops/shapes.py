@@ -30,7 +30,7 @@ def slice(x, index):
 
 @op
 def concatenate(*xs, axis=-1):
-    """Join arrays along an axis; in the backward pass, each gets its own slice of the gradient."""
+    """Join arrays along an axis, the only one in which their shapes may differ.  Each receives its own slice of the gradient."""
     ends = np.cumsum([x.shape[axis] for x in xs]).tolist()
 
     def d(k):
@@ -47,6 +47,7 @@ def pixel_shuffle(x, r=2):
     x (N, H, W, r*r*C) -> (N, r*H, r*W, C).  Shi et al. 2016, section 3.2.  The position in the block is the slow
     part of the channel index, as in TensorFlow's depth_to_space, so that the C values of a pixel stay contiguous.  In PyTorch
     and Paddle it is the fast part: their channel c*r*r + i*r + j is our (i*r + j)*C + c.
+    Raises ValueError if the number of channels is not divisible by r*r.
     """
     n, h, w, channels = x.shape
     c = channels // (r * r)
