@@ -60,12 +60,19 @@ def pack(source, path):
 
     The pixels go to PATH.partial and their index to PATH.journal; both are kept when the work is interrupted, and the next call
     continues there.  In the end everything is read back and compared with its checksums, and then moved to `path`.
-    Raises UserError if `path` exists, if no image can be read, or if the file is not what was written.
+    Raises UserError if `path` exists, if another process is writing it, if no image can be read, or if the file is not what was
+    written.
     """
     path, partial, journal = (Path(f"{path}{suffix}") for suffix in ("", ".partial", ".journal"))
     if path.exists():
         raise UserError(f"{path} exists already: give another file, or delete it")
     files.require_writable(path)
+    partial.touch()
+    with files.locked(partial):
+        return _write(source, path, partial, journal)
+
+
+def _write(source, path, partial, journal):
     heading = json.dumps(source.contents())
     done = _intact(partial, journal, heading)
     if done:

@@ -1,4 +1,4 @@
-"""Atomic writes of files, and locks on folders that one process at a time may use."""
+"""Atomic writes of files, and locks on files and folders that one process at a time may use."""
 import os
 import platform
 import re
@@ -92,18 +92,19 @@ def _runs(pid):
 
 
 @contextmanager
-def locked(folder):
-    """Context manager: lock a folder.  Raises UserError if another process holds the lock.
+def locked(path):
+    """Context manager: lock an existing file or folder.  Raises UserError if another process holds the lock.
 
     The kernel releases the lock when the process ends, however it ends.  If the file system has no locks, nothing is locked.
     """
     with ExitStack() as held:
         try:
-            descriptor = os.open(folder, os.O_RDONLY)
+            mode = fcntl.LOCK_EX | fcntl.LOCK_NB        # on Windows, fails before the file is open, so that it can be renamed
+            descriptor = os.open(path, os.O_RDONLY)
             held.callback(os.close, descriptor)
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, mode)
         except BlockingIOError:
-            raise UserError(f"another process is training in {folder}: wait until it ends, or choose another --out") from None
+            raise UserError(f"another process is writing to {path}: wait until it ends, or choose another place") from None
         except (OSError, AttributeError):
             pass
         yield

@@ -308,7 +308,7 @@ def test_two_processes_do_not_share_a_folder(tiny, photos, tmp_path, capsys):
             time.sleep(0.05)
         for flags in ([], ["--resume"]):
             assert tiny(tmp_path / "run", *flags) == 2
-            sentence = r"^error: another process is training in .*run: wait until it ends, or choose another --out$"
+            sentence = r"^error: another process is writing to .*run: wait until it ends, or choose another place$"
             assert re.search(sentence, capsys.readouterr().err, re.M)
         assert process.is_alive()
     finally:

@@ -198,6 +198,21 @@ def test_an_interrupted_packing_goes_on_where_it_was_intact(celeba, tmp_path, da
     assert same(open_images(path), open_images(celeba)) and not partial.exists() and not journal.exists()
 
 
+def test_two_processes_do_not_pack_the_same_file(celeba, tmp_path):
+    """The second is refused at every moment of the first's work, and the first's pack is whole."""
+    path, refused = tmp_path / "faces.pack", []
+
+    class Watched(ImageFolder):
+        def load(self, index):
+            with pytest.raises(UserError, match="another process is writing to .*faces.pack.partial: wait"):
+                pack(ImageFolder(celeba), path)
+            refused.append(index)
+            return super().load(index)
+    assert pack(Watched(celeba), path) == 0
+    assert sorted(refused) == list(range(6)) and same(open_images(path), open_images(celeba))
+    pack(open_images(celeba), tmp_path / "again.pack")        # the lock is gone with the process's work
+
+
 def test_other_images_start_another_packing(celeba, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         pack(Interrupted(celeba, 4), tmp_path / "faces.pack")
@@ -211,7 +226,7 @@ def test_a_pack_is_read_back_before_it_is_called_done(celeba, tmp_path, monkeypa
     intact, partial = packing._intact, tmp_path / "faces.pack.partial"
 
     def spoiled(*args):
-        if partial.exists():
+        if partial.stat().st_size:
             content = bytearray(partial.read_bytes())
             content[-9] ^= 1
             partial.write_bytes(content)
