@@ -20,7 +20,7 @@ LAYOUTS = (         # folder of originals, folder of low-resolution images; {} i
     ("HR", "LR_bicubic/X{}"),                       # EDSR's benchmarks
     ("GTmod12", "LRbicx{}"),                        # BasicSR's benchmarks
     ("*_HR", "*_LR_bicubic/X{}"))                   # DIV2K, Flickr2K
-LOOKS_SMALL = re.compile(r"(?<![a-z])lr(bic)?(x\d|(?![a-z]))", re.IGNORECASE)
+LOOKS_LIKE_LR = re.compile(r"(?<![a-z])lr(bic)?(x\d|(?![a-z]))", re.IGNORECASE)
 EXPECTED = ("give a folder of originals only, or one with HR and LRx{0}, HR and LR_bicubic/X{0}, GTmod12 and LRbicx{0}, or NAME_HR and "
             "NAME_LR_bicubic/X{0} in it, or with pairs of files NAME_HR.png and NAME_LR.png")
 
@@ -40,12 +40,12 @@ class Benchmark:
 
     def __init__(self, name, folder, scale, degrade, lpips):
         self.name, self.scale, self.resizer, self.grey = name, scale, RESIZERS[degrade], set()
-        self.originals, self.small, source = _find(Path(folder), scale)
+        self.originals, self.lr_paths, source = _find(Path(folder), scale)
         self.root = self.originals.root
         self.photo = degrade == "photo"
         if self.photo:
-            self.small, source = dict.fromkeys(self.small), None
-        self.names, self.source = list(self.small), source or f"LR by --degrade {degrade}"
+            self.lr_paths, source = dict.fromkeys(self.lr_paths), None
+        self.names, self.source = list(self.lr_paths), source or f"LR by --degrade {degrade}"
         self.smallest = max(11 + 2 * scale, SMALLEST * 4 // 3 if lpips else 0)     # SSIM's window inside the border; 3/4 for LPIPS
 
     def load(self, name):
@@ -60,12 +60,13 @@ class Benchmark:
                                     f"but {self.smallest} on each side are needed")
         if self.photo:
             return degrade.photo(hr, self.scale, degrade.seeded_by(name)), hr
-        if self.small[name] is None:
+        if self.lr_paths[name] is None:
             return self.resizer.downscale(hr, self.scale), hr
-        lr = images.read(self.small[name])
+        lr = images.read(self.lr_paths[name])
         height, width = (n // self.scale for n in hr.shape[:2])
         if lr.shape[:2] != (height, width):
-            raise images.ImageError(f"{self.small[name]} has {lr.shape[1]}x{lr.shape[0]} pixels, but its original needs {width}x{height}")
+            raise images.ImageError(f"{self.lr_paths[name]} has {lr.shape[1]}x{lr.shape[0]} pixels, "
+                                    f"but its original needs {width}x{height}")
         return lr, hr
 
 
@@ -78,20 +79,20 @@ def _find(folder, scale):
         return _among_files(_measured(folder), scale)
     originals = ImageFolder(originals[0])
     root, names = originals.root, originals.names
-    small = [folder / lr.format(scale).replace("*", root.name.removesuffix("_HR")) for hr, lr in LAYOUTS if fnmatchcase(root.name, hr)]
-    small = [path for path in small if path.is_dir()]
-    if len(small) > 1:
-        raise UserError(f"{folder} holds several folders of low-resolution images, {' and '.join(map(str, small))}: keep only one of them")
-    if not small:
+    low = [folder / lr.format(scale).replace("*", root.name.removesuffix("_HR")) for hr, lr in LAYOUTS if fnmatchcase(root.name, hr)]
+    low = [path for path in low if path.is_dir()]
+    if len(low) > 1:
+        raise UserError(f"{folder} holds several folders of low-resolution images, {' and '.join(map(str, low))}: keep only one of them")
+    if not low:
         for path in folder.glob("*/"):
-            if LOOKS_SMALL.search(path.name) and not any(fnmatchcase(path.name, lr.format("*").split("/")[0]) for _, lr in LAYOUTS):
+            if LOOKS_LIKE_LR.search(path.name) and not any(fnmatchcase(path.name, lr.format("*").split("/")[0]) for _, lr in LAYOUTS):
                 raise UserError(f"{path.name} beside {root} is not a known folder of low-resolution images: " + EXPECTED.format(scale))
         return originals, dict.fromkeys(names), None        # low-resolution images for another scale factor are not an error
-    pairs = {name: _partner(small[0], name, scale) for name in names}
+    pairs = {name: _partner(low[0], name, scale) for name in names}
     if not any(path.exists() for path in pairs.values()):
-        raise UserError(f"{small[0]} holds no low-resolution image for any of {root}: {names[0]} needs one of the same name, with or "
+        raise UserError(f"{low[0]} holds no low-resolution image for any of {root}: {names[0]} needs one of the same name, with or "
                         f"without x{scale} before the suffix")
-    return originals, pairs, f"LR from {small[0]}"
+    return originals, pairs, f"LR from {low[0]}"
 
 
 def _measured(path):
@@ -105,9 +106,9 @@ def _measured(path):
     return test or found
 
 
-def _partner(small, name, scale):
-    """The path of the low-resolution image in the folder `small`: 0001.png or 0001x4.png; the first if neither exists."""
-    path = small / name
+def _partner(folder, name, scale):
+    """The path of the low-resolution image in its folder: 0001.png or 0001x4.png; the first if neither exists."""
+    path = folder / name
     paths = [path, path.with_name(f"{path.stem}x{scale}{path.suffix}")]
     found = [path for path in paths if path.exists()] or paths[:1]
     if len(found) > 1:
@@ -120,7 +121,7 @@ def _among_files(originals, scale):
     folder, names, known = originals.root, originals.names, set(originals.names)
     pairs = {hr: lr for hr, lr in ((name, re.sub(r"_HR(\.\w+)$", r"_LR\1", name)) for name in names) if lr in known - {hr}}
     if pairs and not folder.is_dir():
-        raise UserError(f"{folder} holds pairs of original and small images: unpack it, and give the folder")
+        raise UserError(f"{folder} holds pairs of original and low-resolution images: unpack it, and give the folder")
     if pairs:
         scales = {name: re.search(r"_SRF_(\d+)_HR\.", name) for name in pairs}
         chosen = {name: folder / pairs[name] for name, found in scales.items() if not found or int(found[1]) == scale}
@@ -129,9 +130,9 @@ def _among_files(originals, scale):
         rest = len(names) - 2 * len(chosen)
         return originals, chosen, f"LR from the same folder{f', {rest} other images left out' * bool(rest)}"
     bases = Counter(re.sub(r"x[2348]$", "", Path(name).stem) for name in names)
-    small = [name for name in names if LOOKS_SMALL.search(name)]
-    small = small if len(small) < len(names) else []            # a suffix that all names have means nothing
-    small += [name for name in names if (found := re.fullmatch(r"(.+)x[2348]", Path(name).stem)) and bases[found[1]] > 1]
-    if small:
-        raise UserError(f"{folder} seems to mix low-resolution images, such as {small[0]}, with originals: " + EXPECTED.format(scale))
+    low = [name for name in names if LOOKS_LIKE_LR.search(name)]
+    low = low if len(low) < len(names) else []        # a suffix that all names have means nothing
+    low += [name for name in names if (found := re.fullmatch(r"(.+)x[2348]", Path(name).stem)) and bases[found[1]] > 1]
+    if low:
+        raise UserError(f"{folder} seems to mix low-resolution images, such as {low[0]}, with originals: " + EXPECTED.format(scale))
     return originals, dict.fromkeys(names), None
