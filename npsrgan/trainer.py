@@ -75,7 +75,7 @@ class Trainer:
 
     def step(self, lr, hr, diagnose=False):
         """Take the next step of the run, on a batch from `feed` or from main memory; see `srresnet_step` for its shapes.
-        Returns a row of the log.  diagnose: see `srgan_step`."""
+        Returns a row of the log.  diagnose: see `srgan_step`.  Raises TypeError for images of integers."""
         lr, hr = (self.device.array(array) if isinstance(array, np.ndarray) else array for array in (lr, hr))
         if self.settings.together:
             return self.srresnet_step(lr, hr) | self.srgan_step(lr, hr, diagnose)
@@ -110,6 +110,8 @@ class Trainer:
 
     def _take(self, work, lr, hr, *names, record=True):
         """Run the work of a step, which updates the named networks.  Its inputs are lr, hr and the networks' rates and step counts."""
+        if lr.dtype.kind != "f" or hr.dtype.kind != "f":
+            raise TypeError(f"a step takes float images in [-1, 1], not {lr.dtype} and {hr.dtype}: convert them with images.to_float")
         adams = [self.adam[name] for name in names]
         with statistics_over(self.workers if self.settings.batch_norm == "whole" else ALONE):
             row = self._run(work, lr, hr, *(number for adam in adams for number in (adam.rate, adam.steps + 1)), record=record)

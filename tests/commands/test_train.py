@@ -177,6 +177,22 @@ def test_without_val_some_images_are_kept_for_it(photos, tmp_path, capsys):
     assert "no --val given: 1 of 7 images, chosen by file name, are kept for validation" in capsys.readouterr().out
 
 
+def test_a_missing_folder_is_reported_before_networks_are_built(tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(train, "Trainer", lambda *args, **kwargs: pytest.fail("a network was built first"))
+    assert tiny(tmp_path / "run", data=tmp_path / "nowhere") == 2
+    assert "nowhere: no such folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("integer", [0, 1])
+def test_a_step_on_integers_is_refused(photos, integer):
+    """They would be taken for images in [-1, 1]."""
+    trainer, images = trainer_with(photos), list(batch())
+    images[integer] = np.uint8(127.5 * (images[integer] + 1))
+    with pytest.raises(TypeError, match=r"takes float images in \[-1, 1\], not .*uint8.*images.to_float"):
+        trainer.step(*images)
+    assert trainer.steps == 0
+
+
 # ---------------------------------------------------------------- the same again, and not the same
 
 @pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
