@@ -232,17 +232,15 @@ def drawable(text):
     return "".join(c if ord(c) in known else "?" for c in printable(text))
 
 
-def figure(path, panels, title=None, columns=None):
+def figure(path, panels, title=None):
     """Write a figure of images side by side, all drawn at the same size: small ones are enlarged by nearest neighbour.
 
-    panels:  a list of (title, image, caption), image uint8 (H, W, 3), title and caption text or None; or a list of such
-             lists, one for each row.
-    columns: panels per row, to break a plain list into rows.
+    panels: a list of (title, image, caption), image uint8 (H, W, 3), title and caption text or None; or a list of such
+            lists, one for each row.
     """
     from matplotlib.figure import Figure  # here, because it is slow to import
 
-    columns = columns or len(panels)
-    rows = panels if isinstance(panels[0], list) else [panels[i:i + columns] for i in range(0, len(panels), columns)]
+    rows = panels if isinstance(panels[0], list) else [panels]
 
     # The layout is in whole pixels, counted from the top, so that an image's pixels fall on pixels of the figure.
     widest = max(image.shape[1] for row in rows for _, image, _ in row)

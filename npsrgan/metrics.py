@@ -57,8 +57,8 @@ def ssim(a, b, border=4, channel="y"):
 def mesh(image, smooth, scale=4):
     """Strength of a pattern with period `scale` in the smooth areas: rms amplitude in levels of Y, at least 0.
 
-    For a flat area, a network that commutes with shifts of the small image can only produce a pattern that repeats every `scale`
-    pixels.  The high-pass, Y minus its box blur, is averaged over the smooth pixels of each of the scale^2 phases (y mod scale,
+    For a flat area, a network that commutes with shifts of the low-resolution image can only produce a pattern that repeats every
+    `scale` pixels.  The high-pass, Y minus its box blur, is averaged over the smooth pixels of each of the scale^2 phases (y mod scale,
     x mod scale): texture and noise cancel, and the pattern remains.  The result is the standard deviation of these means.
     The box is a whole number of periods wide, 8 pixels or a little more, so that it removes nothing of the pattern.
     Photographs have about 0.04; at 0.3 the pattern is visible as a wire mesh.  White noise alone gives its standard deviation

@@ -17,7 +17,7 @@ from npsrgan.bench.loader import print_loader
 from npsrgan.bench.methods import print_methods
 from npsrgan.bench.profile import print_profile
 from npsrgan.bench.rows import CONVOLUTIONS, QUICK
-from npsrgan.system.errors import UserError, command
+from npsrgan.system.errors import UserError, command, whole_number
 from npsrgan.system.terminal import progress, say
 
 
@@ -30,20 +30,18 @@ def main(arguments=None):
     parser.add_argument("--quick", action="store_true", help="measure only a few rows, in about a minute")
     parser.add_argument("--only", nargs="+", default=[""], metavar="WORD", help="measure only the rows whose name contains one of these "
                         "words, such as srgan_step")
-    parser.add_argument("--pairs", type=int, default=5, metavar="N", help="number of measurements of each side (default: 5)")
+    parser.add_argument("--pairs", type=whole_number(1), default=5, metavar="N", help="number of measurements of each side (default: 5)")
     parser.add_argument("--json", metavar="FILE", help="also write the results to this file")
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="where to compute; on a GPU, whole training steps are "
                         "measured at batch sizes 16 and 64, and their parts at 16 (default: cpu)")
     parser.add_argument("--precision", choices=("tf32", "float32"), default="tf32", help="of convolutions on a GPU (default: tf32)")
-    parser.add_argument("--threads", type=int, metavar="N", help="number of CPU threads of both sides (default: one per core)")
+    parser.add_argument("--threads", type=whole_number(1), metavar="N", help="number of CPU threads of both sides (default: one per core)")
     other = parser.add_argument_group("other measurements, in place of the comparison")
     other.add_argument("--profile", action="store_true", help="where the time of our SRGAN step goes, on a CPU")
     other.add_argument("--methods", action="store_true", help="the time of each convolution method; on a GPU, of each tile that is tried")
     other.add_argument("--loader", nargs="?", const="", metavar="FOLDER", help="training patches per second from a folder of images, a zip "
                        "archive and a pack of them (default: crops of a photograph)")
     arguments = parser.parse_args(arguments)
-    if arguments.pairs < 1 or (arguments.threads or 1) < 1:
-        raise UserError("--pairs and --threads must be at least 1")
     if arguments.profile and arguments.device == "gpu":
         raise UserError("--profile measures the step on a CPU: leave out --device gpu")
     if arguments.loader is not None:

@@ -35,6 +35,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from npsrgan import images
 from npsrgan.data import bicubic
 from npsrgan.device import select
 from npsrgan.evaluate import report
@@ -45,7 +46,7 @@ from npsrgan.inference import apply_in_tiles, blend, fold
 from npsrgan.metrics import CAP, mesh, psnr, smooth_pixels, ssim
 from npsrgan.storage import load_generator
 from npsrgan.system import files
-from npsrgan.system.errors import UserError, command, of_one_item, path
+from npsrgan.system.errors import UserError, command, of_one_item, path, whole_number
 from npsrgan.system.terminal import printable, progress, say
 
 CLASSICAL = ("nearest", "bicubic", "lanczos")
@@ -58,8 +59,7 @@ VIEWS = {"lpips": lambda image: image, "lpips_reduced": lambda image: bicubic.re
 def main(arguments=None):
     """The command.  Returns the exit status: 0 when done, 2 when images were skipped."""
     options = parse(arguments)
-    if options.threads:
-        set_threads(options.threads)
+    set_threads(options.threads or None)
     keep_memory()
     device, remark = select(options.device)
     say(remark or device.description)
@@ -96,7 +96,7 @@ def main(arguments=None):
             curves[benchmark.name] = report.curve(summary, ["original", "bicubic", *rivals], between)
             report.write_json(beside(options.curve), curves)
     if options.figure and crops:
-        report.figure(options.figure, crops)
+        images.figure(options.figure, [crop.panels for crop in crops], "Where the methods differ most (numbers: of the whole image)")
     if curves:
         report.plot_curves(options.curve, curves, ends)
     if not lpips:
@@ -138,10 +138,8 @@ def parse(arguments):
     add = parser.add_argument_group("hardware").add_argument
     add("--device", choices=("auto", "cpu", "gpu"), default="auto",
         help="where to compute; auto: on the GPU if there is one that works (default: auto)")
-    add("--threads", type=int, default=0, metavar="N", help="number of CPU threads; 0: one per core (default: 0)")
+    add("--threads", type=whole_number(0), default=0, metavar="N", help="number of CPU threads; 0: one per core (default: 0)")
     options = parser.parse_args(arguments)
-    if options.threads < 0:
-        raise UserError("--threads must not be negative")
     if not all(0 <= sigma <= 255 for sigma in options.noise):
         raise UserError("--noise takes standard deviations from 0 to 255 grey levels")
     if options.curve and not options.lpips:

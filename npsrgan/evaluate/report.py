@@ -169,11 +169,6 @@ def caption_of(row):
     return ", ".join(text.format(row[metric]) for metric, text in parts if row.get(metric) is not None)
 
 
-def figure(path, crops):
-    """Write the figure of crops, with a row for each image."""
-    images.figure(path, [crop.panels for crop in crops], title="Where the methods differ most (numbers: of the whole image)")
-
-
 def curve(summary, rows, blends):
     """What --curve writes about a folder: {row: {metric: mean}, ..., "curve": [{"blend": amount, metric: mean, ...}, ...]}.
 

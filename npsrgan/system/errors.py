@@ -86,6 +86,16 @@ def path(text):
     return text
 
 
+def whole_number(smallest):
+    """An argparse type: an integer of at least `smallest`."""
+    def number(text):
+        value = int(text)
+        if value < smallest:
+            raise argparse.ArgumentTypeError(f"must be at least {smallest}")
+        return value
+    return number
+
+
 def of_one_item(error, item):
     """A sentence that says what went wrong with one of several items.  Re-raises an error that affects them all, such as a full disk."""
     if isinstance(error, OSError) and fatal(error):

@@ -85,7 +85,7 @@ class Settings:
 
     @property
     def photo(self):
-        """Whether small images are made as photographs are found; see `data.degrade.photo`."""
+        """Whether low-resolution images look like everyday photographs; see `data.degrade.photo`."""
         return self.degradation == "photo"
 
     @property

@@ -34,7 +34,7 @@ from npsrgan.fast import keep_memory, set_threads
 from npsrgan.inference import SMALLEST, blend, choose_tile, fold, free_memory
 from npsrgan.storage import load_generator
 from npsrgan.system import files
-from npsrgan.system.errors import UserError, command, of_one_item, path
+from npsrgan.system.errors import UserError, command, of_one_item, path, whole_number
 from npsrgan.system.terminal import printable, progress, say
 from npsrgan.upscale import picture
 from npsrgan.upscale.enlarge import SCALE, enlarge, suitable
@@ -48,8 +48,7 @@ WHOLE, DETAIL = 1000, 48    # of a comparison: longest side of a whole image in 
 def main(arguments=None):
     """The command.  Returns the exit status: 0, or 2 if at least one image could not be enlarged."""
     options = parse(arguments)
-    if options.threads:
-        set_threads(options.threads)
+    set_threads(options.threads)
     keep_memory()
     auto = options.weights == "auto" and options.blend is None
     weights = "srgan" if options.weights == "auto" else options.weights
@@ -104,16 +103,6 @@ def parse(arguments):
                                "and more time (default: chosen from the free memory)")
     hardware.add_argument("--threads", type=whole_number(1), metavar="N", help="number of CPU threads (default: one per core)")
     return parser.parse_args(arguments)
-
-
-def whole_number(smallest):
-    """An argparse type: an integer of at least `smallest`."""
-    def number(text):
-        value = int(text)
-        if value < smallest:
-            raise argparse.ArgumentTypeError(f"must be at least {smallest}")
-        return value
-    return number
 
 
 def load(weights, amount):

@@ -212,7 +212,7 @@ def test_torch_gets_the_channels_in_its_own_order():
     for row in bench_rows.operation("shuffle", bench_rows.ops.pixel_shuffle, lambda: (bench_rows.draw(1, 3, 2, 20),),
                                     lambda F, x: F.pixel_shuffle(x, 2),
                                channels=np.arange(20).reshape(4, 5).T.ravel()):
-        assert np.array_equal(row.prepare("ours")(), row.prepare("torch")())
+        assert np.array_equal(row.prepare("ours")(), bench_rows.plain(row.prepare("torch")()))
 
 
 def test_profile_accounts_for_the_step(monkeypatch, capsys):
@@ -244,6 +244,13 @@ def test_the_networks_in_torch_compute_the_same():
             theirs = bench_rows.plain(bench_torch.array(module(bench_torch.tensor(image))))
             assert np.abs(ours(image).array - theirs).max() < 1e-4 * np.abs(theirs).max()
     bench_torch.configure(1, channels_last=False)
+
+
+@pytest.mark.parametrize("option", ["--pairs", "--threads"])
+def test_at_least_one_pair_and_one_thread(option, capsys):
+    with pytest.raises(SystemExit) as exit:
+        bench.main([option, "0"])
+    assert exit.value.code == 2 and f"argument {option}: must be at least 1" in capsys.readouterr().err
 
 
 def test_what_only_a_cpu_measures_is_not_asked_of_a_gpu(capsys):

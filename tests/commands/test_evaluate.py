@@ -308,8 +308,15 @@ BAD = {
     "blend outside": (["photos"], {"weights": ["a.h5", "b.h5"], "blend": 1.5}, "between 0 and 1, not 1.5"),
     "noise: negative": (["photos"], {"noise": [2, -1]}, "--noise takes standard deviations from 0 to 255"),
     "noise: nan": (["photos"], {"noise": "nan"}, "--noise takes standard deviations from 0 to 255"),
-    "threads": (["photos"], {"threads": -1}, "--threads must not be negative"),
 }
+
+
+@pytest.mark.parametrize("words, sentence", [("--threads -1", "argument --threads: must be at least 0"),
+                                             ("--threads x", "argument --threads: invalid number value: 'x'")])
+def test_numbers_of_threads_that_do_not_exist(capsys, words, sentence):
+    with pytest.raises(SystemExit) as end:
+        evaluate.parse(["photos", *words.split()])
+    assert end.value.code == 2 and capsys.readouterr().err.endswith(f"error: {sentence}\n")
 
 
 @pytest.mark.parametrize("case", BAD)
