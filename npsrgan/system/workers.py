@@ -166,6 +166,7 @@ def ending_all(main):
                 traceback.print_exc()
             sys.stdout.flush()
             sys.stderr.flush()
+            time.sleep(0.5)         # mpiexec does not pass on what has not reached it when a process aborts
             status = error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 1
             mpi.COMM_WORLD.Abort(status)
             os._exit(status)        # Abort may return before it ends this process
