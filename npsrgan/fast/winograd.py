@@ -33,6 +33,7 @@ AT = np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, _r, -_r, 0], [0, 1, 1, 2, 2, 0], [
 GG = np.kron(G, G)      # both sides of the kernel's transform as one matrix, (36, 9)
 
 TILES = 192             # tiles in a piece when products are not small: enough rows for efficiency
+CACHE = 5 << 19         # bytes of a piece's transforms: measured; an L2 cache of 1 MB and some of the L3
 WAKING = 3 * 10**7      # multiplications one thread does in about the time it takes to hand pieces to the others
 LARGE_KERNEL = 8 << 20  # bytes: a larger transformed kernel is better read once than once per piece
 
@@ -85,7 +86,7 @@ def _correlate(x, kernel, out, top, left, bias=None, turn=1):
 def correlate_kernel_gradient(x, dy, size, top, left):
     """The gradient of `correlate` with respect to w, (*size, C, O), where size is (3, 3).  x (N, H, W, C), dy (N, H', W', O)."""
     c, o = x.shape[3], dy.shape[3]
-    grid, pieces = _pieces(dy.shape, TILES, _threads(dy.shape, c * o))
+    grid, pieces = _pieces(dy.shape, _tiles_in_a_piece(c, o), _threads(dy.shape, c * o))
 
     def read(piece, v, q):
         _transform_tiles(x, piece, grid, top, left, BT, v)
@@ -142,8 +143,9 @@ def _transform_kernel(w):
 
 
 def _tiles_in_a_piece(c, o):
-    small = SMALL_PRODUCT // (c * o)
-    return small if small >= 48 else TILES
+    """So few tiles that their products are small and their transforms fit in the cache, unless that would be too few."""
+    few = min(SMALL_PRODUCT // (c * o), CACHE // (36 * 4 * (c + o)))
+    return few if few >= 48 else TILES
 
 
 class _Piece(NamedTuple):
