@@ -226,6 +226,27 @@ def test_a_converted_generator_computes_what_torch_computes(tmp_path, capsys, na
     assert f"{ranges.INPUTS[taken][0]} in, {ranges.OUTPUTS[given][0]} out" in printed and "scale" in printed
 
 
+@pytest.mark.parametrize("name", ["plain", "batch norms defined first", "EDSR", "MSRResNet", "no blocks"])
+def test_names_that_say_nothing(tmp_path, name):
+    """Layers are numbered, as by one flat Sequential: the order in which they are defined must be enough."""
+    variant, taken, given, options = GENERATORS[name]
+    theirs = Generator(**variant)
+    layers = list(dict.fromkeys(key.rpartition(".")[0] for key in theirs.state_dict()))
+    renamed = {f"{layers.index(key.rpartition('.')[0])}.{key.rpartition('.')[2]}": array for key, array in theirs.state_dict().items()}
+    torch.save(renamed, tmp_path / "theirs.pth")
+    assert run(tmp_path / "theirs.pth", "-o", tmp_path / "ours.h5", "--force", "--input", taken, "--output", given, *options) == 0
+    same_as_torch(tmp_path / "ours.h5", theirs, taken, given)
+
+
+def test_one_prelu_listed_once(tmp_path):
+    """As by repositories that define it once and call it everywhere."""
+    theirs = Generator(act=shared(), tail=3)
+    slopes = [key for key, array in theirs.state_dict().items() if array.shape == (1,)]
+    torch.save({key: array for key, array in theirs.state_dict().items() if key not in slopes[1:]}, tmp_path / "theirs.pth")
+    assert run(tmp_path / "theirs.pth", "-o", tmp_path / "ours.h5", "--force", "--input", "symmetric", "--output", "symmetric") == 0
+    same_as_torch(tmp_path / "ours.h5", theirs, "symmetric", "symmetric")
+
+
 @pytest.mark.parametrize("wrap", [
     lambda state: {"epoch": 3, "state_dict": state, "optimizer": {"state": {0: {"step": 5, "exp_avg": torch.zeros(8, 3, 9, 9)}}}},
     lambda state: {"params": {name: torch.zeros_like(array) for name, array in state.items()}, "params_ema": state},
