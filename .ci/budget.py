@@ -8,7 +8,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "npsrgan"
 CORE = ("tape.py", "ops", "layers.py", "models", "losses.py", "adam.py", "trainer.py")
 NOT_CORE = "assembled.py"        # in models/: networks that converted files describe
-BUDGET = {"core": 900, "npsrgan/": 8000}
+BUDGET = {"core": 900, "npsrgan/": 7965}
 LAYOUT = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENCODING, tokenize.ENDMARKER}
 
 
