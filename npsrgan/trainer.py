@@ -146,7 +146,7 @@ class Trainer:
         hr_features = [features.array for features in self._features(hr)] if self.vgg else None
         with Tape() as tape:
             sr = generator(lr)
-            real, fake = discriminator(hr), discriminator(sr)       # two passes, so that each batch has its own statistics
+            real, fake = discriminator.both(hr, sr)     # each batch has its own statistics
             parts = {"pixel": losses.mean_squared_error(sr, hr), "adversarial": losses.generator_adversarial(fake)}
             weights = {"pixel": s.pixel_weight, "adversarial": s.adversarial_weight}
             if self.vgg:

@@ -1,4 +1,5 @@
 """The discriminator."""
+from npsrgan import ops
 from npsrgan.layers import BatchNorm, Conv2d, Flatten, Layer, LeakyReLU, Linear, Sequential, initialise
 
 
@@ -28,3 +29,13 @@ class Discriminator(Layer):
 
     def forward(self, image):
         return self.classifier(self.features(image))
+
+    def both(self, hr, sr):
+        """The logits of two batches, each normalised by its own statistics: the values of `forward(hr)` and `forward(sr)`.
+
+        The classifier normalises nothing, so both batches pass through it as one.  Its weights, nine tenths of the network's at
+        176x176, are then read once, and have one gradient instead of two and their sum.
+        """
+        features = self.features(hr), self.features(sr)
+        logits, n = self.classifier(ops.concatenate(*features, axis=0)), hr.shape[0]
+        return ops.slice(logits, slice(None, n)), ops.slice(logits, slice(n, None))

@@ -328,13 +328,13 @@ def test_the_players_gradients_do_not_leak(photos):
         generator, discriminator = alone.networks["srgan"], alone.networks["discriminator"]
         with Tape() as tape:                    # the generator's turn: D judges, and is not asked how to judge better
             sr = generator(lr)
-            fake = discriminator(sr)
+            _, fake = discriminator.both(hr, sr)
             loss = (ops.scale(losses.mean_squared_error(sr, hr), s.pixel_weight)
                     + ops.scale(losses.generator_adversarial(fake), s.adversarial_weight)
                     + ops.scale(losses.mean_squared_error(alone.vgg(sr), alone.vgg(hr).array), s.perceptual_weight))
         gradients = tape.gradient(loss, generator.parameters())
         with Tape() as tape:                    # the discriminator's turn, on a picture that leads back to no generator
-            loss = losses.discriminator_adversarial(discriminator(hr), discriminator(sr.array))
+            loss = losses.discriminator_adversarial(*discriminator.both(hr, sr.array))
         discriminator_gradients = tape.gradient(loss, discriminator.parameters())
         alone.adam["srgan"].step(gradients)
         generator.constrain()

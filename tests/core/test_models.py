@@ -61,6 +61,21 @@ def test_the_discriminator_gives_a_logit_per_image(size):
     assert logits.shape == (3, 1) and logits.dtype == np.float32
 
 
+def test_the_discriminator_takes_two_batches_at_once_as_one_after_the_other():
+    at_once, in_turn = (fill(Discriminator(2, 16)) for _ in range(2))
+    hr, sr = wave(3, 16, 16, 3), 2 * wave(2, 16, 16, 3)[::-1] - 1
+    found = []
+    for network, ask in [(at_once, at_once.both), (in_turn, lambda hr, sr: (in_turn(hr), in_turn(sr)))]:
+        image = Tensor(sr)
+        with Tape() as tape:
+            real, fake = ask(hr, image)
+            loss = ops.sum(ops.square(real)) - 3 * ops.sum(fake)
+        found.append([real.array, fake.array, *tape.gradient(loss, [image, *network.parameters()]), *network.state().values()])
+    largest = max(np.abs(array).max() for array in found[1])        # of the biases before batch norm, the gradient is 0
+    for mine, theirs in zip(*found, strict=True):
+        assert mine.shape == theirs.shape and np.abs(mine - theirs).max() < 1e-10 * largest
+
+
 def test_the_discriminators_sides_are_halved_four_times():
     network = Discriminator(2, 32)
     assert network.features(np.zeros((1, 32, 32, 3), np.float32)).shape == (1, 2, 2, 16)
