@@ -199,7 +199,8 @@ class Trainer:
         with torch.no_grad():
             hr_features = self.vgg(hr) * self.feature_scale
         sr = generator(lr)
-        real, fake = discriminator(hr), discriminator(sr)
+        features, classifier = discriminator
+        real, fake = classifier(torch.cat([features(hr), features(sr)])).split(len(hr))
         pixel, adversarial = F.mse_loss(sr, hr), F.softplus(-fake).mean()
         perceptual = F.mse_loss(self.vgg(sr) * self.feature_scale, hr_features)
         generator_loss = s.pixel_weight * pixel + s.adversarial_weight * adversarial + s.perceptual_weight * perceptual
