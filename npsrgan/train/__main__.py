@@ -75,7 +75,7 @@ def run(settings, resume, force, given, out, held, workers):
         workers = on_gpus(workers, device, say)
         say("the first steps are slow, because the kernels are compiled for this GPU once")
 
-    training, validation = sources(settings)
+    images = None if saved else sources(settings)        # a missing folder is reported before the networks are built
     trainer = Trainer(settings, device, say, fresh=not saved, workers=workers)
     attributes = {}
     if saved:
@@ -86,6 +86,7 @@ def run(settings, resume, force, given, out, held, workers):
             say(f"this run is finished ({trainer.steps} steps); to continue, give a larger --steps or --gan-steps")
             return 0
         say(f"continuing from step {trainer.steps} of {settings.total_steps}")
+    training, validation = images or sources(settings)
     trainer.inputs = {"data": training.contents(), "val": validation.contents(), "vgg": checkpoint.vgg_contents(trainer)}
     require_same(attributes, trainer.inputs, force)
     if workers.rank == 0:
