@@ -38,6 +38,7 @@ class Trainer:
             self.networks |= {"srgan": _generator(s), "discriminator": Discriminator(s.discriminator_channels, s.image_size, s.leaky_slope,
                                                                                      s.seed + 1, s.weight_init)}
             self.vgg = load_vgg19(s, say) if s.perceptual_weight else None
+            self.networks["srgan"].train(not s.frozen_batch_norm)
         if s.init and fresh:
             weights = _initial_weights(s, self.networks["srresnet"])
             for name in self.networks.keys() - {"discriminator"}:

@@ -56,6 +56,8 @@ class Settings:
     gan_schedule: str = option("constant", "SRGAN's learning rate over time", SCHEDULES)
     average: float = option(0.999, "decay per step of the moving average of SRGAN's weights, and of SRResNet's at a constant rate; the "
                                    "average is validated and saved; 0: no average")
+    frozen_batch_norm: bool = option(False, "SRGAN's generator normalises with the running statistics that it starts with, not with each "
+                                            "batch's")
     pixel_weight: float = option(1.0, "weight of the mean squared error of pixels in SRGAN's loss")
     perceptual_weight: float = option(1.0, "weight of the mean squared error of VGG19's features in SRGAN's loss")
     adversarial_weight: float = option(1e-3, "weight of the adversarial loss in SRGAN's loss")
@@ -119,6 +121,8 @@ class Settings:
         _require(self.total_steps > 0, "steps", "must be at least 1, or there is nothing to do", self)
         _require(not (self.together and self.gan_steps), "gan_steps",
                  "has no meaning where both generators train together: --steps counts both", self)
+        _require(self.gan_steps or not self.frozen_batch_norm, "frozen_batch_norm",
+                 "needs --gan-steps, because SRGAN must start from the statistics of a trained SRResNet", self)
         trains_gan = self.together or self.gan_steps
         _require(not trains_gan or self.image_size % 16 == 0, "patch_size",
                  f"must give images whose side the discriminator can halve four times: {self.scale} times it must be divisible by 16", self)
@@ -152,7 +156,8 @@ GROUPS = {
     "start here": "preset data vgg out",
     "data": "val degradation leaves",
     "networks": "generator scale channels blocks discriminator_channels leaky_slope weight_init equal_phases init",
-    "training": "steps gan_steps together batch_size patch_size learning_rate gan_learning_rate schedule gan_schedule average seed",
+    "training": "steps gan_steps together batch_size patch_size learning_rate gan_learning_rate schedule gan_schedule average "
+                "frozen_batch_norm seed",
     "losses of SRGAN": "pixel_weight perceptual_weight adversarial_weight vgg_layer feature_scale",
     "hardware": "device threads cache precision graph batch_norm reference",
     "validating and saving": "log_every val_count final_count save_minutes save_every"}

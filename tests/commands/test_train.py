@@ -1,4 +1,5 @@
 """Training: what a run computes, and what it leaves."""
+import copy
 import csv
 import json
 import re
@@ -305,6 +306,22 @@ def test_every_step_keeps_the_phases_equal(photos):
             inside = network.eval()(flat).array[:, 20:-20, 20:-20]
             network.train()
             assert np.ptp(inside, axis=(1, 2)).max() < 1e-5
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_frozen_batch_norm_keeps_the_statistics_that_srgan_starts_with(photos, frozen):
+    trainer = trainer_with(photos, steps=2, gan_steps=2, **{"frozen_batch_norm": True} if frozen else {})
+    for number in range(2):
+        trainer.step(*batch(number))
+    srresnet, discriminator = trainer.trained("srresnet"), trainer.networks["discriminator"]
+    before = {key: array.copy() for key, array in discriminator.state().items()}
+    lr, hr = batch(2)
+    expected = copy.deepcopy(srresnet).train(not frozen)(lr).array
+    row = trainer.step(lr, hr)
+    assert row["pixel"] == pytest.approx(np.square(expected - hr, dtype=np.float64).mean(), rel=1e-5)
+    for key, array in trainer.networks["srgan"].state().items():
+        assert np.array_equal(array, srresnet.state()[key]) == frozen
+    assert not any(np.array_equal(array, before[key]) for key, array in discriminator.state().items())
 
 
 def test_the_learning_rates_follow_their_schedules(photos):
