@@ -2,11 +2,14 @@
 
 The caller works too: with n threads, n - 1 helpers and the caller take jobs from one list.  While a pool is busy, BLAS runs
 each product on the calling thread only; its previous setting is restored when the last busy pool is done.
+
+A training step hands work to the helpers some 300 times.  Two locks do so in half the time of the standard library's executors,
+with their queues and futures.
 """
 import math
 import os
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import wraps
 
 import numpy as np
@@ -16,7 +19,7 @@ SMALL_PRODUCT = 10**6       # multiplications: up to this size OpenBLAS does not
 
 _lock = threading.Lock()
 _local = threading.local()          # .inside: this thread is running a pool's jobs; .buffers: its scratch memory
-_helpers = None
+_idle = None                        # helpers that wait for work; None before the first use
 _threads = None
 
 
@@ -35,20 +38,21 @@ def set_threads(n):
 
     Results are bitwise reproducible for a given number of threads.  Raises ValueError for n < 1.
     """
-    global _threads, _helpers
+    global _threads, _idle
     if n is not None and n < 1:
         raise ValueError(f"the number of threads must be at least 1, not {n}")
     with _lock:
-        _threads, retired, _helpers = n, _helpers, None
-    if retired:
-        retired.shutdown(wait=False)
+        _threads, retired, _idle = n, _idle, None
+    for helper in retired or ():
+        helper.start(None)
 
 
 def parallel(work, jobs):
     """[work(job) for job in jobs] on all threads.  Jobs start in order, and results are returned in order.
 
-    Jobs must be independent.  A call from inside a job runs in that job's thread.  The first exception
-    raised by a job, in the order of jobs, is raised here after all threads have stopped.
+    Jobs must be independent.  A call from inside a job runs in that job's thread, and so does a call from another Python thread
+    while all helpers are busy.  The first exception raised by a job, in the order of jobs, is raised here after all threads have
+    stopped.
     """
     jobs = list(jobs)
     if getattr(_local, "inside", False):
@@ -68,11 +72,16 @@ def parallel(work, jobs):
         finally:
             _local.inside = False
 
-    with _one_blas_thread:
-        helping = [_pool().submit(take_jobs) for _ in range(min(get_threads(), len(jobs)) - 1)]
+    with _one_blas_thread, _helpers(len(jobs) - 1) as helpers:
+        for helper in helpers:
+            helper.start(take_jobs)
         take_jobs()
-        for helper in helping:
-            helper.result()
+        for helper in helpers:
+            try:
+                helper.done.acquire()
+            except KeyboardInterrupt as interrupt:      # counts as the first error
+                errors[-1] = interrupt
+                helper.done.acquire()
     if errors:
         raise errors[min(errors)]
     return results
@@ -109,12 +118,38 @@ def per_thread(build):
     return get
 
 
-def _pool():
-    global _helpers
+class _Helper:
+    """A thread that waits for work.  It releases `done` when it has done it."""
+
+    def __init__(self):
+        self.work, self.ready, self.done = None, threading.Lock(), threading.Lock()
+        self.ready.acquire(), self.done.acquire()
+        threading.Thread(target=self._serve, name="npsrgan", daemon=True).start()
+
+    def start(self, work):
+        """Let the thread call `work`, or end if it is None."""
+        self.work = work
+        self.ready.release()
+
+    def _serve(self):
+        while self.ready.acquire() and self.work:
+            self.work()
+            self.work = None        # it holds arrays
+            self.done.release()
+
+
+@contextmanager
+def _helpers(most):
+    """Lend up to `most` idle helpers.  They become idle again only if all is well: one that was left behind would mix up its locks."""
+    global _idle
     with _lock:
-        if _helpers is None:
-            _helpers = ThreadPoolExecutor(max(1, get_threads() - 1), "npsrgan")
-        return _helpers
+        if _idle is None:
+            _idle = [_Helper() for _ in range(get_threads() - 1)]
+        pool, helpers = _idle, _idle[:most]
+        del pool[:most]
+    yield helpers
+    with _lock:
+        pool += helpers
 
 
 class _OneBlasThread:
@@ -149,8 +184,8 @@ _one_blas_thread = _OneBlasThread()
 
 
 def _after_fork():      # a fork does not copy the helper threads
-    global _helpers, _lock, _one_blas_thread
-    _helpers, _lock, _one_blas_thread = None, threading.Lock(), _OneBlasThread()
+    global _idle, _lock, _one_blas_thread
+    _idle, _lock, _one_blas_thread = None, threading.Lock(), _OneBlasThread()
     _local.__dict__.clear()
 
 

@@ -16,6 +16,7 @@ together changes nothing, so a transformed kernel that is kept serves here too, 
 reverse order.
 The points are 0, 1, -1, sqrt 2, -sqrt 2 and infinity; Lavin and Gray's 2 instead of sqrt 2 gives a larger rounding error.
 """
+import math
 import weakref
 from typing import NamedTuple
 
@@ -166,17 +167,24 @@ def _threads(shape, kernel_size):
 
 
 def _pieces(shape, tiles, threads):
-    """The grid (rows, columns) of 4x4 tiles that covers each image of a shape (N, H, W, O), and pieces of about `tiles` tiles."""
+    """The grid (rows, columns) of 4x4 tiles that covers each image of a shape (N, H, W, O), and pieces of about `tiles` tiles.
+    The number of pieces is a multiple of the number of threads, if possible, so that no thread waits for another's last piece."""
     n, rows, columns = shape[0], -(-shape[1] // 4), -(-shape[2] // 4)
     pieces = []
     if 2 * rows * columns <= tiles and n >= threads:       # several whole images
-        for a, b in shares(n, max(-(-n * rows * columns // tiles), threads)):
+        for a, b in shares(n, _multiple(threads, n * rows * columns / tiles)):
             pieces.append(_Piece(slice(a, b), slice(0, rows), slice(a * rows * columns, b * rows * columns)))
     else:
+        parts = _multiple(threads // math.gcd(threads, n), rows * columns / tiles)
         for i in range(n):
-            for a, b in shares(rows, max(round(rows * columns / tiles), -(-threads // n))):
+            for a, b in shares(rows, parts):
                 pieces.append(_Piece(slice(i, i + 1), slice(a, b), slice((i * rows + a) * columns, (i * rows + b) * columns)))
     return (rows, columns), pieces
+
+
+def _multiple(unit, size):
+    """`size` rounded, then up to a multiple of `unit`; at least `unit`."""
+    return unit * max(1, -(-round(size) // unit))
 
 
 def _transform_tiles(x, piece, grid, top, left, matrix, out):
