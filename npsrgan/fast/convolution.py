@@ -1,19 +1,25 @@
-"""The twin of conv2d: chooses the convolution method by the shapes."""
+"""The twins of conv2d, alone and with what follows it.  The method of convolution is chosen by the shapes."""
 from functools import partial
 
 import numpy as np
 
 from npsrgan import ops
-from npsrgan.fast import im2col, kn2row, winograd
+from npsrgan.fast import fusion, im2col, kn2row, winograd
 from npsrgan.fast.blocks import channel_sums, supported
+from npsrgan.fast.threads import scratch
 from npsrgan.ops.operation import twin
+from npsrgan.tape import active_tape
 
 FEW = 16        # channels: below this, Winograd's transforms cost more than the multiplications they save
 
 
 @twin(ops.conv2d)
-def conv2d(x, w, b=None, stride=1, padding=None):
-    """See the reference.  Supports NumPy arrays of float32 or float64."""
+def conv2d(x, w, b=None, stride=1, padding=None, finish=None):
+    """See the reference.  Supports NumPy arrays of float32 or float64.
+
+    finish: finish(y, part) changes a part of the output y, indexed by (images, rows), while it is in the cache.  The gradient rules
+    do not include it.
+    """
     kh, kw, channels, o = w.shape
     ph, pw = (kh // 2, kw // 2) if padding is None else (padding, padding)
     h, k = (x.shape[1] + 2 * ph - kh) // stride + 1, (x.shape[2] + 2 * pw - kw) // stride + 1
@@ -25,7 +31,32 @@ def conv2d(x, w, b=None, stride=1, padding=None):
     def d_x(dy): return adjoint(dy, w, np.empty(x.shape, x.dtype), ph, pw)
     def d_w(dy): return kernel_gradient(x, dy, (kh, kw), ph, pw)
     def d_b(dy): return channel_sums(dy)
-    return forward(x, w, np.empty((x.shape[0], h, k, o), x.dtype), ph, pw, bias=b), (d_x, d_w, d_b)
+    y = np.empty((x.shape[0], h, k, o), x.dtype)
+    return forward(x, w, y, ph, pw, bias=b, finish=finish and partial(finish, y)), (d_x, d_w, d_b)
+
+
+@twin(fusion.conv2d_prelu)
+def conv2d_prelu(x, w, b, slope, stride=1):
+    """See fusion.  For inference only: the gradients need the convolution's own output."""
+    if active_tape.get() is not None or not supported(w, slope) or slope.shape != w.shape[3:] or slope.max() > 1:
+        return NotImplemented
+
+    def finish(y, part):
+        rows = y[part].reshape(-1, y.shape[2] * slope.size)     # of pixels: NumPy computes long rows faster
+        below = np.multiply(rows, np.tile(slope, y.shape[2]), out=scratch("half", rows.shape, rows.dtype))
+        np.maximum(rows, below, out=rows)
+    return conv2d(x, w, b, stride, None, finish)
+
+
+@twin(fusion.conv2d_add)
+def conv2d_add(x, w, b, residual):
+    """See fusion.  For inference only; training has batch norm before the addition."""
+    if active_tape.get() is not None or not supported(w, residual) or residual.shape != (*x.shape[:3], w.shape[3]):
+        return NotImplemented
+
+    def finish(y, part):
+        y[part] += residual[part]
+    return conv2d(x, w, b, 1, None, finish)
 
 
 def choose(kh, kw, channels, o, stride, padding):

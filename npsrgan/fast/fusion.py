@@ -22,6 +22,18 @@ def conv2d_leaky_relu(x, w, b, slope, stride=1, padding=None):
 
 
 @composite
+def conv2d_prelu(x, w, b, slope, stride=1):
+    """Convolution and PReLU; slope (C,)."""
+    return ops.prelu(ops.conv2d(x, w, b, stride), slope)
+
+
+@composite
+def conv2d_add(x, w, b, residual):
+    """Convolution and the addition that ends a residual block, into which batch norm was folded; residual: shaped like the result."""
+    return ops.add(ops.conv2d(x, w, b), residual)
+
+
+@composite
 def batch_norm_prelu(x, gamma, beta, slope, running_mean=None, running_var=None, training=True, momentum=0.9, eps=1e-5):
     """Batch normalisation and PReLU; slope (C,)."""
     return ops.prelu(ops.batch_norm(x, gamma, beta, running_mean, running_var, training, momentum, eps), slope)
@@ -52,6 +64,7 @@ def _normalised(operation, norm, x, *more):
 # Consecutive layers that have a fused operation.  (Exactly these types: a subclass may behave differently.)
 PAIRS = {
     (Conv2d, LeakyReLU): lambda conv, leaky, x: conv2d_leaky_relu(x, conv.weight, conv.bias, leaky.slope, conv.stride),
+    (Conv2d, PReLU): lambda conv, prelu, x: conv2d_prelu(x, conv.weight, conv.bias, prelu.slope, conv.stride),
     (BatchNorm, PReLU): lambda norm, prelu, x: _normalised(batch_norm_prelu, norm, x, prelu.slope),
     (BatchNorm, LeakyReLU): lambda norm, leaky, x: _normalised(batch_norm_leaky_relu, norm, x, leaky.slope),
     (PixelShuffle, PReLU): lambda shuffle, prelu, x: pixel_shuffle_prelu(x, prelu.slope, shuffle.r),
@@ -75,9 +88,11 @@ def sequential(network, x):
 
 @twin(Residual.forward)
 def residual(network, x):
-    """The addition together with the batch norm before it."""
+    """The addition together with the batch norm or the convolution before it."""
     *steps, last = network.steps
-    return _normalised(batch_norm_add, last, _in_order(steps, x), x) if type(last) is BatchNorm else NotImplemented
+    if type(last) is BatchNorm:
+        return _normalised(batch_norm_add, last, _in_order(steps, x), x)
+    return conv2d_add(_in_order(steps, x), last.weight, last.bias, x) if type(last) is Conv2d and last.stride == 1 else NotImplemented
 
 
 @twin(VGG19.stage)

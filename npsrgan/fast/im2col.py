@@ -14,10 +14,11 @@ CACHE = 1 << 19         # bytes of columns in a piece: about half of a core's L2
 FEWEST_PIXELS = 256     # minimum rows of a matrix product: fewer do not repay the cost of reading the kernel
 
 
-def correlate(x, w, out, top, left, stride=1, bias=None):
+def correlate(x, w, out, top, left, stride=1, bias=None, finish=None):
     """out[n, h, k, :] = bias + sum over i, j of  x[n, stride*h + i - top, stride*k + j - left, :] @ w[i, j].
 
     x (N, H, W, C), zero outside; w (kh, kw, C, O); out (N, H', W', O) of any size and strides, overwritten.
+    finish: see `winograd.correlate`.
     """
     kernel = np.ascontiguousarray(w).reshape(-1, w.shape[3])
 
@@ -32,6 +33,8 @@ def correlate(x, w, out, top, left, stride=1, bias=None):
             product += bias
         if not target.flags.c_contiguous:
             target[...] = product.reshape(target.shape)
+        if finish:
+            finish(piece)
 
     parallel(work, _pieces(out.shape, kernel.shape[0] * x.itemsize))
     return out

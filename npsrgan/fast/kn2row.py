@@ -14,7 +14,7 @@ from npsrgan.fast import im2col, winograd
 from npsrgan.fast.threads import get_threads, parallel, shares
 
 
-def correlate(x, w, out, top, left, bias=None):
+def correlate(x, w, out, top, left, bias=None, finish=None):
     """Like `im2col.correlate`, for stride 1."""
     inner, grid, blocks = _cut(w)
     (n, height, width, o), s = out.shape, blocks.shape[0]
@@ -28,6 +28,8 @@ def correlate(x, w, out, top, left, bias=None):
         target[...] = 0 if bias is None else bias
         for a, b in np.ndindex(grid):
             target += z[image, begin + s * a:end + s * a, s * b:s * b + width, a, b]
+        if finish:
+            finish((slice(image, image + 1), slice(begin, end)))
     parallel(work, [(image, rows) for image in range(n) for rows in shares(height, -(-get_threads() // n))])
     return out
 

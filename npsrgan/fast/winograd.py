@@ -41,12 +41,13 @@ LARGE_KERNEL = 8 << 20  # bytes: a larger transformed kernel is better read once
 _frozen_kernels = {}    # {id of a frozen array: its transformed kernel}
 
 
-def correlate(x, w, out, top, left, bias=None):
+def correlate(x, w, out, top, left, bias=None, finish=None):
     """out[n, h, k, :] = bias + sum over i, j of  x[n, h + i - top, k + j - left, :] @ w[i, j].
 
     x (N, H, W, C), zero outside; w (3, 3, C, O); out (N, H', W', O), contiguous, overwritten; top and left at most 4.
+    finish: called with the indices (images, rows) of each part of `out` while it is in the cache, to change it further.
     """
-    return _correlate(x, _kernel(w), out, top, left, bias)
+    return _correlate(x, _kernel(w), out, top, left, bias, finish)
 
 
 def correlate_adjoint(dy, w, out, top, left):
@@ -57,7 +58,7 @@ def correlate_adjoint(dy, w, out, top, left):
     return _correlate(dy, _transform_kernel(turned), out, 2 - top, 2 - left)
 
 
-def _correlate(x, kernel, out, top, left, bias=None, turn=1):
+def _correlate(x, kernel, out, top, left, bias=None, finish=None, turn=1):
     """Like `correlate`, but takes the transformed kernel, (36, C, O).  turn: -1 rotates the kernel by 180 degrees."""
     c, o = kernel.shape[1:]
     grid, pieces = _pieces(out.shape, _tiles_in_a_piece(c, o), _threads(out.shape, c * o))
@@ -69,6 +70,8 @@ def _correlate(x, kernel, out, top, left, bias=None, turn=1):
         if bias is not None:
             m[7] += bias            # entry (1, 1) is the point 1; all its powers are 1, so all 16 outputs get the bias
         _write_tiles(m, piece, grid, AT[::turn], out)
+        if finish:
+            finish((piece.images, _pixels(piece.rows)))
 
     if kernel.nbytes > LARGE_KERNEL:        # in stages, each over all tiles
         v, m = (_buffer(role, pieces[-1].tiles.stop, channels, x.dtype) for role, channels in (("v", c), ("m", o)))
@@ -161,6 +164,11 @@ class _Piece(NamedTuple):
     rows_count = property(lambda self: self.rows.stop - self.rows.start)
 
 
+def _pixels(rows):
+    """The rows of pixels in rows of tiles."""
+    return slice(4 * rows.start, 4 * rows.stop)
+
+
 def _threads(shape, kernel_size):
     """The number of threads: one if the work takes less time than waking the others."""
     return get_threads() if 36 / 16 * shape[0] * shape[1] * shape[2] * kernel_size > WAKING else 1
@@ -230,7 +238,7 @@ def _write_tiles(m, piece, grid, matrix, out):
     matrix = _in(matrix, out.dtype)
     _multiply(matrix, m.reshape(6, 6, -1), half)
     _multiply(matrix, half_turned, y)
-    target = out[piece.images, 4 * piece.rows.start:4 * piece.rows.stop]
+    target = out[piece.images, _pixels(piece.rows)]
     if target.shape == pixels.shape:
         target.reshape(tiles.shape)[...] = tiles
     else:

@@ -1,12 +1,9 @@
-"""Faster inference: batch norm folded into the convolutions, PReLU in place.  Also blends two networks."""
+"""Faster inference: batch norm folded into the convolutions.  Also blends two networks."""
 import copy
 
 import numpy as np
 
-from npsrgan import ops
-from npsrgan.fast.blocks import by_rows
-from npsrgan.layers import BatchNorm, Conv2d, Layer, Parameter, PixelShuffle, PReLU, Sequential
-from npsrgan.ops.operation import may_overwrite
+from npsrgan.layers import BatchNorm, Conv2d, Parameter, PixelShuffle, PReLU, Sequential
 from npsrgan.system.errors import UserError
 
 
@@ -15,6 +12,8 @@ def fold(network):
 
     In evaluation mode batch norm scales each channel by a fixed s = gamma / sqrt(var + eps) and shifts it, and the convolution
     before it can absorb both:  s * (x * w + b - mean) + beta  =  x * (s w) + (s (b - mean) + beta).
+
+    PReLU moves before the pixel shuffle, directly after the convolution, where one pass can compute both.
 
     The copy has gradients like any network, but different parameters, which are frozen.  Its settings mark it as folded: it cannot be
     saved, nor blended with a network that is not folded.
@@ -37,30 +36,13 @@ def _folded(steps):
             folded[-1] = copy.copy(before)      # the network may use the same layer elsewhere
             folded[-1].weight = Parameter(before.weight.array * scale)
             folded[-1].bias = Parameter((before.bias.array - step.running_mean) * scale + step.beta.array)
-        elif pair == (Conv2d, PReLU) or pair == (PixelShuffle, PReLU) and tuple(map(type, folded[-2:])) == (Conv2d, PixelShuffle):
-            folded.append(_PReLUInPlace(step))      # nothing else uses the convolution's output, even as a view by a shuffle
+        elif pair == (PixelShuffle, PReLU):
+            first = copy.copy(step)
+            first.slope = Parameter(np.tile(step.slope.array, folded[-1].r ** 2))       # for each phase of the pixel shuffle
+            folded.insert(-1, first)
         else:
             folded.append(step)
     return tuple(folded)
-
-
-class _PReLUInPlace(Layer):
-    """PReLU that overwrites its input to avoid a second array; under a recording tape, ordinary PReLU."""
-
-    def __init__(self, prelu):
-        self.slope = prelu.slope
-
-    def forward(self, x):
-        if not may_overwrite() or type(x.array) is not np.ndarray or not x.array.flags.c_contiguous:
-            return ops.prelu(x, self.slope)         # on a GPU it takes one pass, but always allocates a second array
-
-        def work(rows):         # max(x, 0) + slope * min(x, 0), bit for bit the same
-            below = np.minimum(rows, 0)
-            rows -= below
-            below *= self.slope.array
-            rows += below
-        by_rows(work, x.array)
-        return x
 
 
 def blend(srresnet, srgan, amount):

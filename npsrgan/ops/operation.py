@@ -117,9 +117,3 @@ def reference_only():
         yield
     finally:
         _twins_enabled.reset(token)
-
-
-def may_overwrite():
-    """Whether an operation may overwrite an input that nothing else uses.  It may not while a tape records, because the rules need
-    the input's values, nor in `reference_only`, where only the functions in ops/ run."""
-    return active_tape.get() is None and _twins_enabled.get()
