@@ -33,6 +33,7 @@ G = np.array([[1 / 2, 0, 0], [-1 / 2, -1 / 2, -1 / 2], [-1 / 2, 1 / 2, -1 / 2],
 AT = np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, _r, -_r, 0], [0, 1, 1, 2, 2, 0], [0, 1, -1, 2 * _r, -2 * _r, 1]])
 GG = np.kron(G, G)      # both sides of the kernel's transform as one matrix, (36, 9)
 
+OUTPUTS = 64            # channels computed at a time from a piece's transform
 TILES = 192             # tiles in a piece when products are not small: enough rows for efficiency
 CACHE = 5 << 19         # bytes of a piece's transforms: measured; an L2 cache of 1 MB and some of the L3
 WAKING = 3 * 10**7      # multiplications one thread does in about the time it takes to hand pieces to the others
@@ -61,28 +62,29 @@ def correlate_adjoint(dy, w, out, top, left):
 def _correlate(x, kernel, out, top, left, bias=None, finish=None, turn=1):
     """Like `correlate`, but takes the transformed kernel, (36, C, O).  turn: -1 rotates the kernel by 180 degrees."""
     c, o = kernel.shape[1:]
-    grid, pieces = _pieces(out.shape, _tiles_in_a_piece(c, o), _threads(out.shape, c * o))
+    grid, pieces = _pieces(out.shape, _tiles_in_a_piece(c, min(o, OUTPUTS)), _threads(out.shape, c * o))
 
     def read(piece, v):
         _transform_tiles(x, piece, grid, top, left, BT[:, ::turn], v)
 
-    def write(piece, m):
+    def write(piece, m, a, b):      # output channels a to b
         if bias is not None:
-            m[7] += bias            # entry (1, 1) is the point 1; all its powers are 1, so all 16 outputs get the bias
-        _write_tiles(m, piece, grid, AT[::turn], out)
-        if finish:
+            m[7] += bias[a:b]       # entry (1, 1) is the point 1; all its powers are 1, so all 16 outputs get the bias
+        _write_tiles(m, piece, grid, AT[::turn], out[..., a:b])
+        if finish and b == o:
             finish((piece.images, _pixels(piece.rows)))
 
     if kernel.nbytes > LARGE_KERNEL:        # in stages, each over all tiles
         v, m = (_buffer(role, pieces[-1].tiles.stop, channels, x.dtype) for role, channels in (("v", c), ("m", o)))
         parallel(lambda piece: read(piece, v[:, piece.tiles]), pieces)
         parallel(lambda entry: np.matmul(v[entry], kernel[entry], out=m[entry]), range(36))
-        parallel(lambda piece: write(piece, m[:, piece.tiles]), pieces)
+        parallel(lambda piece: write(piece, m[:, piece.tiles], 0, o), pieces)
     else:                                   # piece by piece, in the cache
         def work(piece):
-            v, m = (_buffer(role, piece.count, channels, x.dtype) for role, channels in (("v", c), ("m", o)))
+            v = _buffer("v", piece.count, c, x.dtype)
             read(piece, v)
-            write(piece, np.matmul(v, kernel, out=m))
+            for a, b in shares(o, -(-o // OUTPUTS)):
+                write(piece, np.matmul(v, kernel[:, :, a:b], out=_buffer("m", piece.count, b - a, x.dtype)), a, b)
         parallel(work, pieces)
     return out
 

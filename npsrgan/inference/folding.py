@@ -37,8 +37,8 @@ def _folded(steps):
             folded[-1].weight = Parameter(before.weight.array * scale)
             folded[-1].bias = Parameter((before.bias.array - step.running_mean) * scale + step.beta.array)
         elif pair == (PixelShuffle, PReLU):
-            first = copy.copy(step)
-            first.slope = Parameter(np.tile(step.slope.array, folded[-1].r ** 2))       # for each phase of the pixel shuffle
+            first, slope = copy.copy(step), step.slope.array
+            first.slope = Parameter(np.tile(slope, folded[-1].r ** 2) if slope.size > 1 else slope)     # each phase's channels
             folded.insert(-1, first)
         else:
             folded.append(step)

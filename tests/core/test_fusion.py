@@ -4,7 +4,7 @@ import pytest
 from comparisons import wave
 
 from npsrgan import losses, ops
-from npsrgan.fast import fusion
+from npsrgan.fast import fusion, set_threads
 from npsrgan.layers import BatchNorm, Conv2d, LeakyReLU, PixelShuffle, PReLU, Residual, Sequential
 from npsrgan.models import Discriminator, SRResNet
 from npsrgan.models.vgg19 import VGG19, random_vgg19
@@ -96,18 +96,40 @@ def test_convolution_and_what_follows(operation, more, unfused):
     assert all(np.array_equal(one, other) for one, other in zip(*([value, *gradients] for value, gradients, _ in results)))
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("shape, kernel, stride", [
+    ((1, 10, 9, 3), (9, 9, 3, 16), 1), ((2, 21, 18, 16), (3, 3, 16, 80), 1), ((3, 8, 8, 16), (3, 3, 16, 16), 1),
+    ((2, 9, 9, 16), (3, 3, 16, 16), 2), ((1, 9, 9, 32), (9, 9, 32, 3), 1), ((1, 5, 5, 256), (3, 3, 256, 256), 1)])
+def test_what_follows_a_convolution_in_inference(shape, kernel, stride, threads):
+    """By every method of convolution, in one piece and in several.  PReLU and addition are exact, so the results are equal to the bit."""
+    x, w, b, slope = wave(*shape), wave(*kernel, seed=1), wave(kernel[3], seed=2), abs(wave(kernel[3], seed=3)) / 4
+    set_threads(threads)
+    y = ops.conv2d(x, w, b, stride).array
+    pairs = [(fusion.conv2d_prelu, (slope, stride), ops.prelu.reference(y, slope)[0])]
+    if stride == 1:
+        pairs.append((fusion.conv2d_add, (2 * y,), y + 2 * y))
+    for operation, more, expected in pairs:
+        value, _ = operation.twins[0](x, w, b, *more)
+        assert np.array_equal(value, expected)
+        with Tape():
+            assert operation.twins[0](x, w, b, *more) is NotImplemented
+    assert fusion.conv2d_prelu.twins[0](x, w, b, slope + 2) is NotImplemented
+    set_threads(None)
+
+
 def test_layers_pass_their_stride_on():
-    layers, x = (Conv2d(4, 6, 3, stride=2), LeakyReLU(0.3)), wave(2, 6, 5, 4)
-    layers[0].weight.array[...] = wave(3, 3, 4, 6)
-    assert np.array_equal(Sequential(*layers)(x).array, layers[1](layers[0](x)).array)
+    for after in (LeakyReLU(0.3), PReLU(6)):
+        layers, x = (Conv2d(4, 6, 3, stride=2), after), wave(2, 6, 5, 4)
+        layers[0].weight.array[...] = wave(3, 3, 4, 6)
+        assert np.array_equal(Sequential(*layers)(x).array, layers[1](layers[0](x)).array)
 
 
 @pytest.fixture
 def willing(monkeypatch):
     """Every fused operation has a twin that takes everything and answers 7; the names of those that were asked."""
     asked = []
-    for operation in (fusion.conv2d_leaky_relu, fusion.batch_norm_prelu, fusion.batch_norm_leaky_relu, fusion.batch_norm_add,
-                      fusion.pixel_shuffle_prelu):
+    for operation in (fusion.conv2d_leaky_relu, fusion.conv2d_prelu, fusion.conv2d_add, fusion.batch_norm_prelu, fusion.batch_norm_leaky_relu,
+                      fusion.batch_norm_add, fusion.pixel_shuffle_prelu):
         def answer(*args, operation=operation):
             asked.append(operation.__name__)
             return np.full((1, 2, 2, 4), 7.0, np.float32), ()
@@ -123,13 +145,14 @@ def test_layers_find_the_operation_for_two_neighbours(willing):
         ([PixelShuffle(2), PReLU(1)], ["pixel_shuffle_prelu"]),
         ([Conv2d(4, 4, 3), LeakyReLU(), BatchNorm(4), PReLU(4)], ["conv2d_leaky_relu", "batch_norm_prelu"]),
         ([Conv2d(4, 4, 3), BatchNorm(4), PReLU(4), PReLU(4), BatchNorm(4), LeakyReLU()], ["batch_norm_prelu", "batch_norm_leaky_relu"]),
-        ([PReLU(4), BatchNorm(4), Conv2d(4, 4, 3), PReLU(4), LeakyReLU(), BatchNorm(4)], []),
+        ([PReLU(4), BatchNorm(4), Conv2d(4, 4, 3), PReLU(4), LeakyReLU(), BatchNorm(4)], ["conv2d_prelu"]),
     ]:
         Sequential(*layers)(x)
         assert willing == expected
         willing.clear()
     Residual(BatchNorm(4), PReLU(4), BatchNorm(4))(x)
-    assert willing == ["batch_norm_prelu", "batch_norm_add"]
+    Residual(BatchNorm(4), Conv2d(4, 4, 3))(x)
+    assert willing == ["batch_norm_prelu", "batch_norm_add", "conv2d_add"]
 
 
 def test_a_layer_that_is_another_keeps_its_own_way(willing):
