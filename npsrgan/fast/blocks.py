@@ -11,7 +11,8 @@ import numpy as np
 
 from npsrgan.fast.threads import parallel
 
-BLOCK = 1 << 16         # entries: three or four float32 operands of this size fit in a core's L2 cache
+BLOCK = 1 << 18         # entries: several float32 operands fit in the last cache.  Smaller blocks would fit in a core's own cache, but
+                        # threads that make more and shorter calls of NumPy wait for each other (for Python's lock) longer than that saves
 ROW = 1 << 13           # entries that one call of NumPy's inner loop processes: enough to hide its cost, few enough for the L1 cache
 SMALL = 1 << 14         # arrays with fewer entries do not repay the threading overhead
 

@@ -10,7 +10,7 @@ from numpy.lib.stride_tricks import as_strided
 
 from npsrgan.fast.threads import get_threads, parallel, scratch, shares
 
-CACHE = 1 << 19         # bytes of columns in a piece: about half of a core's L2 cache
+CACHE = 1 << 21         # bytes of columns in a piece: measured; smaller pieces would fit in a core's own cache, but see blocks.BLOCK
 FEWEST_PIXELS = 256     # minimum rows of a matrix product: fewer do not repay the cost of reading the kernel
 
 

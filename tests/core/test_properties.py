@@ -89,6 +89,24 @@ def with_slope(case):
     return drawn
 
 
+def and_residual(case):
+    """Another input, shaped like the first."""
+    return lambda draw: (lambda shapes, options: ([*shapes, shapes[0]], options))(*case(draw))
+
+
+def following(draw):
+    """A convolution that a PReLU follows: with the default padding and a bias."""
+    shapes, options = convolution(draw)
+    return [*shapes, shapes[2]], {"stride": options["stride"]}
+
+
+def square_convolution(draw):
+    """From as many channels to as many, without a change of size."""
+    n, h, w, c = images(draw)
+    k = draw(st.sampled_from([1, 3, 5, 9]))
+    return [(n, h, w, c), (k, k, c, c), (c,)], {}
+
+
 def and_per_channel(case, channels):
     """Another input: a number for each channel of the result."""
     def drawn(draw):
@@ -109,7 +127,7 @@ CASES = {
     "linear": linear, "max_pool2d": pooling, "pixel_shuffle": shuffling,
     "conv2d_relu": convolution, "conv2d_leaky_relu": with_slope(convolution),
     "batch_norm_prelu": and_per_channel(normalisation, channels), "batch_norm_leaky_relu": with_slope(normalisation),
-    "batch_norm_add": lambda draw: (lambda shapes, options: ([*shapes, shapes[0]], options))(*normalisation(draw)),
+    "conv2d_prelu": following, "conv2d_add": and_residual(square_convolution), "batch_norm_add": and_residual(normalisation),
     "pixel_shuffle_prelu": and_per_channel(shuffling, channels)}
 FUSED = {name for name, value in vars(fusion).items() if getattr(value, "__module__", None) == fusion.__name__ and hasattr(value, "twins")}
 
@@ -135,13 +153,16 @@ LAYOUTS = [np.ascontiguousarray, np.asfortranarray, gaps, backwards, protected]
 
 
 def run(operation, arrays, options, cotangent):
-    """[value, gradient of each input, running statistics afterwards]."""
-    options = {name: value.copy() if isinstance(value, np.ndarray) else value for name, value in options.items()}
+    """[value without a tape, value with one, gradient of each input, running statistics afterwards]."""
+    def copied():
+        return {name: value.copy() if isinstance(value, np.ndarray) else value for name, value in options.items()}
+
+    alone, options = operation(*arrays, **copied()).array, copied()
     tensors = [Tensor(array) for array in arrays]
     with Tape() as tape:
         value = operation(*tensors, **options)
         loss = ops.sum(value * cotangent(value.shape))
-    return [value.array, *tape.gradient(loss, tensors), *(option for option in options.values() if isinstance(option, np.ndarray))]
+    return [alone, value.array, *tape.gradient(loss, tensors), *(option for option in options.values() if isinstance(option, np.ndarray))]
 
 
 def test_every_operation_is_drawn():
