@@ -19,7 +19,7 @@ from npsrgan.models.vgg19 import VGG19
 from npsrgan.ops import operation
 from npsrgan.trainer import Trainer
 
-NAMES = {"srgan_step batch 4", "srgan_step batch 8", "srresnet_step batch 1", "srresnet_step batch 4", "srresnet_step batch 16 of 24x24",
+NAMES = {"srgan_step batch 4", "srgan_step batch 8", "srresnet_step batch 1", "srresnet_step batch 4", "srresnet_step 24x24 batch 16",
          "srresnet_infer_small", "srresnet_infer_large", "batch_norm 64 at 44 +gradients", "prelu 64 at 44", "conv 3x3 64->64 at 176/2"}
 
 
@@ -86,6 +86,17 @@ def test_both_layouts_of_torch_run_as_our_side_does(monkeypatch):
                 assert torch.get_num_threads() == 1 and image.is_contiguous(memory_format=torch.channels_last) == last
     finally:
         bench_torch.configure(1, channels_last=False)
+
+
+@pytest.mark.parametrize("step, runs", [(False, [1, 2, 3]), (True, [1, 3, 5])])
+def test_a_step_is_timed_after_another(step, runs):
+    count, found = [], []
+    side = cpu.Ours(SimpleNamespace(threads=1))
+    side.begin(bench_rows.Row("a row that counts its runs", lambda name: lambda: count.append(1), step=step))
+    for _ in range(3):
+        found.append(len(count))
+        side.time()
+    assert found == runs
 
 
 def test_the_ratio_is_to_the_fastest_side():
