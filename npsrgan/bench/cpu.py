@@ -34,8 +34,8 @@ class Ours(driver.Side):
         fast.keep_memory()          # as the training command does
 
     def prepare(self, row):
-        self.follows = row.step
-        return row.prepare(self.name)
+        run, self.follows = row.prepare(self.name), row.step
+        return run
 
     def time(self):
         """The seconds of one run, in a list.  A step or a whole network is timed directly after another run of it, as in training."""
