@@ -17,6 +17,7 @@ from npsrgan.fast.blocks import any_size
 from npsrgan.models import Discriminator, SRResNet
 from npsrgan.models.vgg19 import VGG19
 from npsrgan.ops import operation
+from npsrgan.tape import Tape
 from npsrgan.trainer import Trainer
 
 NAMES = {"srgan_step batch 4", "srgan_step batch 8", "srresnet_step batch 1", "srresnet_step batch 4", "srresnet_step 24x24 batch 16",
@@ -201,7 +202,7 @@ def test_every_convolution_of_the_networks_is_measured():
             return np.zeros((1, size, size, w.shape[3]), np.float32), ()
         return evaluate(function, arrays, kwargs)
 
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, Tape():     # without a tape, a convolution and PReLU are one operation
         patch.setattr(operation, "evaluate", watch)
         sr = trainer.networks["srgan"](np.zeros((1, 44, 44, 3), np.float32))
         trainer.networks["discriminator"].features(sr)
@@ -227,7 +228,10 @@ def test_torch_gets_the_channels_in_its_own_order():
 
 
 def test_profile_accounts_for_the_step(monkeypatch, capsys):
-    monkeypatch.setattr(profile, "training", lambda method, batch: lambda side: lambda: SRResNet(8, 1)(np.zeros((1, 6, 6, 3), np.float32)))
+    def step():
+        with Tape():
+            return SRResNet(8, 1)(np.zeros((1, 6, 6, 3), np.float32))
+    monkeypatch.setattr(profile, "training", lambda method, batch: lambda side: step)
     profile.print_profile(gemm=1e9, steps=1)
     out = capsys.readouterr().out
     assert "conv 9x9 3->8 at 6" in out and "of GEMM" in out and "one step" in out and "batch_norm_prelu" not in out

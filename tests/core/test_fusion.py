@@ -128,8 +128,8 @@ def test_layers_pass_their_stride_on():
 def willing(monkeypatch):
     """Every fused operation has a twin that takes everything and answers 7; the names of those that were asked."""
     asked = []
-    for operation in (fusion.conv2d_leaky_relu, fusion.conv2d_prelu, fusion.conv2d_add, fusion.batch_norm_prelu, fusion.batch_norm_leaky_relu,
-                      fusion.batch_norm_add, fusion.pixel_shuffle_prelu):
+    for operation in (fusion.conv2d_leaky_relu, fusion.conv2d_prelu, fusion.conv2d_add, fusion.batch_norm_prelu,
+                      fusion.batch_norm_leaky_relu, fusion.batch_norm_add, fusion.pixel_shuffle_prelu):
         def answer(*args, operation=operation):
             asked.append(operation.__name__)
             return np.full((1, 2, 2, 4), 7.0, np.float32), ()
