@@ -5,7 +5,7 @@ import numpy as np
 
 from npsrgan import ops
 from npsrgan.fast import fusion, im2col, kn2row, winograd
-from npsrgan.fast.blocks import channel_sums, supported
+from npsrgan.fast.blocks import shared, supported
 from npsrgan.fast.threads import scratch
 from npsrgan.ops.operation import twin
 from npsrgan.tape import active_tape
@@ -29,8 +29,9 @@ def conv2d(x, w, b=None, stride=1, padding=None, finish=None):
     forward, adjoint, kernel_gradient = choose(kh, kw, channels, o, stride, max(ph, pw))
 
     def d_x(dy): return adjoint(dy, w, np.empty(x.shape, x.dtype), ph, pw)
-    def d_w(dy): return kernel_gradient(x, dy, (kh, kw), ph, pw)
-    def d_b(dy): return channel_sums(dy)
+    def d_w(dy): return both(dy)[0]
+    def d_b(dy): return both(dy)[1]
+    both = shared(lambda dy: kernel_gradient(x, dy, (kh, kw), ph, pw))
     y = np.empty((x.shape[0], h, k, o), x.dtype)
     return forward(x, w, y, ph, pw, bias=b, finish=finish and partial(finish, y)), (d_x, d_w, d_b)
 
@@ -60,7 +61,7 @@ def conv2d_add(x, w, b, residual):
 
 
 def choose(kh, kw, channels, o, stride, padding):
-    """The fastest measured methods for the correlation, its gradient with respect to x and its gradient with respect to w."""
+    """The fastest measured methods for the correlation, its gradient with respect to x, and its gradients with respect to w and bias."""
     forward, adjoint, kernel_gradient = im2col.correlate, im2col.correlate_adjoint, im2col.correlate_kernel_gradient
     if stride > 1:
         return partial(forward, stride=stride), partial(adjoint, stride=stride), partial(kernel_gradient, stride=stride)

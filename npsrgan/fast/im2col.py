@@ -8,6 +8,7 @@ of a whole batch would be kh * kw times as large as the batch, so the work is sp
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
+from npsrgan.fast.blocks import channel_sums
 from npsrgan.fast.threads import get_threads, parallel, scratch, shares
 
 CACHE = 1 << 21         # bytes of columns in a piece: measured; smaller pieces would fit in a core's own cache, but see blocks.BLOCK
@@ -72,7 +73,7 @@ def _phases(k, before, stride):
 
 
 def correlate_kernel_gradient(x, dy, size, top, left, stride=1):
-    """The gradient of `correlate` with respect to w, (kh, kw, C, O): the transposed columns times dy.
+    """The gradients of `correlate` with respect to w, (kh, kw, C, O), the transposed columns times dy, and to its bias, (O,).
 
     Each thread sums a fixed range of pieces, and the threads' sums are added in a fixed order, so the result is bitwise
     reproducible.
@@ -91,7 +92,7 @@ def correlate_kernel_gradient(x, dy, size, top, left, stride=1):
     total, *others = parallel(work, shares(len(pieces)))
     for other in others:
         total += other
-    return total.reshape(*size, channels, o)
+    return total.reshape(*size, channels, o), channel_sums(dy)
 
 
 def _columns(x, piece, width, size, top, left, stride):

@@ -47,12 +47,12 @@ def correlate_flipped(dy, w, out, top, left):
 
 
 def correlate_kernel_gradient(x, dy, size, top, left):
-    """The gradient of `correlate` with respect to w, (kh, kw, C, O)."""
+    """The gradients of `correlate` with respect to w, (kh, kw, C, O), and to its bias, (O,): every plane of z gets all of dy."""
     s = _block_size(size)
     grid = size[0] // s, size[1] // s
-    blocks = (winograd if s == 3 else im2col).correlate_kernel_gradient(x, _spread(dy, grid, s), (s, s), top, left)
+    blocks, sums = (winograd if s == 3 else im2col).correlate_kernel_gradient(x, _spread(dy, grid, s), (s, s), top, left)
     blocks = blocks.reshape(s, s, x.shape[3], *grid, dy.shape[3])
-    return np.ascontiguousarray(blocks.transpose(3, 0, 4, 1, 2, 5)).reshape(*size, *blocks.shape[2::3])
+    return np.ascontiguousarray(blocks.transpose(3, 0, 4, 1, 2, 5)).reshape(*size, *blocks.shape[2::3]), sums[:dy.shape[3]]
 
 
 def _block_size(size):

@@ -90,7 +90,10 @@ def _correlate(x, kernel, out, top, left, bias=None, finish=None, turn=1):
 
 
 def correlate_kernel_gradient(x, dy, size, top, left):
-    """The gradient of `correlate` with respect to w, (*size, C, O), where size is (3, 3).  x (N, H, W, C), dy (N, H', W', O)."""
+    """The gradients of `correlate` with respect to w, (*size, C, O), where size is (3, 3), and to its bias, (O,).
+
+    x (N, H, W, C), dy (N, H', W', O).  At the point (1, 1), where all powers are 1, a tile of dy has its sum: entry 7 of A dY A^T.
+    """
     c, o = x.shape[3], dy.shape[3]
     grid, pieces = _pieces(dy.shape, _tiles_in_a_piece(c, o), _threads(dy.shape, c * o))
 
@@ -103,20 +106,23 @@ def correlate_kernel_gradient(x, dy, size, top, left):
         product = scratch("kernel", (36, c, o), x.dtype)
         parallel(lambda piece: read(piece, v[:, piece.tiles], q[:, piece.tiles]), pieces)
         parallel(lambda entry: np.matmul(v[entry].T, q[entry], out=product[entry]), range(36))
+        bias = q[7].sum(0)
     else:
         def work(stretch):      # each thread sums a fixed range of pieces: bitwise reproducible
-            total, product = np.zeros((36, c, o), x.dtype), scratch("product", (36, c, o), x.dtype)
+            total, product, bias = np.zeros((36, c, o), x.dtype), scratch("product", (36, c, o), x.dtype), np.zeros(o)
             for piece in pieces[slice(*stretch)]:
                 v, q = (_buffer(role, piece.count, channels, x.dtype) for role, channels in (("v", c), ("m", o)))
                 read(piece, v, q)
                 total += np.matmul(v.transpose(0, 2, 1), q, out=product)
-            return total
-        product, *others = parallel(work, shares(len(pieces)))
-        for other in others:
+                bias += q[7].sum(0)
+            return total, bias
+        (product, bias), *others = parallel(work, shares(len(pieces)))
+        for other, part in others:
             product += other
+            bias += part
     dw, points = np.empty((9, c * o), x.dtype), product.reshape(36, -1)
     parallel(lambda share: _multiply(GG.T, points[:, slice(*share)], dw[:, slice(*share)]), shares(c * o, c * o >> 14))
-    return dw.reshape(*size, c, o)
+    return dw.reshape(*size, c, o), bias.astype(x.dtype)
 
 
 def _kernel(w):
