@@ -245,6 +245,7 @@ def network_checks():
         ("VGG19 to conv2_2, its input", lambda: weighted(vgg(image)), [image]),
         ("VGG19 to conv2_2, its weights", lambda: weighted(vgg(image)), vgg),
         ("pixel loss, G", lambda: losses.mean_squared_error(generator.train()(lr), hr), generator),
+        ("absolute pixel loss, G", lambda: losses.mean_absolute_error(generator(lr), hr), generator),
         ("perceptual loss, G", lambda: losses.mean_squared_error(vgg(generator(lr)), hr_features), generator),
         ("perceptual loss on two layers, G", lambda: losses.weighted_absolute_error(
             vgg.before_relu(generator(lr), ("conv1_2", "conv2_2")), hr_layers, (0.3, 1)), generator),

@@ -10,6 +10,17 @@ def mean_squared_error(a, b):
     return mean(square(a - b))
 
 
+def mean_absolute_error(a, b):
+    """Mean of |a - b| over all entries of two arrays of the same shape: the pixel loss of Lim et al. 2017 (EDSR), section 3.2.
+
+    The squared error is dominated by the few pixels that are far off.  This one counts all pixels alike.
+    """
+    return mean(absolute(a - b))
+
+
+PIXEL_LOSSES = {"squared": mean_squared_error, "absolute": mean_absolute_error}
+
+
 def weighted_absolute_error(a, b, weights):
     """The sum over layers of weight * mean |a - b|: the perceptual loss on several layers of VGG19.
 
@@ -17,7 +28,7 @@ def weighted_absolute_error(a, b, weights):
     Raises ValueError if the lists differ in length.
     Wang et al. 2018 (ESRGAN), section 3.3, use one layer; Wang et al. 2021 (Real-ESRGAN), section 3.3, use five.
     """
-    return sum(scale(mean(absolute(x - y)), weight) for x, y, weight in zip(a, b, weights, strict=True))
+    return sum(scale(mean_absolute_error(x, y), weight) for x, y, weight in zip(a, b, weights, strict=True))
 
 
 def generator_adversarial(fake_logits):

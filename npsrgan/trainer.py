@@ -33,7 +33,7 @@ class Trainer:
         self.inputs = {}        # a description of the training data, for checkpoints
         self.srresnet_steps = self.srgan_steps = 0
         s, self.vgg = settings, None
-        self.networks = {"srresnet": _generator(s)}
+        self.networks = {"srresnet": _generator(s).train(not (s.frozen_batch_norm and s.init))}
         if s.together or s.gan_steps:
             self.networks |= {"srgan": _generator(s), "discriminator": Discriminator(s.discriminator_channels, s.image_size, s.leaky_slope,
                                                                                      s.seed + 1, s.weight_init)}
@@ -89,7 +89,7 @@ class Trainer:
         return self.srgan_step(lr, hr, diagnose)
 
     def srresnet_step(self, lr, hr):
-        """One step of SRResNet on the pixel loss (Ledig et al. 2017, eq. 4).
+        """One step of SRResNet on the pixel loss (Ledig et al. 2017, eq. 4, or the absolute error).
 
         lr (N, h, w, 3), hr (N, scale*h, scale*w, 3) in [-1, 1].  Returns {"srresnet_pixel": loss}.
         """
@@ -134,7 +134,7 @@ class Trainer:
     def _train_srresnet(self, lr, hr, rate, count):
         srresnet = self.networks["srresnet"]
         with Tape() as tape:
-            loss = losses.mean_squared_error(srresnet(lr), hr)
+            loss = losses.PIXEL_LOSSES[self.settings.pixel_loss](srresnet(lr), hr)
         gradients = tape.gradient(loss, srresnet.parameters())
         self.adam["srresnet"].step(self.workers.gradients(gradients), rate, count)
         srresnet.constrain()

@@ -8,6 +8,7 @@ from typing import get_args
 
 from npsrgan.adam import SCHEDULES
 from npsrgan.layers import INITIALISATIONS
+from npsrgan.losses import PIXEL_LOSSES
 from npsrgan.models import GENERATORS
 from npsrgan.models.vgg19 import LAYERS
 from npsrgan.system.errors import UserError
@@ -56,8 +57,10 @@ class Settings:
     gan_schedule: str = option("constant", "SRGAN's learning rate over time", SCHEDULES)
     average: float = option(0.999, "decay per step of the moving average of SRGAN's weights, and of SRResNet's at a constant rate; the "
                                    "average is validated and saved; 0: no average")
-    frozen_batch_norm: bool = option(False, "SRGAN's generator normalises with the running statistics that it starts with, not with each "
-                                            "batch's")
+    frozen_batch_norm: bool = option(False, "a generator that starts from trained weights, SRGAN or SRResNet with --init, normalises with "
+                                            "their running statistics, not with each batch's")
+    pixel_loss: str = option("squared", "SRResNet's loss; squared: the mean squared error, as in the paper; absolute: the mean absolute "
+                                        "error", PIXEL_LOSSES)
     pixel_weight: float = option(1.0, "weight of the mean squared error of pixels in SRGAN's loss")
     perceptual_weight: float = option(1.0, "weight of the mean squared error of VGG19's features in SRGAN's loss")
     adversarial_weight: float = option(1e-3, "weight of the adversarial loss in SRGAN's loss")
@@ -121,8 +124,8 @@ class Settings:
         _require(self.total_steps > 0, "steps", "must be at least 1, or there is nothing to do", self)
         _require(not (self.together and self.gan_steps), "gan_steps",
                  "has no meaning where both generators train together: --steps counts both", self)
-        _require(self.gan_steps or not self.frozen_batch_norm, "frozen_batch_norm",
-                 "needs --gan-steps, because SRGAN must start from the statistics of a trained SRResNet", self)
+        _require(self.init or self.gan_steps or not self.frozen_batch_norm, "frozen_batch_norm",
+                 "needs --init or --gan-steps, because it takes the statistics of a trained generator", self)
         trains_gan = self.together or self.gan_steps
         _require(not trains_gan or self.image_size % 16 == 0, "patch_size",
                  f"must give images whose side the discriminator can halve four times: {self.scale} times it must be divisible by 16", self)
@@ -157,7 +160,7 @@ GROUPS = {
     "data": "val degradation leaves",
     "networks": "generator scale channels blocks discriminator_channels leaky_slope weight_init equal_phases init",
     "training": "steps gan_steps together batch_size patch_size learning_rate gan_learning_rate schedule gan_schedule average "
-                "frozen_batch_norm seed",
+                "frozen_batch_norm pixel_loss seed",
     "losses of SRGAN": "pixel_weight perceptual_weight adversarial_weight vgg_layer feature_scale",
     "hardware": "device threads cache precision graph batch_norm reference",
     "validating and saving": "log_every val_count final_count save_minutes save_every"}

@@ -14,7 +14,7 @@ from npsrgan.data import Batches, DeadLeaves, ImageFolder, upscale, validation_p
 from npsrgan.device import CPU
 from npsrgan.fast import fusion
 from npsrgan.images import to_float
-from npsrgan.inference import apply_in_tiles, fold, folding
+from npsrgan.inference import apply_in_tiles, fold
 from npsrgan.layers import Residual, Sequential
 from npsrgan.metrics import psnr, ssim
 from npsrgan.models import SRResNet
@@ -60,7 +60,6 @@ def test_a_reference_run_asks_no_twin(tiny, tmp_path, monkeypatch):
                       Sequential.forward, Residual.forward, VGG19.stage]:
         if hasattr(operation, "twins"):
             monkeypatch.setattr(operation, "twins", [twin])
-    monkeypatch.setattr(folding, "by_rows", twin)       # of the folded networks' PReLU, which overwrites its input
     monkeypatch.setattr(ops.conv2d, "reference", reference)
     assert tiny(tmp_path / "run", "--reference", perceptual_weight=0) == 0 and len(called) > 100
     assert tiny(tmp_path / "run", "--resume", "--reference", gan_steps=5) == 0
@@ -322,6 +321,23 @@ def test_frozen_batch_norm_keeps_the_statistics_that_srgan_starts_with(photos, f
     for key, array in trainer.networks["srgan"].state().items():
         assert np.array_equal(array, srresnet.state()[key]) == frozen
     assert not any(np.array_equal(array, before[key]) for key, array in discriminator.state().items())
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_frozen_batch_norm_of_an_srresnet_that_starts_from_weights(photos, tmp_path, frozen):
+    """And its absolute error, which is the loss that the trainer reports."""
+    start = trainer_with(photos, steps=2)
+    for number in range(2):
+        start.step(*batch(number))
+    storage.save_network(tmp_path / "start.h5", start.trained("srresnet"))
+    trainer = trainer_with(photos, steps=2, init=str(tmp_path / "start.h5"), pixel_loss="absolute",
+                           **{"frozen_batch_norm": True} if frozen else {})
+    network, (lr, hr) = copy.deepcopy(trainer.networks["srresnet"]), batch(2)
+    row = trainer.step(lr, hr)
+    assert row["srresnet_pixel"] == pytest.approx(np.abs(network.train(not frozen)(lr).array - hr, dtype=np.float64).mean(), rel=1e-5)
+    for key, array in trainer.networks["srresnet"].state().items():
+        assert np.array_equal(array, start.trained("srresnet").state()[key]) == frozen
+    assert not np.array_equal(trainer.networks["srresnet"].flat, network.flat)
 
 
 def test_the_learning_rates_follow_their_schedules(photos):
