@@ -9,7 +9,6 @@ with their queues and futures.
 import math
 import os
 import threading
-from contextlib import contextmanager
 from functools import wraps
 
 import numpy as np
@@ -54,6 +53,7 @@ def parallel(work, jobs):
     while all helpers are busy.  The first exception raised by a job, in the order of jobs, is raised here after all threads have
     stopped.
     """
+    global _idle
     jobs = list(jobs)
     if getattr(_local, "inside", False):
         return [work(job) for job in jobs]
@@ -72,7 +72,12 @@ def parallel(work, jobs):
         finally:
             _local.inside = False
 
-    with _one_blas_thread, _helpers(len(jobs) - 1) as helpers:
+    with _one_blas_thread:
+        with _lock:
+            if _idle is None:
+                _idle = [_Helper() for _ in range(get_threads() - 1)]
+            pool, helpers = _idle, _idle[:max(len(jobs) - 1, 0)]
+            del pool[:len(helpers)]
         for helper in helpers:
             helper.start(take_jobs)
         take_jobs()
@@ -82,6 +87,8 @@ def parallel(work, jobs):
             except KeyboardInterrupt as interrupt:      # counts as the first error
                 errors[-1] = interrupt
                 helper.done.acquire()
+        with _lock:
+            pool += helpers
     if errors:
         raise errors[min(errors)]
     return results
@@ -136,20 +143,6 @@ class _Helper:
             self.work()
             self.work = None        # it holds arrays
             self.done.release()
-
-
-@contextmanager
-def _helpers(most):
-    """Lend up to `most` idle helpers.  They become idle again only if all is well: one that was left behind would mix up its locks."""
-    global _idle
-    with _lock:
-        if _idle is None:
-            _idle = [_Helper() for _ in range(get_threads() - 1)]
-        pool, helpers = _idle, _idle[:most]
-        del pool[:most]
-    yield helpers
-    with _lock:
-        pool += helpers
 
 
 class _OneBlasThread:
