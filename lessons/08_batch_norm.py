@@ -304,6 +304,12 @@ save(
 # The picture on the right is what forgetting `network.eval()` looks like: seams, false colours,
 # noise where the sky was.
 #
+# The two modes differ in another way. In training, a small batch of patches has statistics of its own,
+# so the network learns in a mode in which it is never used. Near the end of training, it can
+# normalise with the running averages already and keep them as they are: `--frozen-batch-norm`. The
+# weights that come with the program were trained like this in their last part, and
+# [weights/README.md](../weights/README.md) has the comparison.
+#
 # ## Exercises
 #
 # Put your answer in place of `None` and run the cell. Answers are in

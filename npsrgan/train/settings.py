@@ -151,7 +151,8 @@ PRESETS = {
     "paper": Settings(preset="paper", steps=1_000_000, gan_steps=200_000, gan_schedule="drop", pixel_weight=0.0),
     # The settings of the weights in weights/: weights/README.md compares them with others.
     "photo": Settings(preset="photo", steps=60_000, gan_steps=10_000, batch_size=8, learning_rate=3e-4, schedule="cosine",
-                      gan_schedule="cosine", average=0.99, pixel_weight=4.0, perceptual_weight=1e-3, adversarial_weight=2e-3,
+                      pixel_loss="absolute", gan_schedule="cosine", average=0.99,
+                      pixel_weight=4.0, perceptual_weight=1e-3, adversarial_weight=2e-3,
                       vgg_layer="conv1_2:0.75,conv2_2:0.3,conv3_4:1.2,conv4_4:1.3,conv5_4:18"),
 }
 # Groups of --help, the most important first.
