@@ -26,13 +26,11 @@ def correlate(x, w, out, top, left, stride=1, bias=None, finish=None):
     def work(piece):
         target = out[piece]
         columns = _columns(x, piece, target.shape[2], w.shape[:2], top, left, stride)
-        if target.flags.c_contiguous:
-            product = np.matmul(columns, kernel, out=target.reshape(len(columns), -1))
-        else:
-            product = np.matmul(columns, kernel, out=scratch("product", (len(columns), w.shape[3]), out.dtype))
+        shape, whole = (len(columns), w.shape[3]), target.flags.c_contiguous
+        product = np.matmul(columns, kernel, out=target.reshape(shape) if whole else scratch("product", shape, out.dtype))
         if bias is not None:
             product += bias
-        if not target.flags.c_contiguous:
+        if not whole:
             target[...] = product.reshape(target.shape)
         if finish:
             finish(piece)
@@ -47,7 +45,12 @@ def correlate_adjoint(dy, w, out, top, left, stride=1):
     Pixels of x that are `stride` apart use the same kernel entries.  So x splits into stride * stride phases, and the
     gradient of each phase is an ordinary correlation of dy with its share of the kernel, rotated by 180 degrees.
     """
-    turned = w[::-1, ::-1].transpose(0, 1, 3, 2)
+    turned = np.empty((*w.shape[:2], w.shape[3], w.shape[2]), w.dtype)
+
+    def turn(share):        # of channels, few at a time: NumPy transposes a large matrix slowly
+        turned[..., slice(*share)] = w[::-1, ::-1, slice(*share)].swapaxes(2, 3)
+
+    parallel(turn, shares(w.shape[2], w.size >> 16))
     for r, first_row, up in _phases(w.shape[0], top, stride):
         for q, first_column, across in _phases(w.shape[1], left, stride):
             phase = out[:, r::stride, q::stride]
@@ -79,14 +82,17 @@ def correlate_kernel_gradient(x, dy, size, top, left, stride=1):
     reproducible.
     """
     channels, o = x.shape[3], dy.shape[3]
-    rows = size[0] * size[1] * channels
-    pieces = _pieces(dy.shape, rows * x.itemsize)
+    pieces = _pieces(dy.shape, size[0] * size[1] * channels * x.itemsize)
 
     def work(stretch):
-        total, product = np.zeros((rows, o), x.dtype), np.empty((rows, o), x.dtype)
+        total = None
         for piece in pieces[slice(*stretch)]:
             columns = _columns(x, piece, dy.shape[2], size, top, left, stride)
-            total += np.matmul(columns.T, dy[piece].reshape(len(columns), o), out=product)
+            factors = columns.T, dy[piece].reshape(len(columns), o)
+            if total is None:
+                total = np.matmul(*factors)
+            else:
+                total += np.matmul(*factors, out=scratch("product", total.shape, x.dtype))
         return total
 
     total, *others = parallel(work, shares(len(pieces)))
