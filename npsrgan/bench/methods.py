@@ -2,7 +2,7 @@
 
 A GPU has a single method; there, every tile size is timed.
 """
-import time
+import timeit
 from functools import partial
 
 import numpy as np
@@ -114,9 +114,4 @@ def _calls(size, k, c, o, stride):
 
 def _median(call, repeats):
     call()
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - start)
-    return float(np.median(seconds))
+    return float(np.median(timeit.repeat(call, number=1, repeat=repeats)))
