@@ -34,14 +34,12 @@ class Ours(driver.Side):
         fast.keep_memory()          # as the training command does
 
     def prepare(self, row):
-        run, self.follows = row.prepare(self.name), row.step
-        return run
+        return row.prepare(self.name)
 
     def time(self):
-        """The seconds of one run, in a list.  A step or a whole network is timed directly after another run of it, as in training."""
+        """The seconds of one run, in a list.  It follows another run directly, as in training: after a pause, threads wake slowly."""
         time.sleep(PAUSE)
-        if self.follows:
-            self.run()
+        self.run()
         start = time.perf_counter()
         self.run()
         return [time.perf_counter() - start]
@@ -71,16 +69,16 @@ SIDES = {"ours": Ours, "torch": Torch, "channels_last": partial(Torch, channels_
 def rows(quick):
     """Yield every Row, or a few of them."""
     yield from operations(quick)
-    yield Row("srresnet_infer_small", inference(44, 54), step=True)
-    yield Row("srresnet_step batch 4", training("srresnet_step", 4), step=True)
+    yield Row("srresnet_infer_small", inference(44, 54))
+    yield Row("srresnet_step batch 4", training("srresnet_step", 4))
     if not quick:
-        yield Row("adam_step discriminator", adam_step, step=True)
-        yield Row("srresnet_infer_large", inference(256, 256), step=True)
+        yield Row("adam_step discriminator", adam_step)
+        yield Row("srresnet_infer_large", inference(256, 256))
         for batch in (1, 2, 8):
-            yield Row(f"srresnet_step batch {batch}", training("srresnet_step", batch), step=True)
-        yield Row("srresnet_step 24x24 batch 16", training("srresnet_step", 16, 24), step=True)
+            yield Row(f"srresnet_step batch {batch}", training("srresnet_step", batch))
+        yield Row("srresnet_step 24x24 batch 16", training("srresnet_step", 16, 24))
         for batch in (1, 2, 4, 8):
-            yield Row(f"srgan_step batch {batch}", training("step", batch), step=True)
+            yield Row(f"srgan_step batch {batch}", training("step", batch))
 
 
 def ceilings():

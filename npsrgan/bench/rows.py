@@ -37,7 +37,7 @@ class Row:
     prepare: Callable
     flops: float = 0            # additions and multiplications by the definition of the operation
     bytes: float = 0            # total size of all inputs and outputs
-    step: bool = False          # whether it is a training step, Adam's part of one, or a whole network
+    step: bool = False          # whether it is a training step or Adam's part of one
     precision: str | None = None    # of convolutions on a GPU, if it is not the requested one
     result: dict = field(default_factory=dict)
 
