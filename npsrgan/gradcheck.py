@@ -267,20 +267,19 @@ def main(arguments=None):
         print(f"\nOperations, {title}:")
         for case in CASES:
             with mode():
-                checks += _print_each(case.run())
+                checks += _printed(case.run())
     print("\nNetworks and losses:")
-    checks += _print_each(network_checks())
+    checks += _printed(network_checks())
     failed = [c for c in checks if not c.passed]
     print(f"\n{len(checks)} checks, {len(failed)} failed; worst error {max(c.error for c in checks):.1e}")
     return 1 if failed else 0
 
 
-def _print_each(checks):
-    printed = []
+def _printed(checks):
+    """Yield each check, and print it."""
     for result in checks:
         print(result, flush=True)
-        printed.append(result)
-    return printed
+        yield result
 
 
 if __name__ == "__main__":

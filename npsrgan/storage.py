@@ -23,10 +23,18 @@ from npsrgan.system.errors import UserError, describe
 WEIGHTS = Path(__file__).parent.parent / "weights"                  # the weights that ship with the program
 KERAS_MEANS = np.array([123.68, 116.779, 103.939], np.float32)      # RGB, 0 to 255: the means that Keras's VGG19 subtracts
 KERAS_FEATURE_SCALE = 1 / 12.75                                     # Ledig et al. 2017, section 2.2.1
-_HDF5, _LEGACY = b"\x89HDF\r\n\x1a\n", (0x1950A86A20F9469CFC6C).to_bytes(10, "little")     # signatures of other kinds of files
 _BLOCK, _MARK = 512, b"npsrgan "        # HDF5's user block, which HDF5 ignores: the mark, and the CRC-32 of everything after the block
-
-
+_KINDS = {          # first bytes of weights files, as regular expressions, and the kinds of these files
+    _MARK: "npsrgan", rb"\x89HDF\r\n\x1a\n": "HDF5", rb"PK\x03\x04.*metadata\.json": "Keras", rb"PK\x03\x04": "PyTorch",
+    rb".{,22}" + re.escape((0x1950A86A20F9469CFC6C).to_bytes(10, "little")): "PyTorch before 1.6",
+    rb"\x80[\x02-\x05]": "a pickle, as Paddle writes it", rb".{8}\{": "safetensors"}
+_FOREIGN = {        # the same for other files: what they are, and what to do
+    rb"\Z": "empty, perhaps because the disk was full: download it again",
+    rb"(?i)[\xef\xbb\xbf\s]*version https://git-lfs": "not a weights file but a Git LFS pointer: run `git lfs pull` in its repository, or "
+                                                      "download the file itself",
+    rb"(?i)[\xef\xbb\xbf\s]*<(!doctype html|html|\?xml|head)": "not a weights file but a web page, perhaps one that asks you to log in "
+                                                               "or to confirm: download the file itself",
+    rb"PK\x03\x04.{,120}\.npy": "not a weights file but an archive of NumPy arrays (.npz): give another file"}
 _FILTERS = {1, 2, 3, 32000}             # HDF5 filters that are read: deflate, shuffle, Fletcher-32, LZF
 _CHUNK = 2**26                          # largest chunk in bytes, which HDF5 decompresses at once
 
@@ -52,29 +60,12 @@ def recognise(path):
         raise UserError(f"there is no file {path}") from None
     except OSError as error:
         raise UserError(describe(error)) from error
-    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if not head:
-        raise DamagedFile(f"{path} is empty, perhaps because the disk was full: download it again")
-    if text.startswith(b"version https://git-lfs"):
-        raise DamagedFile(f"{path} is not a weights file but a Git LFS pointer: run `git lfs pull` in its repository, "
-                          "or download the file itself")
-    if text.startswith((b"<!doctype html", b"<html", b"<?xml", b"<head")):
-        raise DamagedFile(f"{path} is not a weights file but a web page, perhaps one that asks you to log in or to confirm: "
-                          "download the file itself")
-    if head.startswith(_MARK):
-        return "npsrgan"
-    if head.startswith(_HDF5):
-        return "HDF5"
-    if head.startswith(b"PK\3\4") and b".npy" in head[:128]:
-        raise DamagedFile(f"{path} is not a weights file but an archive of NumPy arrays (.npz): give another file")
-    if head.startswith(b"PK\3\4"):
-        return "Keras" if b"metadata.json" in head else "PyTorch"
-    if _LEGACY in head[:32]:
-        return "PyTorch before 1.6"
-    if head[:1] == b"\x80" and head[1:2] in b"\2\3\4\5":
-        return "a pickle, as Paddle writes it"
-    if head[8:9] == b"{":
-        return "safetensors"
+    for start, what in _FOREIGN.items():
+        if re.match(start, head, re.DOTALL):
+            raise DamagedFile(f"{path} is {what}")
+    for start, kind in _KINDS.items():
+        if re.match(start, head, re.DOTALL):
+            return kind
     raise DamagedFile(f"{path} is not a weights file of a known kind, or is damaged: give a file of npsrgan, PyTorch, Paddle (.pdparams), "
                       "safetensors or Keras (HDF5)")
 
@@ -222,9 +213,7 @@ def save_network(path, network, about="", dtype=None):
         raise UserError(f"{path} was not written: {name} is not a registered network; add it to models.GENERATORS first")
     if "folded" in network.settings:
         raise UserError(f"{path} was not written: fold() makes networks for inference only; save the original network")
-    arrays = {name: to_numpy(array) for name, array in network.state_dict().items()}
-    if dtype:
-        arrays = {name: array.astype(dtype) for name, array in arrays.items()}
+    arrays = {name: to_numpy(array).astype(dtype or array.dtype) for name, array in network.state_dict().items()}
     write(path, arrays, {"network": name, "settings": json.dumps(network.settings), "about": about})
 
 

@@ -41,7 +41,9 @@ def print_cpu_methods(convolutions, repeats=5):
     print(f"{'milliseconds, batch 4; * is chosen':44}" + "".join(f"{name:>11}" for name in METHODS))
     for size, k, c, o, stride in convolutions:
         chosen = choose(k, k, c, o, stride, k // 2)
-        calls = _calls(size, k, c, o, stride)
+        x, w, p, side = draw(4, size, size, c), draw(k, k, c, o), k // 2, -(-size // stride)
+        y, dy = np.empty((4, side, side, o), x.dtype), draw(4, side, side, o)
+        calls = (lambda f: f(x, w, y, p, p), lambda f: f(dy, w, np.empty_like(x), p, p), lambda f: f(x, dy, (k, k), p, p))     # noqa: B023
         for number, label in enumerate(PASSES):
             cells = ""
             for method, functions in METHODS.items():
@@ -49,8 +51,9 @@ def print_cpu_methods(convolutions, repeats=5):
                 if function is None or stride > 1 and method != "im2col" or k > 3 and method == "winograd":
                     cells += " " * 11
                     continue
-                seconds = _median(partial(calls[number], partial(function, stride=stride) if stride > 1 else function), repeats)
-                cells += f"{seconds * 1e3:10.1f}{'*' if function is taken else ' '}"
+                call = partial(calls[number], partial(function, stride=stride) if stride > 1 else function)
+                _, *seconds = timeit.repeat(call, number=1, repeat=1 + repeats)         # the first warms up
+                cells += f"{np.median(seconds) * 1e3:10.1f}{'*' if function is taken else ' '}"
             print(f"{convolution_name(size, k, c, o, stride):27} {label:16}{cells}", flush=True)
 
 
@@ -103,15 +106,3 @@ def _time_tiles(call, tiles, cuda, rounds=3, launches=10):
     finally:
         tiles.choose = choose
     return seconds, next(iter(seconds))
-
-
-def _calls(size, k, c, o, stride):
-    """For each pass, a function that computes it by the function passed to it."""
-    x, w, p = draw(4, size, size, c), draw(k, k, c, o), k // 2
-    y, dy = np.empty((4, -(-size // stride), -(-size // stride), o), x.dtype), draw(4, -(-size // stride), -(-size // stride), o)
-    return (lambda f: f(x, w, y, p, p), lambda f: f(dy, w, np.empty_like(x), p, p), lambda f: f(x, dy, (k, k), p, p))
-
-
-def _median(call, repeats):
-    call()
-    return float(np.median(timeit.repeat(call, number=1, repeat=repeats)))

@@ -144,11 +144,10 @@ class Model:
         if len(last) != 1:
             raise Unmapped(f"it is a model with {len(last)} outputs, not one")
         self.order = self._in_order(last[0])
-        kernels = [self.stored[name]["weight"] for name, _ in self.order if self.layers[name]["class_name"] == "Conv2D"]
-        if not kernels:
-            raise Unmapped("it has no convolutions")
-        self.colours = kernels[0].shape[2]
         self.convolutions = [node for node in self.order if self.layers[node[0]]["class_name"] == "Conv2D"]
+        if not self.convolutions:
+            raise Unmapped("it has no convolutions")
+        self.colours = self.stored[self.convolutions[0][0]]["weight"].shape[2]
 
     def _in_order(self, last):
         """The nodes (layer, index of its use) that lead to the last one, each after its inputs, deepest first."""

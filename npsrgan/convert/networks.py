@@ -143,10 +143,9 @@ def to_torch(network):
     if not isinstance(network, (SRResNet, VGG19)):
         raise UserError(f"only SRResNet and VGG19 can be written as a state dict, not {type(network).__name__}: --to onnx writes "
                         "any generator")
-    shuffles, arrays = {}, {}
-    for stage in network.upsampling.steps if isinstance(network, SRResNet) else ():
-        shuffles[stage.steps[0]] = stage.steps[1].r
-    values = network.state_dict()
+    stages = network.upsampling.steps if isinstance(network, SRResNet) else ()
+    shuffles = {stage.steps[0]: stage.steps[1].r for stage in stages}
+    values, arrays = network.state_dict(), {}
     for name, layer, _ in network.walk():
         array, attribute = values[name], name.rpartition(".")[2]
         if isinstance(layer, Conv2d):

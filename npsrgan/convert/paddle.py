@@ -2,6 +2,7 @@
 import math
 
 import numpy as np
+from tqdm import tqdm
 
 from npsrgan.convert.pickles import FUNCTIONS, Refused, Stored, load, mapped
 from npsrgan.system.terminal import progress
@@ -12,9 +13,10 @@ _SLICES = "UnpackBigParamInfor@@"           # {name: its shape and slices}, of a
 
 def read(path):
     """The dict in a .pdparams file, with sliced arrays reassembled in place and Paddle's own entries removed."""
-    size = path.stat().st_size
-    with mapped(path) as file, progress(desc="reading", total=size, unit="B", unit_scale=True, delay=2, leave=False) as bar:
-        found = load(_Watched(file, bar), FUNCTIONS)
+    # These pickles hold the numbers themselves, half a gigabyte for a VGG19: hence the progress bar.
+    with (mapped(path) as file,
+          tqdm.wrapattr(file, "read", path.stat().st_size, **progress.keywords, desc="reading", delay=2, leave=False) as watched):
+        found = load(watched, FUNCTIONS)
     if not isinstance(found, dict):
         return found
     names = found.pop(_NAMES, {})
@@ -27,19 +29,3 @@ def _joined(shape, slices):
     if math.prod(shape) != sum(math.prod(part.shape) for part in slices):
         raise Refused("the slices of an array do not have its size")
     return Stored(shape, lambda: np.concatenate([part.read() for part in slices]).reshape(shape))
-
-
-class _Watched:
-    """A file that updates a progress bar: these pickles hold the numbers themselves, half a gigabyte for a VGG19."""
-
-    def __init__(self, file, bar):
-        self.tell, self.seek = file.tell, file.seek
-        self.read, self.readline = (self._moving(method, bar) for method in (file.read, file.readline))
-
-    @staticmethod
-    def _moving(method, bar):
-        def read(*count):
-            contents = method(*count)
-            bar.update(len(contents))
-            return contents
-        return read

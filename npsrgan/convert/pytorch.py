@@ -8,14 +8,13 @@ import io
 import math
 import pickle
 import zipfile
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
 from npsrgan.convert.pickles import BFLOAT16, FUNCTIONS, Named, Refused, Stored, load, mapped, numbers, one_sentence
 from npsrgan.system.errors import UserError
 
-MAGIC = 0x1950A86A20F9469CFC6C
 _INFLATED, _LARGEST = 8, 400_000_000        # limits for compressed members: ratio to the file's size, and bytes
 _PROGRAM = 64_000_000                       # bytes of a pickle, without its tensors
 _DTYPES = {"BFloat16": BFLOAT16, **{name: np.dtype(code) for name, code in {
@@ -75,8 +74,7 @@ def read_zip(path):
         raise UserError(f"{path} is a zip archive, but torch.save did not write it: it holds no data.pkl")
     folder = folders[0]
     if folder + "constants.pkl" in members:
-        raise UserError(f"{path} is a TorchScript program, not a state dict: load it with torch.jit.load "
-                        "and save its state_dict()")
+        raise UserError(f"{path} is a TorchScript program, not a state dict: load it with torch.jit.load and save its state_dict()")
     # PyTorch never compresses, but some files have been unpacked and zipped again.
     size, packed = path.stat().st_size, [member.file_size for member in members.values() if member.compress_type]
     if sum(member.file_size for member in members.values()) - sum(packed) > size or sum(packed) > min(_INFLATED * size, _LARGEST):
@@ -121,13 +119,6 @@ def read_legacy(path):
             raise Refused("a storage is a view of another")
         return _storage(storages, kind, dtype, key, length)
 
-    def placed(offset, count):
-        def contents():
-            with open(path, "rb") as file:
-                file.seek(offset)
-                return file.read(count)
-        return contents
-
     with mapped(path) as file:
         for _ in ("magic number", "version"):
             load(file, {})
@@ -139,7 +130,7 @@ def read_legacy(path):
             length, offset = int.from_bytes(file.read(8), "little"), file.tell()
             if key not in storages or length != storages[key].length or offset + storages[key].bytes > size:
                 raise UserError(f"{path} is damaged or cut short, because tensors are missing: download it again")
-            storages[key].load = placed(offset, storages[key].bytes)
+            storages[key].load = partial(np.fromfile, path, np.uint8, storages[key].bytes, offset=offset)
             file.seek(offset + storages[key].bytes)
     if any(storage.load is None for storage in storages.values()):
         raise UserError(f"{path} is damaged: some of its tensors have no numbers; download it again")

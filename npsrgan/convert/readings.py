@@ -174,7 +174,11 @@ def whole(generator, choice):
     before(program, colours, choice)
     own = len(program.steps)
     core(program, generator, choice)
-    _add_enlarged(program, own, generator.scale, choice.base)
+    if choice.base:
+        result = len(program.steps)
+        program.add("recall", own)
+        program.add("enlarge", generator.scale, choice.base)
+        program.add("add", result, 1)
     behind(program, colours, choice)
     if colours == 1:
         grey = program.add("conv", 1, 3, 1, weight=np.ones((1, 1, 1, 3)), bias=np.zeros(3))
@@ -185,14 +189,6 @@ def whole(generator, choice):
     return program.network(generator.scale)
 
 
-def _add_enlarged(program, own, scale, base):
-    if base:
-        result = len(program.steps)
-        program.add("recall", own)
-        program.add("enlarge", scale, base)
-        program.add("add", result, 1)
-
-
 def paper(generator, choice):
     """The generator as an SRResNet, which can be trained further; None if it is another network."""
     if not isinstance(generator, Generator):
@@ -200,7 +196,7 @@ def paper(generator, choice):
     head, middle, tail, c = generator.head, generator.middle, generator.tail, generator.head.shape[0]
     trunk = [part for block in generator.blocks for part in block] + [middle]
     inner = [head, *[block[0] for block in generator.blocks], *[up for up, _ in generator.ups]]
-    squash = OUTPUTS[choice.output][1]
+    _, squash, gain, shift = OUTPUTS[choice.output]
     if (choice.input != "symmetric" or squash or choice.base or choice.residual != 1 or not choice.skip or generator.late
             or choice.activations not in (None, "everywhere") or None in trunk or any(len(block) < 2 for block in generator.blocks)
             or generator.scale not in SRResNet.SHUFFLES or [r for _, r in generator.ups] != SRResNet.SHUFFLES[generator.scale]
@@ -223,7 +219,6 @@ def paper(generator, choice):
         layer.running_var[...] = part.norm["running_var"] + np.float32(choice.eps[0] - BatchNorm.eps)   # so that variance + eps is the same
     for layer, part in zip(slopes, inner):
         layer.slope.array[...] = part.slope["weight"] if part.slope else choice.slope
-    _, _, gain, shift = OUTPUTS[choice.output]
     network.tail.weight.array *= gain
     network.tail.bias.array[...] = network.tail.bias.array * gain + shift
     return network
@@ -270,13 +265,15 @@ def most_plausible(generators, fixed, force=False):
         hr = images.to_uint8(images.to_float(hr) @ LUMA).repeat(3, 2)
     lr = downscale(hr, scale)
     bicubic = psnr(upscale(lr, scale), hr, scale, "rgb")
-    plain = {}              # the PSNR of each base alone, which a network with a base must beat: otherwise it may add only noise
-    for base in BASES[1:]:
-        plain[base] = psnr(images.to_uint8(Enlarge(scale, base)(Tensor(images.to_float(lr)[None])).array[0]), hr, scale, "rgb")
+    small = Tensor(images.to_float(lr)[None])
+    # The PSNR of each base alone, which a network with a base must beat: otherwise it may add only noise.
+    plain = {base: psnr(images.to_uint8(Enlarge(scale, base)(small).array[0]), hr, scale, "rgb") for base in BASES[1:]}
     candidates = [(generator, choice) for generator in generators for choice in choices(generator, fixed)]
     # EDSR uses [0, 255].  A network with PReLU works nearly as well there as in its own units, because only the biases differ.
     rare = ["div2k"] * generators[0].normed if generators[0].silent else ["bytes", "div2k"]
     inputs = [fixed["input"]] if fixed.get("input") else [name for name in INPUTS if name not in rare]
+    given = fixed.get("base")
+    bases = [None if given == "none" else given] if given else BASES
     first, readings = None, []
     for generator, choice in tqdm(candidates, "trying on a photograph", delay=2, leave=False):
         program = Program()
@@ -285,12 +282,10 @@ def most_plausible(generators, fixed, force=False):
         for name in inputs:
             own = Program()
             before(own, colours, choice._replace(input=name))
-            pixels = own.network()(Tensor(images.to_float(lr)[None]))
+            pixels = own.network()(small)
             raw = network(pixels)
-            for output, base in product([fixed["output"]] if fixed.get("output") else OUTPUTS, BASES):
-                given = fixed.get("base")
-                if base and (output != name or generator.normed) and base != given or (
-                        given and base != (None if given == "none" else given)):
+            for output, base in product([fixed["output"]] if fixed.get("output") else OUTPUTS, bases):
+                if base and not given and (output != name or generator.normed):
                     continue
                 chosen = choice._replace(input=name, output=output, base=base)
                 last = Program()

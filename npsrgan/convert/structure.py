@@ -135,13 +135,11 @@ def generators(kinds, plain_order=False):
         blocks, single = list(zip(single[::2], single[1::2])), single[len(single) // 2 * 2:]
     if len(single) > 2:
         raise Unmapped(recognised(kinds))
-    after = bool(single and ups) and single[0].place > ups[-1][0].place
-    arranged = {0: [(None, None)], 1: [(None, single), (single, None)] if after else [(single, None), (None, single)],
-                2: [single, single[::-1]]}[len(single)]
-    found = []
-    for middle, late in arranged:
-        middle, late = (part[0] if isinstance(part, list) else part for part in (middle, late))
-        found.append(Generator(head, blocks, middle, ups, late, tails[direct][0], direct, shifts, plain_order))
+    likely = (*single, None, None)[:2]          # (middle, late)
+    if len(single) == 1 and ups and single[0].place > ups[-1][0].place:
+        likely = likely[::-1]
+    found = [Generator(head, blocks, middle, ups, late, tails[direct][0], direct, shifts, plain_order)
+             for middle, late in dict.fromkeys([likely, likely[::-1]])]
     if not 2 <= found[0].scale <= 8:
         raise Unmapped(recognised(kinds))
     _attach(found[0], kinds, prefixes)

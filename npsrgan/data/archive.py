@@ -24,9 +24,9 @@ class ImageArchive(ImageFolder):
             if not entry.is_dir():
                 (others if hidden or not self._is_image(entry) else names).append(entry.filename)
         names = sorted_names(root, set(names), others)
-        self._folder = os.path.commonprefix([names[0], names[-1]]).rpartition("/")[0]       # sorted, so it is common to all
-        start = len(self._folder) + bool(self._folder)
-        super().__init__(root, [name[start:] for name in names], cache)
+        common = os.path.commonprefix([names[0], names[-1]])        # sorted, so it is common to all
+        self._folder = common[:common.rfind("/") + 1]
+        super().__init__(root, [name.removeprefix(self._folder) for name in names], cache)
 
     def _is_image(self, entry):
         if os.path.splitext(entry.filename)[1].lower() in images.suffixes():
@@ -37,16 +37,13 @@ class ImageArchive(ImageFolder):
         except Exception:       # encrypted, damaged, or compressed by an unknown method
             return False
 
-    def _inside(self, name):
-        return f"{self._folder}/{name}" if self._folder else name
-
     def sizes(self):
         """The size of each file in bytes, unpacked."""
-        return [self._archive.getinfo(self._inside(name)).file_size for name in self.names]
+        return [self._archive.getinfo(self._folder + name).file_size for name in self.names]
 
     def opened(self, name):
         """(path, file) of an image, as arguments for images.read and images.opened.  Raises ImageError if it cannot be unpacked."""
-        path, entry = self.root / name, self._archive.getinfo(self._inside(name))
+        path, entry = self.root / name, self._archive.getinfo(self._folder + name)
         if entry.file_size > LARGEST:
             raise images.ImageError(f"{path} has {entry.file_size} bytes: too large for an image")
         try:

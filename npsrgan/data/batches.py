@@ -6,13 +6,13 @@ number of threads and in any order.
 """
 import os
 import sys
-from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, count, islice
 
 import numpy as np
 
 from npsrgan.data import degrade
+from npsrgan.data.feed import ahead_of
 from npsrgan.images import ImageError
 from npsrgan.system.errors import UserError
 from npsrgan.system.terminal import say
@@ -71,15 +71,10 @@ class Batches:
         Threads prepare the next `ahead` batches in the meantime; they stop when the iterator is exhausted, closed or deleted.
         Exceptions in a thread are raised here.
         """
-        started = deque()
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="batches")
+        steps = count(first) if last is None else range(first, last)
         try:
-            for step in count(first) if last is None else range(first, last):
-                started.append((step, self._start(pool, step)))
-                if len(started) > self.ahead:
-                    step, samples = started.popleft()
-                    yield step, *self._collect(step, samples)
-            for step, samples in started:
+            for step, samples in ahead_of(((step, self._start(pool, step)) for step in steps), self.ahead):
                 yield step, *self._collect(step, samples)
         finally:
             pool.shutdown(cancel_futures=True)
@@ -96,7 +91,9 @@ class Batches:
             try:
                 pairs.append(started[position].result() if position in started else self._sample(step, position, index))
             except ImageError as error:
-                self._skip(index, error)
+                self.skipped[self.source.name(index)] = str(error)
+                self._too_small += isinstance(error, TooSmall)
+                self._report(f"skipped: {error}")
                 continue
             if len(pairs) == self.share:
                 break
@@ -110,18 +107,15 @@ class Batches:
     def _candidates(self, step):
         """(position, index) of candidate images for a batch: its share of the epoch's order, then the images that follow."""
         epoch, k = divmod(step, self.steps_per_epoch)
-        order = self._epoch_order(epoch)
+        if self._order[0] != epoch:
+            self._order = epoch, np.random.default_rng([_ORDER, self.seed, epoch]).permutation(len(self.source))
+        order = self._order[1]
         for position in chain(range(self.rank, self.batch_size, self.ranks), count(self.batch_size)):
             if len(self.skipped) == len(order):
                 raise UserError(self._nothing_usable())
             index = int(order[(k * self.batch_size + position) % len(order)])
             if self.source.name(index) not in self.skipped:
                 yield position, index
-
-    def _epoch_order(self, epoch):
-        if self._order[0] != epoch:
-            self._order = epoch, np.random.default_rng([_ORDER, self.seed, epoch]).permutation(len(self.source))
-        return self._order[1]
 
     def _sample(self, step, position, index):
         """One augmented pair of patches: (lr, hr), uint8 and contiguous.  Runs in threads and changes no attribute."""
@@ -135,11 +129,6 @@ class Batches:
         flip, turns = rng.integers(2), rng.integers(4)
         return tuple(np.ascontiguousarray(np.rot90(patch[:, ::-1] if flip else patch, turns))
                      for patch in degrade.patch_pair(image, top, left, p, scale, rng if self.photo else None))
-
-    def _skip(self, index, error):
-        self.skipped[self.source.name(index)] = str(error)
-        self._too_small += isinstance(error, TooSmall)
-        self._report(f"skipped: {error}")
 
     def _nothing_usable(self):
         n, unreadable = len(self.skipped), len(self.skipped) - self._too_small

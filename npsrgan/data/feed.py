@@ -1,7 +1,18 @@
-"""Iteration over batches on their way to the training step, with the time that it waits for them."""
+"""Iteration over batches on their way to the training step: begun ahead of time, and with the time that it waits for them."""
+from collections import deque
 from time import perf_counter
 
 from npsrgan.images import to_float
+
+
+def ahead_of(begun, count):
+    """Yield the items of an iterator, each after `count` more have been taken from it: work that threads have begun by then."""
+    waiting = deque()
+    for item in begun:
+        waiting.append(item)
+        if len(waiting) > count:
+            yield waiting.popleft()
+    yield from waiting
 
 
 class Feed:

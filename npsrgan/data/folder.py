@@ -107,8 +107,7 @@ def sorted_names(root, names, others):
 
 def _search(root):
     if not root.is_dir():
-        raise UserError(f"{root} is a file: give the folder that holds the images" if root.exists()
-                        else f"{root}: no such folder")
+        raise UserError(f"{root} is a file: give the folder that holds the images" if root.exists() else f"{root}: no such folder")
     names, others, visited, waiting = [], [], set(), deque([""])
     with progress(desc="searching", unit=" folders", delay=2, leave=False) as bar:
         while waiting:

@@ -7,13 +7,13 @@ of JSON for each, [name, bytes of the original file, H, W, CRC-32 of the pixels]
 import json
 import os
 import zlib
-from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from zipfile import ZIP_DEFLATED, BadZipFile, ZipFile
 
 import numpy as np
 
+from npsrgan.data.feed import ahead_of
 from npsrgan.data.folder import PARTITION, Images
 from npsrgan.images import ImageError
 from npsrgan.system import files
@@ -30,7 +30,7 @@ class Pack(Images):
     def __init__(self, archive):
         path, offset, self._places = archive.filename, 0, {}
         try:
-            for name, size, height, width, _ in _records(archive.read(INDEX).splitlines()):
+            for name, size, height, width, _ in map(json.loads, archive.read(INDEX).splitlines()):
                 self._places[name] = size, offset, height, width
                 offset += 3 * height * width
             self._partition = archive.read(PARTITION).decode(errors="replace") if PARTITION in archive.namelist() else ""
@@ -111,10 +111,6 @@ def _write(source, path, partial, journal):
     return len(done) - len(packed)
 
 
-def _records(lines):
-    return json.loads(f"[{','.join(line.decode() for line in lines)}]")
-
-
 def _intact(partial, journal, heading):
     """The records of the images that are packed already and match their checksums, up to the first that is not or does not."""
     try:
@@ -138,9 +134,4 @@ def _intact(partial, journal, heading):
 def _decoded(source, first):
     """Futures of the images from `first` on, in order.  Threads decode some of them ahead."""
     with ThreadPoolExecutor(THREADS) as pool:
-        waiting = deque()
-        for index in range(first, len(source)):
-            waiting.append(pool.submit(source.load, index))
-            if len(waiting) > THREADS:
-                yield waiting.popleft()
-        yield from waiting
+        yield from ahead_of((pool.submit(source.load, index) for index in range(first, len(source))), THREADS)

@@ -86,7 +86,7 @@ def main(arguments=None):
         say("", *report.table(benchmark, summary, rivals).split("\n"))
         crops += found
         if options.json:        # after each folder, so that a later failure does not lose the results
-            report.write_json(options.json, summaries)
+            files.write_json(options.json, summaries)
         if options.csv:
             rows += [{"folder": benchmark.name, "image": image, "method": method} | row
                      for image, measured in scores.items() for method, row in measured.items()]
@@ -94,7 +94,7 @@ def main(arguments=None):
         if options.curve:
             between, _ = measure(benchmark, list(scores), {amount: blends[amount] for amount in amounts}, {}, lpips)
             curves[benchmark.name] = report.curve(summary, ["original", "bicubic", *rivals], between)
-            report.write_json(beside(options.curve), curves)
+            files.write_json(beside(options.curve), curves)
     if options.figure and crops:
         images.figure(options.figure, [crop.panels for crop in crops], "Where the methods differ most (numbers: of the whole image)")
     if curves:

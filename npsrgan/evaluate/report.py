@@ -3,7 +3,6 @@
 `scores` is always {image: {method: {metric: number}}}; a mesh may be None.
 """
 import csv
-import json
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -125,16 +124,9 @@ def table(benchmark, summary, rivals):
     return "\n".join(text)
 
 
-def write_json(path, contents):
-    """Write standard JSON, completely or not at all."""
-    with files.replacing(path) as temporary:
-        temporary.write_text(json.dumps(contents, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-
-
 def write_csv(path, rows):
     """Write a line for each dictionary, with the keys of the first as columns.  "-" marks what could not be measured."""
-    with (files.replacing(path) as temporary,
-          open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file):
+    with files.replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows({key: "-" if value is None else value for key, value in row.items()} for row in rows)

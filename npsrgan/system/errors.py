@@ -19,7 +19,7 @@ class UserError(Exception):
 class Stopped(KeyboardInterrupt):
     """A signal that asks the process to end.  `number` is the signal number."""
 
-    def __init__(self, number=signal.SIGINT, frame=None):
+    def __init__(self, number=signal.SIGINT):
         super().__init__(number)
         self.number = number
 
@@ -66,12 +66,8 @@ def _raise(number, frame):
 @contextmanager
 def on_signal(handler):
     """Context manager: signals that ask the process to end call `handler(number, frame)`, except ignored ones (nohup)."""
-    before = {}
-    if threading.current_thread() is threading.main_thread():       # signal.signal works only there
-        before = {number: signal.getsignal(number) for number in STOPPING}
-        before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
-    for number in before:
-        signal.signal(number, handler)
+    main = threading.current_thread() is threading.main_thread()        # signal.signal works only there
+    before = {number: signal.signal(number, handler) for number in STOPPING if main and signal.getsignal(number) is not signal.SIG_IGN}
     try:
         yield
     finally:
@@ -118,8 +114,7 @@ def on_gpu(error):
 
 def first_line(error):
     """The first line of an error message: those of CUDA and its compiler run to pages."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def describe(error):

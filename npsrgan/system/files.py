@@ -1,4 +1,5 @@
 """Atomic writes of files, and locks on files and folders that one process at a time may use."""
+import json
 import os
 import platform
 import re
@@ -69,7 +70,7 @@ def _target(path):
 
 def kind(mode):
     """The kind of file that an `st_mode` describes, in words."""
-    names = {stat.S_ISDIR: "a folder", stat.S_ISFIFO: "a pipe", stat.S_ISSOCK: "a socket", stat.S_ISREG: "a file"}
+    names = {stat.S_ISDIR: "a folder", stat.S_ISFIFO: "a pipe", stat.S_ISSOCK: "a socket"}
     return next((name for test, name in names.items() if test(mode)), "a device")
 
 
@@ -89,6 +90,12 @@ def _runs(pid):
     except OSError:
         pass
     return True
+
+
+def write_json(path, contents):
+    """Write standard JSON, completely or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(contents, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 import errno
 import os
 import sys
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from functools import partial
 
 from tqdm import tqdm
@@ -62,11 +62,9 @@ class Output:
 @contextmanager
 def guarded_output():
     """Context manager: replace stdout and stderr by Outputs.  Yields the one for stdout."""
-    before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = Output(sys.stdout, "standard output"), Output(sys.stderr, "standard error")
-    try:
-        yield sys.stdout
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        sys.stdout, sys.stderr = before
+    with redirect_stdout(Output(sys.stdout, "standard output")) as output, redirect_stderr(Output(sys.stderr, "standard error")) as errors:
+        try:
+            yield output
+        finally:
+            output.flush()
+            errors.flush()

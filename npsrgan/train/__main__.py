@@ -277,17 +277,17 @@ def finish(trainer, validation, out):
         storage.save_network(out / f"{name}.h5", trainer.trained(name), about)
     log = report.Log(out / "log.csv", trainer.steps)
     log.plot(out / "loss.png", s.generator)
-    generators, count = {name: fold(trainer.trained(name)) for name in report.generators(trainer)}, 0
+    generators = {name: fold(trainer.trained(name)) for name in report.generators(trainer)}
     pairs = validation_pairs(validation, s.scale, s.final_count, say, s.photo)
     for name, lr, hr in progress(pairs, "measuring", min(s.final_count, len(validation)), unit=" images", delay=2):
         results = {"bicubic": upscale(lr, s.scale)}
         results |= {name: apply_in_tiles(generator, lr, trainer.device) for name, generator in generators.items()}
         for method, image in results.items():
             scores.setdefault(method, []).append((min(psnr(image, hr, s.scale), CAP), ssim(image, hr, s.scale)))
-        if count == 0:
+        if len(scores["bicubic"]) == 1:
             named = {labels[method]: image for method, image in results.items()}
             report.comparison_picture(out / "result.png", lr, named, hr, f"{name}, which training never saw")
-        count += 1
+    count = len(scores["bicubic"])
     result = report.write_result(out / "result.json", scores, count, dataclasses.asdict(s))
     say("", f"on {count} held-out image{'s' * (count > 1)}, Y channel, without a border of {s.scale} pixels:")
     for method, score in result.items():

@@ -1,6 +1,5 @@
 """The reports of a training run: log.csv, sample pictures, loss curves, the final comparison and result.json."""
 import csv
-import json
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +125,5 @@ def write_result(path, scores, count, settings):
     """Write result.json: each method's mean PSNR and SSIM on Y, number of images, settings.  scores: {method: [(psnr, ssim)]}."""
     result = {method: {"psnr_y": float(np.mean([p for p, _ in pairs])), "ssim_y": float(np.mean([s for _, s in pairs]))}
               for method, pairs in scores.items()}
-    with files.replacing(path) as temporary:
-        temporary.write_text(json.dumps({**result, "images": count, "settings": settings}, indent=2) + "\n")
+    files.write_json(path, result | {"images": count, "settings": settings})
     return result

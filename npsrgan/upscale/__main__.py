@@ -145,15 +145,11 @@ def plan(inputs, out, scale):
 
 def results(jobs, scale):
     """[(source, target), ...] from {source: folder}, with all targets distinct, also on a case-insensitive file system."""
-    def names(naming):
-        return {source: place / f"{naming(source)}_x{scale}.png" for source, place in jobs.items()}
-
-    plain, longer = names(lambda source: source.stem), names(lambda source: source.name.replace(".", "_"))
-    count, taken, found = Counter(str(target).casefold() for target in plain.values()), set(), []
-    for source, target in plain.items():
-        if count[str(target).casefold()] > 1:       # such as photo.jpg and photo.png
-            target = longer[source]
-        candidates = [target, *(target.with_name(f"{target.stem}-{k}.png") for k in range(2, len(jobs) + 2))]
+    count, taken, found = Counter(str(place / source.stem).casefold() for source, place in jobs.items()), set(), []
+    for source, place in jobs.items():
+        alone = count[str(place / source.stem).casefold()] == 1         # otherwise such as photo.jpg and photo.png
+        stem = f"{source.stem if alone else source.name.replace('.', '_')}_x{scale}"
+        candidates = [place / f"{stem}{number}.png" for number in ("", *(f"-{k}" for k in range(2, len(jobs) + 2)))]
         target = next(path for path in candidates if str(path).casefold() not in taken)
         taken.add(str(target).casefold())
         found.append((source, target))

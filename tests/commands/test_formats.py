@@ -15,6 +15,8 @@ from npsrgan.convert import formats, pickles, pytorch
 from npsrgan.convert.pickles import Stored
 from npsrgan.system.errors import UserError
 
+MAGIC = 0x1950A86A20F9469CFC6C          # the first number in PyTorch's files before version 1.6
+
 # ---------------------------------------------------------------- pickles that want more than tensors
 
 
@@ -81,7 +83,7 @@ def as_zip(path, program):
 
 
 def as_legacy(path, program):
-    path.write_bytes(pickle.dumps(pytorch.MAGIC, 2) + pickle.dumps(1001, 2) + pickle.dumps({"little_endian": True}, 2)
+    path.write_bytes(pickle.dumps(MAGIC, 2) + pickle.dumps(1001, 2) + pickle.dumps({"little_endian": True}, 2)
                      + program + pickle.dumps([], 2))
 
 
@@ -333,7 +335,7 @@ def whole(request):
         pytorch.write(file, arrays)
         return file.getvalue()
     program = tensor_program(size=(5, 8), stride=(8, 1), length=40).replace(b"tQ", b"NtQ")
-    return (pickle.dumps(pytorch.MAGIC, 2) + pickle.dumps(1001, 2) + pickle.dumps({"little_endian": True}, 2) + program
+    return (pickle.dumps(MAGIC, 2) + pickle.dumps(1001, 2) + pickle.dumps({"little_endian": True}, 2) + program
             + pickle.dumps(["0"], 2) + (40).to_bytes(8, "little") + arrays["a"].tobytes())
 
 
