@@ -14,6 +14,8 @@ from npsrgan.fast.threads import parallel
 BLOCK = 1 << 18         # entries: several float32 operands fit in the last cache.  Smaller blocks would fit in a core's own cache, but
                         # threads that make more and shorter calls of NumPy wait for each other (for Python's lock) longer than that saves
 ROW = 1 << 13           # entries that one call of NumPy's inner loop processes: enough to hide its cost, few enough for the L1 cache
+STEEP = 2.0**64         # z * STEEP has the digits of z and, unless z is 0, is beyond -1 and 1: limited to [0, 1] it is "z > 0" as a
+                        # number.  Comparing, and then converting the booleans, takes twice as long
 SMALL = 1 << 14         # arrays with fewer entries do not repay the threading overhead
 
 
