@@ -308,7 +308,7 @@ save(
 # so the network learns in a mode in which it is never used. Near the end of training, it can
 # normalise with the running averages already and keep them as they are: `--frozen-batch-norm`. The
 # weights that come with the program were trained like this in their last part, and
-# [weights/README.md](../weights/README.md) has the comparison.
+# `weights/README.md` has the comparison.
 #
 # ## Exercises
 #

@@ -129,7 +129,8 @@ def counting(x, w, b=None, stride=1, padding=None):
 
 
 ops.conv2d = counting
-generator.eval()(np.zeros((1, 8, 8, 3), np.float32))
+with reference_only():  # else the first convolution and its PReLU are one operation
+    generator.eval()(np.zeros((1, 8, 8, 3), np.float32))
 ops.conv2d = conv2d
 predict(
     "How many billion multiplications does a picture of 512 x 512 from 128 x 128 take?",

@@ -104,7 +104,7 @@ def step_by_hand(trainer, lr, hr):
     hr_features = trainer.vgg(hr).array
     with Tape() as tape:
         sr = generator(lr)
-        real, fake = discriminator(hr), discriminator(sr)
+        real, fake = discriminator.both(hr, sr)  # discriminator(hr) and discriminator(sr)
         loss_g = (
             ops.scale(losses.mean_squared_error(sr, hr), settings.pixel_weight)
             + ops.scale(losses.generator_adversarial(fake), settings.adversarial_weight)
