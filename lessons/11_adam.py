@@ -89,9 +89,11 @@ assert abs(exploded) > 1000
 # | 5 | $\mathrm{move} = \mathrm{rate} \cdot \hat{m} / (\sqrt{\hat{v}} + \epsilon)$ | $\epsilon = 10^{-8}$ |
 #
 # Why the corrections? Both averages begin at 0. For a constant gradient $g$, after $t$ steps,
-# $m = (1 - \beta_1)(1 + \beta_1 + \ldots + \beta_1^{t-1})\,g = (1 - \beta_1^t)\,g$. That is too
-# small by the factor $1 - \beta_1^t$, and dividing by it makes the average right from the first
-# step on. The same holds for $v$.
+#
+# $$m = (1 - \beta_1)(1 + \beta_1 + \ldots + \beta_1^{t-1})\,g = (1 - \beta_1^t)\,g.$$
+#
+# That is too small by the factor $1 - \beta_1^t$, and dividing by it makes the average right from
+# the first step on. The same holds for $v$.
 
 
 # %%
