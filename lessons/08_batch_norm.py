@@ -307,8 +307,7 @@ save(
 # The two modes differ in another way. In training, a small batch of patches has statistics of its own,
 # so the network learns in a mode in which it is never used. Near the end of training, it can
 # normalise with the running averages already and keep them as they are: `--frozen-batch-norm`. The
-# weights that come with the program were trained like this in their last part, and
-# `weights/README.md` has the comparison.
+# file `srgan.h5` comes from such a last part, and `weights/README.md` has the comparison.
 #
 # ## Exercises
 #

@@ -1,7 +1,7 @@
 """Twins of the activation functions: branch-free arithmetic in cache-sized blocks.
 
-`np.where` branches at every entry; with random signs that takes ten times as long as a multiplication.  The gradients below multiply
-by a steep line instead, limited to lie between the slope and 1.
+`np.where` branches at every entry; with random signs that takes ten times as long as a multiplication.  ReLU's gradient multiplies
+by the mask y > 0 instead, and the others by a steep line, limited to lie between the slope and 1.
 """
 import numpy as np
 

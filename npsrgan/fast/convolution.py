@@ -39,12 +39,13 @@ def conv2d(x, w, b=None, stride=1, padding=None, finish=None):
 @twin(fusion.conv2d_prelu)
 def conv2d_prelu(x, w, b, slope, stride=1):
     """See fusion.  For inference only: the gradients need the convolution's own output."""
-    if active_tape.get() is not None or not supported(w, slope) or slope.shape != w.shape[3:] or slope.max() > 1:
+    if active_tape.get() is not None or not supported(w, slope) or slope.shape not in ((1,), w.shape[3:]) or slope.max() > 1:
         return NotImplemented
+    slopes = np.broadcast_to(slope, w.shape[3:])
 
     def finish(y, part):
-        rows = y[part].reshape(-1, y.shape[2] * slope.size)     # of pixels: NumPy computes long rows faster
-        below = np.multiply(rows, np.tile(slope, y.shape[2]), out=scratch("half", rows.shape, rows.dtype))
+        rows = y[part].reshape(-1, y.shape[2] * slopes.size)    # of pixels: NumPy computes long rows faster
+        below = np.multiply(rows, np.tile(slopes, y.shape[2]), out=scratch("half", rows.shape, rows.dtype))
         np.maximum(rows, below, out=rows)
     return conv2d(x, w, b, stride, None, finish)
 

@@ -23,7 +23,7 @@ def conv2d_leaky_relu(x, w, b, slope, stride=1, padding=None):
 
 @composite
 def conv2d_prelu(x, w, b, slope, stride=1):
-    """Convolution and PReLU; slope (C,)."""
+    """Convolution and PReLU; slope (C,) or (1,)."""
     return ops.prelu(ops.conv2d(x, w, b, stride), slope)
 
 

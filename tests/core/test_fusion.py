@@ -105,7 +105,7 @@ def test_what_follows_a_convolution_in_inference(shape, kernel, stride, threads)
     x, w, b, slope = wave(*shape), wave(*kernel, seed=1), wave(kernel[3], seed=2), abs(wave(kernel[3], seed=3)) / 4
     set_threads(threads)
     y = ops.conv2d(x, w, b, stride).array
-    pairs = [(fusion.conv2d_prelu, (slope, stride), ops.prelu.reference(y, slope)[0])]
+    pairs = [(fusion.conv2d_prelu, (slopes, stride), ops.prelu.reference(y, slopes)[0]) for slopes in (slope, slope[:1])]
     if stride == 1:
         pairs.append((fusion.conv2d_add, (2 * y,), y + 2 * y))
     for operation, more, expected in pairs:
