@@ -11,26 +11,31 @@ multiplications; other kernels are split into single taps (s = 1).  The cost is 
 import numpy as np
 
 from npsrgan.fast import im2col, winograd
-from npsrgan.fast.threads import get_threads, parallel, shares
+from npsrgan.fast.blocks import BLOCK
+from npsrgan.fast.threads import get_threads, parallel, scratch, shares
 
 
 def correlate(x, w, out, top, left, bias=None, finish=None):
     """Like `im2col.correlate`, for stride 1."""
-    inner, grid, blocks = _cut(w)
-    (n, height, width, o), s = out.shape, blocks.shape[0]
+    inner, (down, across), blocks = _cut(w)
+    (n, height, width, o), s, planes = out.shape, blocks.shape[0], blocks.shape[3]
+    blocks = np.pad(blocks, [(0, 0)] * 3 + [(0, -planes % 16)])         # BLAS computes 16 outputs in the time of 11
     z = np.empty((n, height + w.shape[0] - s, width + w.shape[1] - s, blocks.shape[3]), x.dtype)
     inner.correlate(x, blocks, z, top, left)
-    z = z.reshape(*z.shape[:3], *grid, o)
+    z = z[..., :planes].reshape(*z.shape[:3], down, across * o)
 
-    def work(job):
+    def work(job):          # first add along the columns, where several entries are adjacent, and then along the rows
         image, (begin, end) = job
-        target = out[image, begin:end]
-        target[...] = 0 if bias is None else bias
-        for a, b in np.ndindex(grid):
-            target += z[image, begin + s * a:end + s * a, s * b:s * b + width, a, b]
+        columns, target = scratch("half", (end - begin, *z.shape[2::2]), z.dtype), out[image, begin:end]
+        columns[...], target[...] = 0, 0 if bias is None else bias
+        for a in range(down):
+            columns += z[image, begin + s * a:end + s * a, :, a]
+        for b in range(across):
+            target += columns[:, s * b:s * b + width, b * o:(b + 1) * o]
         if finish:
             finish((slice(image, image + 1), slice(begin, end)))
-    parallel(work, [(image, rows) for image in range(n) for rows in shares(height, -(-get_threads() // n))])
+    parts = max(-(-get_threads() // n), height * width * across * o // BLOCK)
+    parallel(work, [(image, rows) for image in range(n) for rows in shares(height, parts)])
     return out
 
 
