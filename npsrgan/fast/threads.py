@@ -95,9 +95,12 @@ def parallel(work, jobs):
 
 
 def shares(count, parts=None):
-    """Split range(count) into at most `parts` (default: one per thread) ranges of nearly equal length: [(begin, end), ...]."""
+    """Split range(count) into at most `parts` (default: one per thread) ranges of nearly equal length: [(begin, end), ...].
+
+    The first range is as long as any: the caller takes it while the helpers wake.
+    """
     parts = max(1, min(get_threads() if parts is None else parts, count))
-    return [(count * i // parts, count * (i + 1) // parts) for i in range(parts)]
+    return [(-(-count * i // parts), -(-count * (i + 1) // parts)) for i in range(parts)]
 
 
 def scratch(role, shape, dtype):

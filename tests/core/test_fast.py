@@ -388,7 +388,7 @@ def test_several_python_threads_at_once(two_blas_threads):
 def test_the_number_of_threads():
     assert get_threads() >= 1
     set_threads(3)
-    assert get_threads() == 3 and shares(10) == [(0, 3), (3, 6), (6, 10)] and shares(2) == [(0, 1), (1, 2)]
+    assert get_threads() == 3 and shares(10) == [(0, 4), (4, 7), (7, 10)] and shares(2) == [(0, 1), (1, 2)]
     for n in (0, -1):
         with pytest.raises(ValueError, match="at least 1"):
             set_threads(n)
