@@ -9,7 +9,7 @@ from functools import cache
 
 import numpy as np
 
-from npsrgan.fast.threads import parallel
+from npsrgan.fast.threads import parallel, scratch
 
 BLOCK = 1 << 18         # entries: several float32 operands fit in the last cache.  Smaller blocks would fit in a core's own cache, but
                         # threads that make more and shorter calls of NumPy wait for each other (for Python's lock) longer than that saves
@@ -79,6 +79,12 @@ def channel_sums(x):
     over leading axes accumulates in one long chain."""
     parts = by_long_rows(lambda rows: per_channel(rows.sum(0), x.shape[-1]), x)
     return np.sum(parts, axis=0, dtype=np.float64).astype(x.dtype)
+
+
+def lean(rows, slope):
+    """PReLU in place of rows of pixels, (..., k * C), that are in the cache.  The slopes, (C,), are at most 1."""
+    slopes = np.tile(slope, rows.shape[-1] // slope.size)
+    np.maximum(rows, np.multiply(rows, slopes, out=scratch("half", rows.shape, rows.dtype)), out=rows)
 
 
 def shared(compute):

@@ -6,7 +6,6 @@ import numpy as np
 from npsrgan import ops
 from npsrgan.fast import fusion, im2col, kn2row, winograd
 from npsrgan.fast.blocks import shared, supported
-from npsrgan.fast.threads import scratch
 from npsrgan.ops.operation import twin
 from npsrgan.tape import active_tape
 
@@ -14,11 +13,11 @@ FEW = 16        # channels: below this, Winograd's transforms cost more than the
 
 
 @twin(ops.conv2d)
-def conv2d(x, w, b=None, stride=1, padding=None, finish=None):
+def conv2d(x, w, b=None, stride=1, padding=None, r=1, **more):
     """See the reference.  Supports NumPy arrays of float32 or float64.
 
-    finish: finish(y, part) changes a part of the output y, indexed by (images, rows), while it is in the cache.  The gradient rules
-    do not include it.
+    r: the factor of a pixel shuffle of the result.  more: a slope or a residual, for `winograd.correlate`.  The gradient rules include
+    neither.
     """
     kh, kw, channels, o = w.shape
     ph, pw = (kh // 2, kw // 2) if padding is None else (padding, padding)
@@ -32,23 +31,21 @@ def conv2d(x, w, b=None, stride=1, padding=None, finish=None):
     def d_w(dy): return both(dy)[0]
     def d_b(dy): return both(dy)[1]
     both = shared(lambda dy: kernel_gradient(x, dy, (kh, kw), ph, pw))
-    y = np.empty((x.shape[0], h, k, o), x.dtype)
-    return forward(x, w, y, ph, pw, bias=b, finish=finish and partial(finish, y)), (d_x, d_w, d_b)
+    y = np.empty((x.shape[0], h * r, k * r, o // r**2), x.dtype)
+    out = y if r == 1 else y.reshape(-1, h, r, k, r, o // r**2).transpose(0, 1, 3, 2, 4, 5)
+    forward(x, w, out, ph, pw, bias=b, **more)
+    return y, (d_x, d_w, d_b)
 
 
 @twin(fusion.conv2d_prelu)
-def conv2d_prelu(x, w, b, slope, stride=1):
+def conv2d_prelu(x, w, b, slope, stride=1, r=1):
     """See fusion.  For inference only: the gradients need the convolution's own output."""
-    if active_tape.get() is not None or not supported(w, slope) or slope.shape not in ((1,), w.shape[3:]) or slope.max() > 1:
+    o = w.shape[3]
+    if active_tape.get() is not None or not supported(w, slope) or slope.shape not in ((1,), (o,)) or slope.max() > 1:
         return NotImplemented
-    # For rows of pixels, which NumPy computes faster than pixels.  An even kernel adds one to a row.
-    slopes = np.tile(np.broadcast_to(slope, w.shape[3:]), x.shape[2] + 1)
-
-    def finish(y, part):
-        rows = y[part].reshape(-1, y.shape[2] * w.shape[3])
-        below = np.multiply(rows, slopes[:rows.shape[1]], out=scratch("half", rows.shape, rows.dtype))
-        np.maximum(rows, below, out=rows)
-    return conv2d(x, w, b, stride, None, finish)
+    if r > 1 and (o % r**2 or o < FEW):
+        return NotImplemented
+    return conv2d(x, w, b, stride, r=r, slope=np.broadcast_to(slope, o))
 
 
 @twin(fusion.conv2d_add)
@@ -56,10 +53,7 @@ def conv2d_add(x, w, b, residual):
     """See fusion.  For inference only; training has batch norm before the addition."""
     if active_tape.get() is not None or not supported(w, residual) or residual.shape != (*x.shape[:3], w.shape[3]):
         return NotImplemented
-
-    def finish(y, part):
-        y[part] += residual[part]
-    return conv2d(x, w, b, 1, None, finish)
+    return conv2d(x, w, b, residual=residual)
 
 
 def choose(kh, kw, channels, o, stride, padding):

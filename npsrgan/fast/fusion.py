@@ -22,9 +22,10 @@ def conv2d_leaky_relu(x, w, b, slope, stride=1, padding=None):
 
 
 @composite
-def conv2d_prelu(x, w, b, slope, stride=1):
-    """Convolution and PReLU; slope (C,) or (1,)."""
-    return ops.prelu(ops.conv2d(x, w, b, stride), slope)
+def conv2d_prelu(x, w, b, slope, stride=1, r=1):
+    """Convolution and PReLU; slope (C,) or (1,).  r: the factor of a pixel shuffle that follows, or 1."""
+    y = ops.prelu(ops.conv2d(x, w, b, stride), slope)
+    return y if r == 1 else ops.pixel_shuffle(y, r)
 
 
 @composite
@@ -62,8 +63,10 @@ def _normalised(operation, norm, x, *more):
 
 
 # Consecutive layers that have a fused operation.  (Exactly these types: a subclass may behave differently.)
-PAIRS = {
+FUSED = {
     (Conv2d, LeakyReLU): lambda conv, leaky, x: conv2d_leaky_relu(x, conv.weight, conv.bias, leaky.slope, conv.stride),
+    (Conv2d, PReLU, PixelShuffle): lambda conv, prelu, shuffle, x: conv2d_prelu(
+        x, conv.weight, conv.bias, prelu.slope, conv.stride, shuffle.r),
     (Conv2d, PReLU): lambda conv, prelu, x: conv2d_prelu(x, conv.weight, conv.bias, prelu.slope, conv.stride),
     (BatchNorm, PReLU): lambda norm, prelu, x: _normalised(batch_norm_prelu, norm, x, prelu.slope),
     (BatchNorm, LeakyReLU): lambda norm, leaky, x: _normalised(batch_norm_leaky_relu, norm, x, leaky.slope),
@@ -72,11 +75,12 @@ PAIRS = {
 
 
 def _in_order(steps, x):
-    """Pass x through layers one after another, or through two at once if they have a fused operation."""
+    """Pass x through layers one after another, or through several at once if they have a fused operation."""
     steps = list(steps)
     while steps:
-        pair = PAIRS.get(tuple(map(type, steps[:2])))
-        x = pair(steps.pop(0), steps.pop(0), x) if pair else steps.pop(0)(x)
+        count = next((n for n in (3, 2) if tuple(map(type, steps[:n])) in FUSED), 1)
+        now, steps = steps[:count], steps[count:]
+        x = FUSED[tuple(map(type, now))](*now, x) if count > 1 else now[0](x)
     return x
 
 

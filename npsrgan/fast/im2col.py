@@ -8,18 +8,18 @@ of a whole batch would be kh * kw times as large as the batch, so the work is sp
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from npsrgan.fast.blocks import channel_sums
+from npsrgan.fast.blocks import channel_sums, lean
 from npsrgan.fast.threads import get_threads, parallel, scratch, shares
 
 CACHE = 1 << 21         # bytes of columns in a piece: measured; smaller pieces would fit in a core's own cache, but see blocks.BLOCK
 FEWEST_PIXELS = 256     # minimum rows of a matrix product: fewer do not repay the cost of reading the kernel
 
 
-def correlate(x, w, out, top, left, stride=1, bias=None, finish=None):
-    """out[n, h, k, :] = bias + sum over i, j of  x[n, stride*h + i - top, stride*k + j - left, :] @ w[i, j].
+def correlate(x, w, out, top, left, stride=1, bias=None, slope=None, residual=None):
+    """out[n, h, k, :] = residual + PReLU of (bias + sum over i, j of  x[n, stride*h + i - top, stride*k + j - left, :] @ w[i, j]).
 
     x (N, H, W, C), zero outside; w (kh, kw, C, O); out (N, H', W', O) of any size and strides, overwritten.
-    finish: see `winograd.correlate`.
+    For the other arguments, see `winograd.correlate`.
     """
     kernel = np.ascontiguousarray(w).reshape(-1, w.shape[3])
 
@@ -30,10 +30,12 @@ def correlate(x, w, out, top, left, stride=1, bias=None, finish=None):
         product = np.matmul(columns, kernel, out=target.reshape(shape) if whole else scratch("product", shape, out.dtype))
         if bias is not None:
             product += bias
+        if slope is not None:
+            lean(product.reshape(-1, target.shape[2] * slope.size), slope)
         if not whole:
             target[...] = product.reshape(target.shape)
-        if finish:
-            finish(piece)
+        if residual is not None:
+            target += residual[piece]
 
     parallel(work, _pieces(out.shape, kernel.shape[0] * x.itemsize))
     return out

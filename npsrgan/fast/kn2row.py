@@ -11,11 +11,11 @@ multiplications; other kernels are split into single taps (s = 1).  The cost is 
 import numpy as np
 
 from npsrgan.fast import im2col, winograd
-from npsrgan.fast.blocks import BLOCK
+from npsrgan.fast.blocks import BLOCK, lean
 from npsrgan.fast.threads import get_threads, parallel, scratch, shares
 
 
-def correlate(x, w, out, top, left, bias=None, finish=None):
+def correlate(x, w, out, top, left, bias=None, slope=None, residual=None):
     """Like `im2col.correlate`, for stride 1."""
     inner, (down, across), blocks = _cut(w)
     (n, height, width, o), s, planes = out.shape, blocks.shape[0], blocks.shape[3]
@@ -32,8 +32,10 @@ def correlate(x, w, out, top, left, bias=None, finish=None):
             columns += z[image, begin + s * a:end + s * a, :, a]
         for b in range(across):
             target += columns[:, s * b:s * b + width, b * o:(b + 1) * o]
-        if finish:
-            finish((slice(image, image + 1), slice(begin, end)))
+        if slope is not None:
+            lean(target.reshape(len(target), -1), slope)
+        if residual is not None:
+            target += residual[image, begin:end]
     parts = max(-(-get_threads() // n), height * width * across * o // BLOCK)
     parallel(work, [(image, rows) for image in range(n) for rows in shares(height, parts)])
     return out

@@ -18,11 +18,13 @@ The points are 0, 1, -1, sqrt 2, -sqrt 2 and infinity; Lavin and Gray's 2 instea
 """
 import math
 import weakref
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
+from npsrgan.fast.blocks import lean
 from npsrgan.fast.threads import SMALL_PRODUCT, get_threads, parallel, per_thread, scratch, shares
 
 _r = np.sqrt(2)
@@ -42,13 +44,13 @@ LARGE_KERNEL = 8 << 20  # bytes: a larger transformed kernel is better read once
 _frozen_kernels = {}    # {id of a frozen array: its transformed kernel}
 
 
-def correlate(x, w, out, top, left, bias=None, finish=None):
-    """out[n, h, k, :] = bias + sum over i, j of  x[n, h + i - top, k + j - left, :] @ w[i, j].
+def correlate(x, w, out, top, left, bias=None, slope=None, residual=None):
+    """out[n, h, k, :] = residual + PReLU of (bias + sum over i, j of  x[n, h + i - top, k + j - left, :] @ w[i, j]).
 
-    x (N, H, W, C), zero outside; w (3, 3, C, O); out (N, H', W', O), contiguous, overwritten; top and left at most 4.
-    finish: called with the indices (images, rows) of each part of `out` while it is in the cache, to change it further.
+    x (N, H, W, C), zero outside; w (3, 3, C, O); out (N, H', W', O), overwritten; top and left at most 4.  bias and slope (O,) and
+    residual, shaped like out, are optional; slopes are at most 1.  out may also be (N, H', W', r, r, O / r^2), with any strides.
     """
-    return _correlate(x, _kernel(w), out, top, left, bias, finish)
+    return _correlate(x, _kernel(w), out, top, left, bias, slope, residual)
 
 
 def correlate_adjoint(dy, w, out, top, left):
@@ -59,32 +61,40 @@ def correlate_adjoint(dy, w, out, top, left):
     return _correlate(dy, _transform_kernel(turned), out, 2 - top, 2 - left)
 
 
-def _correlate(x, kernel, out, top, left, bias=None, finish=None, turn=1):
+def _correlate(x, kernel, out, top, left, bias=None, slope=None, residual=None, turn=1):
     """Like `correlate`, but takes the transformed kernel, (36, C, O).  turn: -1 rotates the kernel by 180 degrees."""
     c, o = kernel.shape[1:]
+    staged = out.ndim == 4 and kernel.nbytes > LARGE_KERNEL
     grid, pieces = _pieces(out.shape, _tiles_in_a_piece(c, min(o, OUTPUTS)), _threads(out.shape, c * o))
+    if out.ndim > 4:
+        targets = [out[:, :, :, i, j] for i, j in np.ndindex(out.shape[3:5])]
+    else:
+        targets = [out[..., a:b] for a, b in shares(o, 1 if staged else -(-o // OUTPUTS))]
+    ends = accumulate(target.shape[3] for target in targets)
+    parts = [(target, slice(end - target.shape[3], end)) for target, end in zip(targets, ends)]
 
     def read(piece, v):
         _transform_tiles(x, piece, grid, top, left, BT[:, ::turn], v)
 
-    def write(piece, m, a, b):      # output channels a to b
+    def write(piece, m, target, channels):
         if bias is not None:
-            m[7] += bias[a:b]       # entry (1, 1) is the point 1; all its powers are 1, so all 16 outputs get the bias
-        _write_tiles(m, piece, grid, AT[::turn], out[..., a:b])
-        if finish and b == o:
-            finish((piece.images, _pixels(piece.rows)))
+            m[7] += bias[channels]  # entry (1, 1) is the point 1; all its powers are 1, so all 16 outputs get the bias
+        _write_tiles(m, piece, grid, AT[::turn], target, None if slope is None else slope[channels])
+        if residual is not None:
+            target[piece.images, _pixels(piece.rows)] += residual[piece.images, _pixels(piece.rows), :, channels]
 
-    if kernel.nbytes > LARGE_KERNEL:        # in stages, each over all tiles
+    if staged:                              # each stage over all tiles
         v, m = (_buffer(role, pieces[-1].tiles.stop, channels, x.dtype) for role, channels in (("v", c), ("m", o)))
         parallel(lambda piece: read(piece, v[:, piece.tiles]), pieces)
         parallel(lambda entry: np.matmul(v[entry], kernel[entry], out=m[entry]), range(36))
-        parallel(lambda piece: write(piece, m[:, piece.tiles], 0, o), pieces)
+        parallel(lambda piece: write(piece, m[:, piece.tiles], *parts[0]), pieces)
     else:                                   # piece by piece, in the cache
         def work(piece):
             v = _buffer("v", piece.count, c, x.dtype)
             read(piece, v)
-            for a, b in shares(o, -(-o // OUTPUTS)):
-                write(piece, np.matmul(v, kernel[:, :, a:b], out=_buffer("m", piece.count, b - a, x.dtype)), a, b)
+            for target, channels in parts:
+                m = _buffer("m", piece.count, target.shape[3], x.dtype)
+                write(piece, np.matmul(v, kernel[:, :, channels], out=m), target, channels)
         parallel(work, pieces)
     return out
 
@@ -239,13 +249,15 @@ def _transform_buffers(n, rows, columns, k, c, dtype):
     return comb, lines, half.reshape(6, k, -1)
 
 
-def _write_tiles(m, piece, grid, matrix, out):
+def _write_tiles(m, piece, grid, matrix, out, slope):
     """Interpolate: matrix m matrix^T for each tile of m (36, tiles, O), where matrix is (4, 6), written to its 4x4 pixels
-    of `out` and cropped at the edge."""
+    of `out` and cropped at the edge.  slope: None or PReLU's."""
     half, half_turned, y, tiles, pixels = _output_buffers(piece.images_count, piece.rows_count, grid[1], out.shape[3], out.dtype)
     matrix = _in(matrix, out.dtype)
     _multiply(matrix, m.reshape(6, 6, -1), half)
     _multiply(matrix, half_turned, y)
+    if slope is not None:
+        lean(y, slope)
     target = out[piece.images, _pixels(piece.rows)]
     if target.shape == pixels.shape:
         target.reshape(tiles.shape)[...] = tiles
