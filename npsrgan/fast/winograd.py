@@ -66,12 +66,10 @@ def _correlate(x, kernel, out, top, left, bias=None, slope=None, residual=None, 
     c, o = kernel.shape[1:]
     staged = out.ndim == 4 and kernel.nbytes > LARGE_KERNEL
     grid, pieces = _pieces(out.shape, _tiles_in_a_piece(c, min(o, OUTPUTS)), _threads(out.shape, c * o))
-    if out.ndim > 4:
-        targets = [out[:, :, :, i, j] for i, j in np.ndindex(out.shape[3:5])]
-    else:
-        targets = [out[..., a:b] for a, b in shares(o, 1 if staged else -(-o // OUTPUTS))]
+    targets = [out[:, :, :, i, j] for i, j in np.ndindex(out.shape[3:5])] if out.ndim > 4 else [
+        out[..., a:b] for a, b in shares(o, 1 if staged else -(-o // OUTPUTS))]
     ends = accumulate(target.shape[3] for target in targets)
-    parts = [(target, slice(end - target.shape[3], end)) for target, end in zip(targets, ends)]
+    parts = [(target, slice(end - target.shape[3], end)) for target, end in zip(targets, ends)]     # computed one after another
 
     def read(piece, v):
         _transform_tiles(x, piece, grid, top, left, BT[:, ::turn], v)
@@ -223,7 +221,10 @@ def _transform_tiles(x, piece, grid, top, left, matrix, out):
     comb, lines, half = _transform_buffers(piece.images_count, rows, grid[1], k, c, x.dtype)
     height, begin = comb.shape[1], 4 * piece.rows.start - top
     a, b = min(max(0, -begin), height), max(0, min(height, x.shape[1] - begin))
-    comb[...] = 0
+    if b - a < height:
+        comb[...] = 0
+    else:           # the columns that not every phase fills
+        comb[:, :, :, :1] = comb[:, :, :, max(0, x.shape[2] + left) // 4:] = 0
     for phase in range(4):
         first = max(0, -((phase - left) // 4))
         source = x[piece.images, begin + a:begin + b, 4 * first + phase - left::4]
