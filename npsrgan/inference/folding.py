@@ -13,7 +13,7 @@ def fold(network):
     In evaluation mode batch norm scales each channel by a fixed s = gamma / sqrt(var + eps) and shifts it, and the convolution
     before it can absorb both:  s * (x * w + b - mean) + beta  =  x * (s w) + (s (b - mean) + beta).
 
-    PReLU moves before the pixel shuffle, directly after the convolution, where one pass can compute both.
+    PReLU moves before the pixel shuffle, directly after the convolution, so that one pass can compute all three.
 
     The copy has gradients like any network, but different parameters, which are frozen.  Its settings mark it as folded: it cannot be
     saved, nor blended with a network that is not folded.
