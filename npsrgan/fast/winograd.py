@@ -18,7 +18,6 @@ The points are 0, 1, -1, sqrt 2, -sqrt 2 and infinity; Lavin and Gray's 2 instea
 """
 import math
 import weakref
-from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
@@ -38,7 +37,7 @@ GG = np.kron(G, G)      # both sides of the kernel's transform as one matrix, (3
 OUTPUTS = 64            # channels computed at a time from a piece's transform
 TILES = 192             # tiles in a piece when products are not small: enough rows for efficiency
 CACHE = 5 << 19         # bytes of a piece's transforms: measured; an L2 cache of 1 MB and some of the L3
-WAKING = 10**7         # multiplications one thread does in about the time it takes to hand pieces to the others
+WAKING = 10**7          # multiplications one thread does in about the time it takes to hand pieces to the others
 LARGE_KERNEL = 8 << 20  # bytes: a larger transformed kernel is better read once than once per piece
 
 _frozen_kernels = {}    # {id of a frozen array: its transformed kernel}
@@ -66,10 +65,10 @@ def _correlate(x, kernel, out, top, left, bias=None, slope=None, residual=None, 
     c, o = kernel.shape[1:]
     staged = out.ndim == 4 and kernel.nbytes > LARGE_KERNEL
     grid, pieces = _pieces(out.shape, _tiles_in_a_piece(c, min(o, OUTPUTS)), _threads(out.shape, c * o))
-    targets = [out[:, :, :, i, j] for i, j in np.ndindex(out.shape[3:5])] if out.ndim > 4 else [
-        out[..., a:b] for a, b in shares(o, 1 if staged else -(-o // OUTPUTS))]
-    ends = accumulate(target.shape[3] for target in targets)
-    parts = [(target, slice(end - target.shape[3], end)) for target, end in zip(targets, ends)]     # computed one after another
+    shuffled = out.ndim > 4
+    ranges = shares(o, out.shape[3] * out.shape[4] if shuffled else 1 if staged else -(-o // OUTPUTS))
+    targets = [out[:, :, :, i, j] for i, j in np.ndindex(out.shape[3:5])] if shuffled else [out[..., a:b] for a, b in ranges]
+    parts = [(target, slice(a, b)) for target, (a, b) in zip(targets, ranges)]      # computed one after another
 
     def read(piece, v):
         _transform_tiles(x, piece, grid, top, left, BT[:, ::turn], v)
