@@ -78,8 +78,9 @@ def _spread(dy, grid, s):
     n, height, width, o = dy.shape
     dz = np.zeros((n, height + s * (grid[0] - 1), width + s * (grid[1] - 1), *grid, o), dy.dtype)
 
-    def work(job):
-        image, (a, b) = job
-        dz[image, s * a:s * a + height, s * b:s * b + width, a, b] = dy[image]
-    parallel(work, [(image, place) for image in range(n) for place in np.ndindex(grid)])
+    def work(job):          # all planes of some rows: threads that filled planes beside each other would write to the same cache lines
+        image, (begin, end) = job
+        for a, b in np.ndindex(grid):
+            dz[image, s * a + begin:s * a + end, s * b:s * b + width, a, b] = dy[image, begin:end]
+    parallel(work, [(image, rows) for image in range(n) for rows in shares(height, -(-get_threads() // n))])
     return dz.reshape(*dz.shape[:3], -1)
