@@ -9,6 +9,7 @@ library's executors, with their queues and futures.
 import math
 import os
 import threading
+from collections import deque
 from functools import wraps
 
 import numpy as np
@@ -57,13 +58,15 @@ def parallel(work, jobs):
     jobs = list(jobs)
     if getattr(_local, "inside", False):
         return [work(job) for job in jobs]
-    results, errors, queue = [None] * len(jobs), {}, iter(range(len(jobs)))
+    results, errors, queue = [None] * len(jobs), {}, deque(range(len(jobs)))
 
-    def take_jobs():
+    def take_jobs(take=queue.pop):
         _local.inside = True
         try:
-            for index in queue:             # `next` on one shared iterator: each index goes to exactly one thread
-                if errors:
+            while queue and not errors:
+                try:
+                    index = take()
+                except IndexError:
                     break
                 try:
                     results[index] = work(jobs[index])
@@ -80,7 +83,7 @@ def parallel(work, jobs):
             del pool[:len(helpers)]
         for helper in helpers:
             helper.start(take_jobs)
-        take_jobs()
+        take_jobs(queue.popleft)
         for helper in helpers:
             try:
                 helper.done.acquire()
