@@ -36,7 +36,7 @@ GG = np.kron(G, G)      # both sides of the kernel's transform as one matrix, (3
 
 OUTPUTS = 64            # channels computed at a time from a piece's transform
 TILES = 192             # tiles in a piece when products are not small: enough rows for efficiency
-CACHE = 5 << 19         # bytes of a piece's transforms: measured; an L2 cache of 1 MB and some of the L3
+CACHE = 5 << 20         # bytes of a piece's transforms: measured; an L2 cache of 1 MB and some of the L3
 WAKING = 10**7          # multiplications one thread does in about the time it takes to hand pieces to the others
 LARGE_KERNEL = 8 << 20  # bytes: a larger transformed kernel is better read once than once per piece
 
