@@ -224,11 +224,14 @@ def _transform_tiles(x, piece, grid, top, left, matrix, out):
         comb[...] = 0
     else:           # the columns that not every phase fills
         comb[:, :, :, :1] = comb[:, :, :, max(0, x.shape[2] + left) // 4:] = 0
-    for phase in range(4):
-        first = max(0, -((phase - left) // 4))
-        source = x[piece.images, begin + a:begin + b, 4 * first + phase - left::4]
-        source = source[:, :, :comb.shape[3] - first]
-        comb[:, a:b, phase, first:first + source.shape[2]] = source
+    source, left = x[piece.images, begin + a:begin + b, max(0, -left):4 * comb.shape[3] - left], max(0, left)
+    fours = source.shape[2] // 4
+    quads = source[:, :, :4 * fours].reshape(*source.shape[:2], fours, 4, c).swapaxes(2, 3)
+    comb[:, a:b, left:, :fours] = quads[:, :, :4 - left]
+    if left:
+        comb[:, a:b, :left, 1:fours + 1] = quads[:, :, 4 - left:]
+    for column in range(4 * fours, source.shape[2]):
+        comb[:, a:b, (column + left) % 4, (column + left) // 4] = source[:, :, column]
     # First transform the columns of each tile: (6, k) @ (k rows, the pixels of a row of tiles), for each column of the tile.
     for these, results in lines:
         np.matmul(matrix, these, out=results)
