@@ -48,11 +48,12 @@ def set_threads(n):
 
 
 def parallel(work, jobs):
-    """[work(job) for job in jobs] on all threads.  Jobs start in order, and results are returned in order.
+    """[work(job) for job in jobs] on all threads.  Results are returned in the order of jobs.
 
-    Jobs must be independent.  A call from inside a job runs in that job's thread, and so does a call from another Python thread
-    while all helpers are busy.  The first exception raised by a job, in the order of jobs, is raised here after all threads have
-    stopped.
+    Jobs must be independent.  The caller takes the first of them and the helpers the last, until they meet.  So an image tends to stay
+    with one thread from layer to layer, and in its cache.  A call from inside a job runs in that job's thread, and so does a call from
+    another Python thread while all helpers are busy.  The first exception raised by a job, in the order of jobs, is raised here after
+    all threads have stopped.
     """
     global _idle
     jobs = list(jobs)
@@ -63,15 +64,14 @@ def parallel(work, jobs):
     def take_jobs(take=queue.pop):
         _local.inside = True
         try:
-            while queue and not errors:
-                try:
-                    index = take()
-                except IndexError:
-                    break
+            while not errors:
+                index = take()          # each index goes to exactly one thread
                 try:
                     results[index] = work(jobs[index])
                 except BaseException as error:
                     errors[index] = error
+        except IndexError:              # no job is left
+            pass
         finally:
             _local.inside = False
 

@@ -36,7 +36,7 @@ GG = np.kron(G, G)      # both sides of the kernel's transform as one matrix, (3
 
 OUTPUTS = 64            # channels computed at a time from a piece's transform
 TILES = 192             # tiles in a piece when products are not small: enough rows for efficiency
-CACHE = 5 << 20         # bytes of a piece's transforms: measured; an L2 cache of 1 MB and some of the L3
+CACHE = 5 << 19         # bytes of a piece's transforms with one thread: measured; a core's L2 cache and some of the L3
 WAKING = 10**7          # multiplications one thread does in about the time it takes to hand pieces to the others
 LARGE_KERNEL = 8 << 20  # bytes: a larger transformed kernel is better read once than once per piece
 
@@ -162,8 +162,11 @@ def _transform_kernel(w):
 
 
 def _tiles_in_a_piece(c, o):
-    """So few tiles that their products are small and their transforms fit in the cache, unless that would be too few."""
-    few = min(SMALL_PRODUCT // (c * o), CACHE // (36 * 4 * (c + o)))
+    """So few tiles that their products are small and their transforms fit in the cache, unless that would be too few.
+
+    Several threads get twice as many: the fewer calls of NumPy they make, the more rarely they wait for each other.
+    """
+    few = min(SMALL_PRODUCT // (c * o), min(get_threads(), 2) * CACHE // (36 * 4 * (c + o)))
     return few if few >= 48 else TILES
 
 
@@ -225,12 +228,12 @@ def _transform_tiles(x, piece, grid, top, left, matrix, out):
     else:           # the columns that not every phase fills
         comb[:, :, :, :1] = comb[:, :, :, max(0, x.shape[2] + left) // 4:] = 0
     source, left = x[piece.images, begin + a:begin + b, max(0, -left):4 * comb.shape[3] - left], max(0, left)
-    fours = source.shape[2] // 4
-    quads = source[:, :, :4 * fours].reshape(*source.shape[:2], fours, 4, c).swapaxes(2, 3)
-    comb[:, a:b, left:, :fours] = quads[:, :, :4 - left]
-    if left:
-        comb[:, a:b, :left, 1:fours + 1] = quads[:, :, 4 - left:]
-    for column in range(4 * fours, source.shape[2]):
+    whole = source.shape[2] // 4        # groups of four pixels, which two calls place; a call for each phase would take longer
+    fours = source[:, :, :4 * whole].reshape(*source.shape[:2], whole, 4, c).swapaxes(2, 3)
+    comb[:, a:b, left:, :whole] = fours[:, :, :4 - left]
+    if left > 0:
+        comb[:, a:b, :left, 1:whole + 1] = fours[:, :, 4 - left:]
+    for column in range(4 * whole, source.shape[2]):
         comb[:, a:b, (column + left) % 4, (column + left) // 4] = source[:, :, column]
     # First transform the columns of each tile: (6, k) @ (k rows, the pixels of a row of tiles), for each column of the tile.
     for these, results in lines:
@@ -281,11 +284,8 @@ def _output_buffers(n, rows, columns, o, dtype):
 def _multiply(matrix, columns, out):
     """out = matrix @ columns, computed for a range of columns at a time."""
     matrix, step = _in(matrix, columns.dtype), SMALL_PRODUCT // matrix.size
-    if columns.shape[-1] <= step:
-        np.matmul(matrix, columns, out=out)
-    else:
-        for a in range(0, columns.shape[-1], step):
-            np.matmul(matrix, columns[..., a:a + step], out=out[..., a:a + step])
+    for a in range(0, columns.shape[-1], step):
+        np.matmul(matrix, columns[..., a:a + step], out=out[..., a:a + step])
 
 
 @per_thread
