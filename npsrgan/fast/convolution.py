@@ -60,7 +60,7 @@ def choose(kh, kw, channels, o, stride, padding):
     """The fastest measured methods for the correlation, its gradient with respect to x, and its gradients with respect to w and bias."""
     forward, adjoint, kernel_gradient = im2col.correlate, im2col.correlate_adjoint, im2col.correlate_kernel_gradient
     if stride > 1 or padding > 4 or max(kh, kw) < 3:
-        return [partial(method, stride=stride) for method in (forward, adjoint, kernel_gradient)]
+        return tuple(partial(method, stride=stride) for method in (forward, adjoint, kernel_gradient))
     if o < FEW <= channels:
         return kn2row.correlate, kn2row.correlate_adjoint, kn2row.correlate_kernel_gradient
     if channels < FEW <= o:

@@ -228,7 +228,7 @@ def _transform_tiles(x, piece, grid, top, left, matrix, out):
     else:           # the columns that not every phase fills
         comb[:, :, :, :1] = comb[:, :, :, max(0, x.shape[2] + left) // 4:] = 0
     source, left = x[piece.images, begin + a:begin + b, max(0, -left):4 * comb.shape[3] - left], max(0, left)
-    whole = source.shape[2] // 4        # groups of four pixels, which two calls place; a call for each phase would take longer
+    whole = source.shape[2] // 4        # groups of four pixels: two calls place all of them, where one per phase would take longer
     fours = source[:, :, :4 * whole].reshape(*source.shape[:2], whole, 4, c).swapaxes(2, 3)
     comb[:, a:b, left:, :whole] = fours[:, :, :4 - left]
     if left > 0:
