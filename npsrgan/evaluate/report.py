@@ -183,22 +183,21 @@ def plot_curves(path, curves, ends):
     axes = drawing.subplots(2, len(curves), squeeze=False, sharex="col", height_ratios=(2, 1))
     for column, (folder, found) in zip(axes.T, curves.items()):
         points, single = found["curve"], [name for name in found if name not in ("curve", "original")]
-        for axis, metric in zip(column, ("lpips", "mesh")):
+        for axis, metric, room in zip(column, ("lpips", "mesh"), (-8, 8)):       # the curve leaves room below it and above it
             if points[0][metric] is None:
                 axis.text(0.5, 0.5, "no image has a smooth area", transform=axis.transAxes, ha="center")
                 continue
             axis.plot([p["psnr_y"] for p in points], [p[metric] for p in points], ".-")
             axis.plot([found[name]["psnr_y"] for name in single], [found[name][metric] for name in single], "x", color="grey")
-            named = [*zip((ends[0], "half of each", ends[1]), points[::len(points) // 2])], [(name, found[name]) for name in single]
-            for side, labels in zip((1, -1), named):        # the curve's labels go to its right, the others to its left
-                for name, point in labels:
-                    axis.annotate(images.drawable(name), (point["psnr_y"], point[metric]), xytext=(8 * side, 0), textcoords="offset points",
-                                  ha="left" if side > 0 else "right", va="center", parse_math=False)
+            labelled = [*zip((ends[0], "half each", ends[1]), points[::len(points) // 2]), *((name, found[name]) for name in single)]
+            for name, point in labelled:
+                axis.annotate(images.drawable(name), (point["psnr_y"], point[metric]), xytext=(8, room), textcoords="offset points",
+                              va="center", parse_math=False)
             axis.grid(alpha=0.3)
             axis.margins(0.4, 0.15)
         if found["original"]["mesh"] is not None:
             column[1].axhline(found["original"]["mesh"], color="grey", linestyle=":", label="the originals")
-            column[1].legend()
+            column[1].legend(loc="upper left")
         column[0].set_title(images.drawable(folder), parse_math=False)
         column[0].set(ylabel="LPIPS (lower: more alike to the eye)")
         column[1].set(ylabel="mesh in grey levels", xlabel="PSNR-Y in dB (higher: closer pixel by pixel)")
