@@ -183,7 +183,7 @@ def plot_curves(path, curves, ends):
     axes = drawing.subplots(2, len(curves), squeeze=False, sharex="col", height_ratios=(2, 1))
     for column, (folder, found) in zip(axes.T, curves.items()):
         points, single = found["curve"], [name for name in found if name not in ("curve", "original")]
-        for axis, metric, room in zip(column, ("lpips", "mesh"), (-8, 8)):       # the curve leaves room below it and above it
+        for axis, metric, room in zip(column, ("lpips", "mesh"), (-8, 8)):      # labels: below LPIPS, above the mesh
             if points[0][metric] is None:
                 axis.text(0.5, 0.5, "no image has a smooth area", transform=axis.transAxes, ha="center")
                 continue
